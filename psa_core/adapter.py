@@ -1,0 +1,164 @@
+"""The PSA adapter: profile embedding -> user tokens -> one key and value per layer and token."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from .attention import UserKeyValue
+from .embedding import UserEmbedding
+from .errors import PSAError
+
+FAMILIES = {768: "SD1.5", 2048: "SDXL"}  # by cross_attention_dim; only words messages
+
+
+class UserProjection(nn.Module):
+    """Linear, then LayerNorm: a profile embedding (B, D) becomes N tokens (B, N, C)."""
+
+    def __init__(self, embedding_dim: int, cross_attention_dim: int, num_tokens: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(embedding_dim, num_tokens * cross_attention_dim)
+        self.norm = nn.LayerNorm(cross_attention_dim)
+
+    def forward(self, embedding: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.proj(embedding).unflatten(1, (-1, *self.norm.normalized_shape)))
+
+
+class LayerProjection(nn.Module):
+    """One cross-attention layer's key and value projections, zero at first: a new adapter changes nothing.
+
+    The one-element lists give the published key names (`to_k_user.0.weight`).
+    """
+
+    def __init__(self, cross_attention_dim: int, width: int) -> None:
+        super().__init__()
+        self.to_k_user = nn.ModuleList([_zero_linear(cross_attention_dim, width)])
+        self.to_v_user = nn.ModuleList([_zero_linear(cross_attention_dim, width)])
+
+    def forward(self, tokens: torch.Tensor) -> UserKeyValue:
+        key = None if tokens.shape[1] == 1 else self.to_k_user[0](tokens)
+        return UserKeyValue(key, self.to_v_user[0](tokens))
+
+
+class PSAAdapter(nn.Module):
+    """A PSA adapter for one UNet layout and one profile encoder (arXiv 2508.01151 sec. 4).
+
+    Its `state_dict` is the published file layout: `user_proj.proj.weight`, ...,
+    `psa_adapter.{i}.to_k_user.0.weight`, with `i` over the UNet's cross-attention layers in
+    diffusers' `attn_processors` order: down blocks, up blocks, mid block.
+
+    Args:
+        layer_widths: each layer's inner width (heads * head dim), in that order.
+        cross_attention_dim: the UNet's context width (768 for SD1.5, 2048 for SDXL).
+        embedding_dim: D, the profile encoder's width.
+        num_tokens: N, user tokens a profile becomes.
+        encoder_id: the profile encoder it was trained on; `None` where a file does not say.
+        training: a JSON-compatible summary of how it was trained; travels in the file's metadata.
+    """
+
+    def __init__(
+        self,
+        layer_widths: Sequence[int],
+        cross_attention_dim: int,
+        embedding_dim: int,
+        num_tokens: int = 1,
+        encoder_id: str | None = None,
+        training: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        sizes = (*layer_widths, cross_attention_dim, embedding_dim, num_tokens)
+        if not layer_widths or not all(isinstance(size, int) and size > 0 for size in sizes):
+            raise PSAError("An adapter needs at least one layer, and whole numbers above 0 for all its sizes.")
+        self.layer_widths = tuple(layer_widths)
+        self.cross_attention_dim = cross_attention_dim
+        self.embedding_dim = embedding_dim
+        self.num_tokens = num_tokens
+        self.encoder_id = encoder_id
+        self.training_summary = dict(training or {})
+        self.user_proj = UserProjection(embedding_dim, cross_attention_dim, num_tokens)
+        self.psa_adapter = nn.ModuleList(LayerProjection(cross_attention_dim, width) for width in layer_widths)
+
+    @property
+    def family(self) -> str:
+        """The base model family in words, for messages and metadata."""
+        return FAMILIES.get(self.cross_attention_dim, f"a UNet of context width {self.cross_attention_dim}")
+
+    def user_tokens(self, embedding: torch.Tensor | UserEmbedding) -> torch.Tensor:
+        """Project profile embeddings to user tokens.
+
+        Args:
+            embedding: (B, D) or (B, 1, D), or a `UserEmbedding` of B profiles.
+
+        Returns:
+            (B, N, cross_attention_dim) in the adapter's dtype, with gradients where they are on.
+
+        Raises:
+            PSAError: for another encoder's embedding, another size, or values that are not finite.
+        """
+        if isinstance(embedding, UserEmbedding):
+            self._check_encoder(embedding)
+            embedding = embedding.vectors
+        if embedding.ndim == 3 and embedding.shape[1] == 1:
+            embedding = embedding[:, 0]
+        if embedding.ndim != 2 or embedding.shape[0] == 0 or embedding.shape[1] != self.embedding_dim:
+            raise PSAError(
+                f"This adapter takes profile embeddings of size {self.embedding_dim}, as (profiles, size); it got "
+                f"{tuple(embedding.shape)}. Encode the profile with the encoder the adapter was trained on"
+                f"{f' ({self.encoder_id})' if self.encoder_id else ''}."
+            )
+        if not torch.isfinite(embedding).all():
+            raise PSAError("The profile embedding holds NaN or infinite values. Encode the profile again.")
+        weight = self.user_proj.proj.weight
+        return self.user_proj(embedding.to(weight.device, weight.dtype))
+
+    def uncond_tokens(self, batch: int) -> torch.Tensor:
+        """The unconditional rows' tokens, `user_proj(zeros)`: (batch, N, cross_attention_dim)."""
+        if batch < 1:
+            raise PSAError("uncond_tokens needs a batch of at least 1.")
+        weight = self.user_proj.proj.weight
+        return self.user_proj(weight.new_zeros(1, self.embedding_dim)).expand(batch, -1, -1)
+
+    def key_values(self, tokens: torch.Tensor) -> list[UserKeyValue]:
+        """Every layer's contribution for `tokens` (B, N, cross_attention_dim), in checkpoint order."""
+        if tokens.ndim != 3 or tuple(tokens.shape[1:]) != (self.num_tokens, self.cross_attention_dim):
+            raise PSAError(
+                f"This adapter's tokens have the shape (rows, {self.num_tokens}, {self.cross_attention_dim}); "
+                f"these have {tuple(tokens.shape)}."
+            )
+        weight = self.user_proj.proj.weight
+        tokens = tokens.to(weight.device, weight.dtype)
+        return [layer(tokens) for layer in self.psa_adapter]
+
+    def check_fits(self, layer_widths: Sequence[int], cross_attention_dim: int) -> None:
+        """Raise PSAError unless a UNet with these cross-attention layers is one this adapter was made for."""
+        if (tuple(layer_widths), cross_attention_dim) == (self.layer_widths, self.cross_attention_dim):
+            return
+        model = FAMILIES.get(cross_attention_dim, "other")
+        raise PSAError(
+            f"This adapter is for {self.family} ({len(self.layer_widths)} cross-attention layers of context width "
+            f"{self.cross_attention_dim}); the model is {model} ({len(layer_widths)} layers of context width "
+            f"{cross_attention_dim}){'' if model != self.family else ', with other layer widths or count'}. "
+            "Load an adapter made for this model, or the model this adapter was made for."
+        )
+
+    def _check_encoder(self, embedding: UserEmbedding) -> None:
+        if self.encoder_id and embedding.encoder_id and self.encoder_id != embedding.encoder_id:
+            raise PSAError(
+                f"This adapter was trained on profile embeddings of the encoder '{self.encoder_id}', but this one was "
+                f"made by '{embedding.encoder_id}'. Encode the profile with '{self.encoder_id}'."
+            )
+
+
+def _zero_linear(in_features: int, out_features: int) -> nn.Linear:
+    linear = nn.Linear(in_features, out_features, bias=False)
+    nn.init.zeros_(linear.weight)
+    return linear
+
+
+def check_strength(strength: float) -> float:
+    """Return `strength` if it is a finite number; raise PSAError otherwise."""
+    if not isinstance(strength, int | float) or not math.isfinite(strength):
+        raise PSAError("The adapter's strength must be a finite number; 1.0 is the published one, 0 turns it off.")
+    return float(strength)

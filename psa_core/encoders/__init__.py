@@ -1,0 +1,1 @@
+"""Profile encoders: objects with `id`, `dim` and `encode(profiles) -> UserEmbedding`."""

@@ -1,0 +1,69 @@
+"""The structured encoder: a profile's fields as a fixed feature vector. No model, instant, private."""
+
+from collections.abc import Sequence
+
+import torch
+
+from ..embedding import UserEmbedding
+from ..errors import PSAError
+from ..profile import (
+    ADULT_AGE,
+    AGE_GROUPS,
+    CATEGORIES,
+    GENDERS,
+    MAX_AGE,
+    MENTAL_CONDITIONS,
+    PHYSICAL_CONDITIONS,
+    RELIGIONS,
+    UserProfile,
+)
+
+
+class StructuredEncoder:
+    """Encodes a profile as 35 numbers, in this order:
+
+    ===== ============================================================
+    0     1, so that no profile is the all-zero (unconditional) vector
+    1     age / 100
+    2     1 for a minor (under 18)
+    3-10  age group, one-hot in the order of `AGE_GROUPS`
+    11-12 gender, one-hot
+    13-16 religion, one-hot
+    17-20 physical condition, one-hot
+    21-27 mental condition, one-hot
+    28-34 each category, alphabetically: +1 banned, -1 allowed
+    ===== ============================================================
+
+    The layout is a file format: adapters are trained on it. Another layout gets another `id`.
+    """
+
+    id = "structured-v1"
+    dim = 35
+
+    def encode(self, profiles: Sequence[UserProfile]) -> UserEmbedding:
+        """Return the (P, 35) float32 embedding of P profiles.
+
+        Raises:
+            PSAError: where there is no profile.
+        """
+        if not profiles:
+            raise PSAError("There is no profile to encode. Give at least one.")
+        return UserEmbedding(torch.tensor([_features(profile) for profile in profiles]), self.id)
+
+
+def _features(profile: UserProfile) -> list[float]:
+    return [
+        1.0,
+        profile.age / MAX_AGE,
+        float(profile.age < ADULT_AGE),
+        *_one_hot(profile.age_group, AGE_GROUPS),
+        *_one_hot(profile.gender, GENDERS),
+        *_one_hot(profile.religion, RELIGIONS),
+        *_one_hot(profile.physical_condition, PHYSICAL_CONDITIONS),
+        *_one_hot(profile.mental_condition, MENTAL_CONDITIONS),
+        *(1.0 if category in profile.banned_categories else -1.0 for category in CATEGORIES),
+    ]
+
+
+def _one_hot(value, words) -> list[float]:
+    return [float(value == word) for word in words]
