@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from .attention import UserKeyValue
@@ -14,16 +15,25 @@ from .errors import PSAError
 FAMILIES = {768: "SD1.5", 2048: "SDXL"}  # by cross_attention_dim; only words messages
 
 
+class Float32Linear(nn.Linear):
+    """A Linear whose weights may be stored in any float dtype and whose maths is float32."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return F.linear(input.float(), self.weight.float(), None if self.bias is None else self.bias.float())
+
+
 class UserProjection(nn.Module):
-    """Linear, then LayerNorm: a profile embedding (B, D) becomes N tokens (B, N, C)."""
+    """Linear, then LayerNorm: a profile embedding (B, D) becomes N tokens (B, N, C), in float32."""
 
     def __init__(self, embedding_dim: int, cross_attention_dim: int, num_tokens: int) -> None:
         super().__init__()
-        self.proj = nn.Linear(embedding_dim, num_tokens * cross_attention_dim)
+        self.proj = Float32Linear(embedding_dim, num_tokens * cross_attention_dim)
         self.norm = nn.LayerNorm(cross_attention_dim)
 
     def forward(self, embedding: torch.Tensor) -> torch.Tensor:
-        return self.norm(self.proj(embedding).unflatten(1, (-1, *self.norm.normalized_shape)))
+        norm = self.norm
+        tokens = self.proj(embedding).unflatten(1, (-1, *norm.normalized_shape))
+        return F.layer_norm(tokens, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps)
 
 
 class LayerProjection(nn.Module):
@@ -48,6 +58,9 @@ class PSAAdapter(nn.Module):
     Its `state_dict` is the published file layout: `user_proj.proj.weight`, ...,
     `psa_adapter.{i}.to_k_user.0.weight`, with `i` over the UNet's cross-attention layers in
     diffusers' `attn_processors` order: down blocks, up blocks, mid block.
+
+    Parameters may be of any float dtype (a loaded file keeps its own, half the memory for half
+    precision); the maths is float32, one layer at a time.
 
     Args:
         layer_widths: each layer's inner width (heads * head dim), in that order.
@@ -81,6 +94,10 @@ class PSAAdapter(nn.Module):
         self.psa_adapter = nn.ModuleList(LayerProjection(cross_attention_dim, width) for width in layer_widths)
 
     @property
+    def device(self) -> torch.device:
+        return self.user_proj.proj.weight.device
+
+    @property
     def family(self) -> str:
         """The base model family in words, for messages and metadata."""
         return FAMILIES.get(self.cross_attention_dim, f"a UNet of context width {self.cross_attention_dim}")
@@ -92,7 +109,7 @@ class PSAAdapter(nn.Module):
             embedding: (B, D) or (B, 1, D), or a `UserEmbedding` of B profiles.
 
         Returns:
-            (B, N, cross_attention_dim) in the adapter's dtype, with gradients where they are on.
+            (B, N, cross_attention_dim), float32, with gradients where they are on.
 
         Raises:
             PSAError: for another encoder's embedding, another size, or values that are not finite.
@@ -110,25 +127,22 @@ class PSAAdapter(nn.Module):
             )
         if not torch.isfinite(embedding).all():
             raise PSAError("The profile embedding holds NaN or infinite values. Encode the profile again.")
-        weight = self.user_proj.proj.weight
-        return self.user_proj(embedding.to(weight.device, weight.dtype))
+        return self.user_proj(embedding.to(self.device, torch.float32))
 
     def uncond_tokens(self, batch: int) -> torch.Tensor:
-        """The unconditional rows' tokens, `user_proj(zeros)`: (batch, N, cross_attention_dim)."""
+        """The unconditional rows' tokens, `user_proj(zeros)`: (batch, N, cross_attention_dim), float32."""
         if batch < 1:
             raise PSAError("uncond_tokens needs a batch of at least 1.")
-        weight = self.user_proj.proj.weight
-        return self.user_proj(weight.new_zeros(1, self.embedding_dim)).expand(batch, -1, -1)
+        return self.user_proj(torch.zeros(1, self.embedding_dim, device=self.device)).expand(batch, -1, -1)
 
     def key_values(self, tokens: torch.Tensor) -> list[UserKeyValue]:
-        """Every layer's contribution for `tokens` (B, N, cross_attention_dim), in checkpoint order."""
+        """Every layer's contribution for `tokens` (B, N, cross_attention_dim), float32, in checkpoint order."""
         if tokens.ndim != 3 or tuple(tokens.shape[1:]) != (self.num_tokens, self.cross_attention_dim):
             raise PSAError(
                 f"This adapter's tokens have the shape (rows, {self.num_tokens}, {self.cross_attention_dim}); "
                 f"these have {tuple(tokens.shape)}."
             )
-        weight = self.user_proj.proj.weight
-        tokens = tokens.to(weight.device, weight.dtype)
+        tokens = tokens.to(self.device, torch.float32)
         return [layer(tokens) for layer in self.psa_adapter]
 
     def check_fits(self, layer_widths: Sequence[int], cross_attention_dim: int) -> None:
@@ -151,8 +165,8 @@ class PSAAdapter(nn.Module):
             )
 
 
-def _zero_linear(in_features: int, out_features: int) -> nn.Linear:
-    linear = nn.Linear(in_features, out_features, bias=False)
+def _zero_linear(in_features: int, out_features: int) -> Float32Linear:
+    linear = Float32Linear(in_features, out_features, bias=False)
     nn.init.zeros_(linear.weight)
     return linear
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from .errors import PSAError
+
 
 @dataclass(frozen=True, eq=False)
 class UserKeyValue:
@@ -21,9 +23,7 @@ class UserKeyValue:
         return UserKeyValue(None if self.key is None else self.key[rows], self.value[rows])
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "UserKeyValue":
-        return UserKeyValue(
-            None if self.key is None else self.key.to(device, dtype), self.value.to(device, dtype)
-        )
+        return UserKeyValue(None if self.key is None else self.key.to(device, dtype), self.value.to(device, dtype))
 
     def scaled(self, strength: float) -> "UserKeyValue":
         """The contribution times `strength`: attention is linear in its values."""
@@ -43,6 +43,8 @@ def user_attention(query: torch.Tensor | None, user: UserKeyValue, heads: int) -
     """
     if user.key is None:
         return user.value
+    if query is None:
+        raise PSAError("An adapter with several user tokens needs the layer's query.")
     q, k, v = (_split_heads(tensor, heads) for tensor in (query, user.key, user.value))
     batch = q.shape[0]
     out = F.scaled_dot_product_attention(q, k.expand(batch, -1, -1, -1), v.expand(batch, -1, -1, -1))

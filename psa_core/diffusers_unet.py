@@ -2,31 +2,25 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
-from torch import nn
 
 from .adapter import PSAAdapter, check_strength
 from .attention import UserKeyValue, user_attention
 from .errors import PSAError
 
 
-def cross_attention_layers(unet: nn.Module) -> list[nn.Module]:
+def cross_attention_layers(unet: Any) -> list[Any]:
     """The UNet's cross-attention modules in checkpoint order: down blocks, up blocks, mid block."""
     parts = (unet.down_blocks, unet.up_blocks, unet.mid_block)
     return [
-        module
-        for part in parts
-        if part is not None
-        for name, module in part.named_modules()
-        if name.endswith(".attn2")
+        module for part in parts if part is not None for name, module in part.named_modules() if name.endswith(".attn2")
     ]
 
 
 @contextmanager
-def psa_applied(
-    unet: nn.Module, adapter: PSAAdapter, tokens: torch.Tensor, strength: float = 1.0
-) -> Iterator[None]:
+def psa_applied(unet: Any, adapter: PSAAdapter, tokens: torch.Tensor, strength: float = 1.0) -> Iterator[None]:
     """Within the block, `unet` (a diffusers UNet2DConditionModel) draws for the given user tokens.
 
     Adds `strength * Attn(Q, K_user, V_user)` before every cross-attention's output projection, by
@@ -56,7 +50,7 @@ def psa_applied(
         yield
 
 
-def _hook_layer(layer: nn.Module, user: UserKeyValue) -> list:
+def _hook_layer(layer: Any, user: UserKeyValue) -> list:
     if user.key is not None and getattr(layer, "fused_projections", False):
         raise PSAError("An adapter with several tokens needs the query: call unet.unfuse_qkv_projections() first.")
     query: list[torch.Tensor | None] = [None]

@@ -14,7 +14,7 @@ from .files import atomic_path, existing_file
 _FORMAT = "psa-embedding"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class UserEmbedding:
     """Embeddings of P profiles by one encoder.
 
@@ -23,7 +23,7 @@ class UserEmbedding:
         encoder_id: which encoder made them, or `None` where a file does not say (published `.npy`).
 
     Raises:
-        PSAError: for another shape, no profile, or values that are not finite.
+        PSAError: for another shape, no profile, values that are not finite, or an encoder id that is no text.
     """
 
     vectors: torch.Tensor
@@ -40,6 +40,8 @@ class UserEmbedding:
         vectors = vectors.detach().to(device="cpu", dtype=torch.float32)
         if not torch.isfinite(vectors).all():
             raise PSAError("The profile embedding holds NaN or infinite values. Encode the profile again.")
+        if self.encoder_id is not None and (not isinstance(self.encoder_id, str) or not self.encoder_id):
+            raise PSAError("A profile embedding's encoder id must be a text, or None where it is not known.")
         object.__setattr__(self, "vectors", vectors)
 
     @property
@@ -48,6 +50,10 @@ class UserEmbedding:
 
     def __len__(self) -> int:
         return self.vectors.shape[0]
+
+    def __repr__(self) -> str:
+        encoder = repr(self.encoder_id) if self.encoder_id else "encoder not known"
+        return f"UserEmbedding({len(self)} profiles, dim {self.dim}, {encoder})"  # no numbers: they tell of a person
 
 
 def load_embedding(path: Path | str) -> UserEmbedding:
@@ -80,15 +86,19 @@ def save_embedding(embedding: UserEmbedding, path: Path | str) -> None:
 
 def _read_npy(path: Path) -> torch.Tensor:
     try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        with open(path, "rb") as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)  # np.load would take zips and pickles too
+            if file.read(1):
+                raise ValueError("more bytes than its header says")
+    except Exception as error:  # numpy meets a damaged header with almost any exception
         raise PSAError(
             f"{path.name} is not a whole .npy file of numbers: it is truncated, damaged or holds objects. "
             "Copy or make it again."
         ) from error
-    if array.dtype not in (np.float16, np.float32, np.float64):
+    if array.dtype.kind != "f":
         raise PSAError(f"{path.name} holds {array.dtype} values; an embedding holds floating-point numbers.")
-    return torch.from_numpy(array.astype(np.float32))
+    with np.errstate(over="ignore"):  # too large for float32 becomes infinite, and is refused as such
+        return torch.from_numpy(array.astype(np.float32))
 
 
 def _as_rows(tensor: torch.Tensor, name: str) -> torch.Tensor:

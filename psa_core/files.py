@@ -1,15 +1,18 @@
 """Writing files whole, and keeping names inside their folder."""
 
 import os
-import re
-import tempfile
+import secrets
+import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from .errors import PSAError
 
-_NAME = re.compile(r"[^\W_][\w .()+-]{0,99}", re.UNICODE)
+_MAX_NAME_BYTES = 200  # file systems stop at 255, and an ending is to follow
+_RESERVED_ON_WINDOWS = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in "123456789¹²³"}
 
 
 @contextmanager
@@ -18,32 +21,58 @@ def atomic_path(path: Path | str, mode: int | None = None) -> Iterator[Path]:
 
     A reader sees the old file or the whole new one, never a part. `mode` sets the permission bits
     (0o600 for a private file) before the first byte is written; without it they follow the umask.
+
+    Raises:
+        PSAError: where the file cannot be written (no permission, a full disk, a folder in its place).
     """
+    if "\0" in os.fspath(path):
+        raise PSAError("The path to write to holds a NUL character. Give another file name.")
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=path.suffix)
-    os.close(handle)  # mkstemp made it 0600
+    temporary = path.with_name(f".part-{secrets.token_hex(8)}{path.suffix}")
     try:
-        yield Path(temporary)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666 if mode is None else mode)
+        bits = os.fstat(handle).st_mode & 0o777  # with the umask applied
+        os.close(handle)
+        yield temporary
+        os.chmod(temporary, bits if mode is None else mode)  # a writer may have put a file of its own there
         with open(temporary, "rb+") as written:
             os.fsync(written.fileno())
-        os.chmod(temporary, mode if mode is not None else 0o666 & ~_umask())
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    except (OSError, SafetensorError) as error:
+        raise PSAError(
+            f"{path.name} cannot be written to {path.parent}: {getattr(error, 'strerror', None) or error}. "
+            "Check the folder, its permissions and the free space; nothing was changed."
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether `name` is one that `safe_file_name` lets through."""
+    return (
+        1 <= len(name) <= 100
+        and name[0].isalnum()
+        and all(c.isalnum() or c in " .()+-_" or unicodedata.category(c)[0] == "M" for c in name)
+        and len(name.encode()) <= _MAX_NAME_BYTES
+        and ".." not in name
+        and name[-1] not in " ."
+        and name.split(".")[0].rstrip().lower() not in _RESERVED_ON_WINDOWS
+    )
 
 
 def safe_file_name(name: str, what: str) -> str:
-    """Return `name` if it is a plain file name; raise PSAError otherwise.
+    """Return `name` if it is a plain file name on every system; raise PSAError otherwise.
 
-    Letters, digits, spaces and `. ( ) + - _` are allowed, up to 100 characters, starting with a
-    letter or digit: no separators, no `..`, no drive letters, no NUL.
+    Letters and digits of any script, spaces and `. ( ) + - _` are allowed, up to 100 characters (200
+    bytes in UTF-8), starting with a letter or digit: no separators, no `..`, no drive letters, no
+    NUL, none of the names that Windows keeps for devices.
     """
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or ".." in name or name != name.strip(" ."):
+    if not isinstance(name, str) or not is_plain_name(name):
         raise PSAError(
             f"That {what} cannot be used. Give 1 to 100 letters, digits, spaces or . ( ) + - _, "
-            "starting with a letter or digit, without '..' and without a path."
+            "starting with a letter or digit, without '..' and without a path, and no device name such as CON."
         )
     return name
 
@@ -53,15 +82,11 @@ def existing_file(path: Path | str, what: str) -> Path:
     text = os.fspath(path)
     if "\0" in text:
         raise PSAError(f"The path of the {what} holds a NUL character. Give the path of an existing file.")
-    path = Path(text)
-    if not path.is_file():
+    if not os.path.isfile(text):
         raise PSAError(f"There is no {what} at {text}. Check the path, or put the file there.")
+    path = Path(text)
+    if not os.access(path, os.R_OK):
+        raise PSAError(f"The {what} {path.name} may not be read. Change its permissions.")
     if path.stat().st_size == 0:
         raise PSAError(f"The {what} {path.name} is empty (0 bytes). Copy or download it again.")
     return path
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

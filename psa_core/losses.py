@@ -28,9 +28,7 @@ class DPOLoss:
     dpo_preference: torch.Tensor
 
 
-def dpo_loss(
-    model_pred: torch.Tensor, ref_pred: torch.Tensor, target: torch.Tensor, beta: float = 5000.0
-) -> DPOLoss:
+def dpo_loss(model_pred: torch.Tensor, ref_pred: torch.Tensor, target: torch.Tensor, beta: float = 5000.0) -> DPOLoss:
     """Diffusion-DPO loss of B pairs (arXiv 2311.12908 eq. 14, arXiv 2508.01151 eq. 6).
 
     `d = [|target - model|^2 - |target - ref|^2]_chosen - [the same]_rejected`, squared errors meant over
@@ -43,16 +41,20 @@ def dpo_loss(
         beta: how strongly the policy is held to the reference.
 
     Raises:
-        PSAError: for shapes that differ, an odd number of rows, or a beta that is not positive.
+        PSAError: for shapes that differ, an odd number of rows, inputs that are not tensors of
+            floating-point numbers, or a beta that is not positive.
     """
+    for tensor in (model_pred, ref_pred, target):
+        if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
+            raise PSAError("dpo_loss needs its predictions and target as tensors of floating-point numbers.")
     if not (model_pred.shape == ref_pred.shape == target.shape):
         raise PSAError(
             "dpo_loss needs three tensors of one shape; it got "
             f"{tuple(model_pred.shape)}, {tuple(ref_pred.shape)} and {tuple(target.shape)}."
         )
-    if model_pred.ndim < 2 or model_pred.shape[0] == 0 or model_pred.shape[0] % 2:
+    if model_pred.ndim < 2 or model_pred.numel() == 0 or model_pred.shape[0] % 2:
         raise PSAError("dpo_loss needs an even number of rows, the chosen ones first, then the rejected ones.")
-    if not (math.isfinite(beta) and beta > 0):
+    if isinstance(beta, bool) or not isinstance(beta, int | float) or not (math.isfinite(beta) and beta > 0):
         raise PSAError("dpo_loss needs a finite beta above 0.")
 
     model_errors = _row_errors(model_pred, target)
@@ -73,5 +75,6 @@ def dpo_loss(
 
 
 def _row_errors(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """(R, ...) -> (R,) mean squared errors, in float32 whatever the inputs' dtype."""
-    return (prediction.float() - target.float()).square().flatten(1).mean(1)
+    """(R, ...) -> (R,) mean squared errors, in float32 or, for float64 inputs, in that."""
+    dtype = torch.promote_types(prediction.dtype, torch.float32)
+    return (prediction.to(dtype) - target.to(dtype)).square().flatten(1).mean(1)

@@ -6,6 +6,7 @@ arXiv 2508.01151), so that a profile written here can be read by tools made for 
 
 import ast
 import csv
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -43,6 +44,18 @@ AGE_GROUPS = MappingProxyType(
 )
 MAX_AGE = 100
 ADULT_AGE = 18
+_FIELDS = (
+    "User_ID",
+    "Age",
+    "Age_Group",
+    "Gender",
+    "Religion",
+    "Physical_Condition",
+    "Mental_Condition",
+    "Banned_Categories",
+    "Allowed_Categories",
+)
+_REQUIRED_FIELDS = ("Age", "Gender", "Religion", "Physical_Condition", "Mental_Condition")
 
 # The rules the paper's reference gives its language model, read literally ("consider" bans).
 BANNED_FOR_MINOR_OR_UNSTABLE = frozenset({"Sexuality", "Self-Harm", "Violence"})
@@ -86,7 +99,7 @@ class UserProfile:
     religion: str = "None"
     physical_condition: str = "healthy"
     mental_condition: str = "healthy"
-    banned_categories: tuple[str, ...] | None = None  # a tuple once constructed
+    banned_categories: tuple[str, ...] = None  # type: ignore[assignment]  # None is given, never kept
     user_id: str | None = None
 
     def __post_init__(self) -> None:
@@ -96,15 +109,15 @@ class UserProfile:
         _check_word("Religion", self.religion, RELIGIONS)
         _check_word("Physical_Condition", self.physical_condition, PHYSICAL_CONDITIONS)
         _check_word("Mental_Condition", self.mental_condition, MENTAL_CONDITIONS)
-        if self.user_id is not None and not re.fullmatch(r"\d{7}", str(self.user_id)):
+        if self.user_id is not None and not (isinstance(self.user_id, str) and re.fullmatch(r"[0-9]{7}", self.user_id)):
             raise PSAError("A profile's User_ID must be 7 digits, such as 0000001.")
         object.__setattr__(self, "banned_categories", self._banned())
 
     def _banned(self) -> tuple[str, ...]:
         if self.banned_categories is None:
             return banned_by_rules(self.age, self.religion, self.physical_condition, self.mental_condition)
-        if isinstance(self.banned_categories, str):
-            raise PSAError("Banned_Categories must be a list of categories, not one text.")
+        if not isinstance(self.banned_categories, list | tuple | set | frozenset):
+            raise PSAError("A profile's Banned_Categories must be a list of categories, not one text or anything else.")
         for category in self.banned_categories:
             _check_word("Banned_Categories", category, CATEGORIES)
         return tuple(sorted(set(self.banned_categories)))
@@ -141,29 +154,33 @@ class UserProfile:
         `Banned_Categories` may be a list or its printed form, and is taken as it stands; absent, the
         rules decide. A missing value as religion means `None`: pandas reads that word so. Derived
         fields (`Age_Group`, `Allowed_Categories`) must agree with the others where they are given.
+        Fields of other tools are ignored.
 
         Raises:
-            PSAError: for a missing or unknown field, or derived fields that contradict the others.
+            PSAError: for a missing, misspelt or invalid field, or derived fields that contradict the others.
         """
         if not isinstance(data, Mapping):
             raise PSAError("A profile must be an object with fields such as Age, Gender and Religion.")
-        missing = [field for field in ("Age", "Gender", "Physical_Condition", "Mental_Condition") if field not in data]
+        missing = [field for field in _REQUIRED_FIELDS if field not in data]
         if missing:
             raise PSAError(f"The profile lacks {', '.join(missing)}. Add it, in Sage's spelling.")
-        banned = data.get("Banned_Categories")
+        _check_spelling(data)
+        banned: Any = data.get("Banned_Categories")
+        if banned is not None:
+            banned = _category_list(banned)
         profile = cls(
             age=_whole_number(data["Age"]),
             gender=data["Gender"],
             religion="None" if _is_missing(data.get("Religion")) else data["Religion"],
             physical_condition=data["Physical_Condition"],
             mental_condition=data["Mental_Condition"],
-            banned_categories=None if banned is None else _category_list(banned),
-            user_id=data.get("User_ID"),
+            banned_categories=banned,
+            user_id=_seven_digits(data.get("User_ID")),
         )
         if data.get("Age_Group", profile.age_group) != profile.age_group:
             raise PSAError("The profile's Age_Group does not fit its Age. Correct one of them, or leave it out.")
         allowed = data.get("Allowed_Categories")
-        if allowed is not None and set(_category_list(allowed)) != set(profile.allowed_categories):
+        if allowed is not None and not _same_members(_category_list(allowed), profile.allowed_categories):
             raise PSAError(
                 "The profile's Allowed_Categories are not the ones it does not ban. Correct them, or leave them out."
             )
@@ -174,7 +191,7 @@ def read_users_csv(path: Path | str) -> list[UserProfile]:
     """Read users in the format of Sage's `users.csv`; row n gets `User_ID` n unless a column says so.
 
     Raises:
-        PSAError: naming the file and row of the first profile that is not valid.
+        PSAError: for a file without users, or naming the file and row of the first one that is not valid.
     """
     path = existing_file(path, "users file")
     profiles = []
@@ -183,7 +200,11 @@ def read_users_csv(path: Path | str) -> list[UserProfile]:
             rows = list(csv.DictReader(file))
         except (csv.Error, UnicodeDecodeError) as error:
             raise PSAError(f"{path.name} is not a CSV file in UTF-8. Export it again.") from error
+    if not rows:
+        raise PSAError(f"{path.name} holds no users: it needs a header row and at least one more.")
     for number, row in enumerate(rows, start=1):
+        if None in row or None in row.values():  # how csv marks a row of another length
+            raise PSAError(f"{path.name}, user {number}: the row has more or fewer cells than the header.")
         try:
             profiles.append(UserProfile.from_dict({"User_ID": f"{number:07d}", **row}))
         except PSAError as error:
@@ -197,24 +218,42 @@ def _check_word(field: str, value: object, words: Iterable[str]) -> None:
         raise PSAError(f"A profile's {field} must be one of: {', '.join(words)}.")
 
 
+def _check_spelling(data: Mapping[str, Any]) -> None:
+    """Refuse `banned_categories` and the like: ignoring such a field would quietly change who sees what."""
+    plain = {re.sub(r"[\W_]", "", field).lower(): field for field in _FIELDS}
+    for given in data:
+        field = plain.get(re.sub(r"[\W_]", "", str(given)).lower())
+        if field is not None and given != field:
+            raise PSAError(f"A profile's field is misspelt. Write it as {field}, in Sage's spelling.")
+
+
 def _whole_number(value: object) -> Any:
     """The int behind a CSV cell ("18") or a JSON number (18.0); anything else as it is, to be refused."""
-    if isinstance(value, str) and re.fullmatch(r"\d{1,3}", value):
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,3}", value):
         return int(value)
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value
 
 
+def _seven_digits(value: object) -> Any:
+    """Sage's `User_ID` where a reader took it for a number and dropped its zeros; anything else as it is."""
+    return f"{value:07d}" if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 def _is_missing(value: object) -> bool:
-    return value is None or value == "" or value != value  # NaN is the one value unequal to itself
+    return value is None or (isinstance(value, str) and not value) or (isinstance(value, float) and math.isnan(value))
+
+
+def _same_members(given: tuple[object, ...], expected: tuple[str, ...]) -> bool:
+    return all(word in expected for word in given) and all(word in given for word in expected)
 
 
 def _category_list(value: object) -> tuple[str, ...]:
     if isinstance(value, str):
         try:
             value = ast.literal_eval(value)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             value = None
     if not isinstance(value, list | tuple | set | frozenset):
         raise PSAError("A profile's category lists must be lists such as ['Hate', 'Violence'].")

@@ -44,8 +44,10 @@ class StructuredEncoder:
         """Return the (P, 35) float32 embedding of P profiles.
 
         Raises:
-            PSAError: where there is no profile.
+            PSAError: where there is no profile, or something else is given.
         """
+        if not isinstance(profiles, Sequence) or not all(isinstance(profile, UserProfile) for profile in profiles):
+            raise PSAError("The structured encoder takes a list of user profiles.")
         if not profiles:
             raise PSAError("There is no profile to encode. Give at least one.")
         return UserEmbedding(torch.tensor([_features(profile) for profile in profiles]), self.id)

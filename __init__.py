@@ -1,0 +1,19 @@
+"""ComfyUI's door to the pack: the nodes, the web folder and the model folders; nothing else."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .nodes import NODES, folders, users
+
+WEB_DIRECTORY = "./web"
+
+folders.register()
+users.register()
+
+
+class PSAExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES
+
+
+async def comfy_entrypoint() -> ComfyExtension:
+    return PSAExtension()

@@ -1,0 +1,20 @@
+"""Thin ComfyUI nodes over `psa_core`, one file a family."""
+
+from .adapter import LoadAdapter, SaveAdapter
+from .apply import Apply
+from .embedding import Encode, LoadEmbedding, LoadEncoder
+from .grid import LabelGrid
+from .profile import LoadProfile, SaveProfile, UserProfile
+
+NODES = [
+    UserProfile,
+    LoadProfile,
+    SaveProfile,
+    LoadEncoder,
+    Encode,
+    LoadEmbedding,
+    LoadAdapter,
+    SaveAdapter,
+    Apply,
+    LabelGrid,
+]

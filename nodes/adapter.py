@@ -1,0 +1,71 @@
+"""Adapters: from a file, and into one."""
+
+import torch
+from comfy_api.latest import io
+
+from ..psa_core.adapter_files import load_adapter, save_adapter
+from ..psa_core.files import safe_file_name
+from . import folders, sockets
+
+_PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class LoadAdapter(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PSALoadAdapter",
+            display_name="Load PSA Adapter",
+            category=sockets.CATEGORY,
+            description="An adapter from models/psa_adapters, published (psa_adapter.bin, .safetensors) or trained here.",
+            inputs=[
+                io.Combo.Input(
+                    "adapter_name",
+                    options=folders.file_names(folders.ADAPTERS),
+                    tooltip="A .safetensors or .bin file in models/psa_adapters. No code in a .bin file is ever run.",
+                )
+            ],
+            outputs=[sockets.Adapter.Output(display_name="adapter")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, adapter_name=None) -> bool | str:
+        return adapter_name is None or folders.check_file(folders.ADAPTERS, adapter_name)
+
+    @classmethod
+    def fingerprint_inputs(cls, adapter_name) -> tuple:
+        return folders.file_stamp(folders.ADAPTERS, adapter_name)
+
+    @classmethod
+    def execute(cls, adapter_name) -> io.NodeOutput:
+        return io.NodeOutput(load_adapter(folders.find_file(folders.ADAPTERS, adapter_name)))
+
+
+class SaveAdapter(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PSASaveAdapter",
+            display_name="Save PSA Adapter",
+            category=sockets.CATEGORY,
+            description="Writes an adapter as .safetensors into models/psa_adapters. Never replaces a file: a taken "
+            "name gets a number.",
+            inputs=[
+                sockets.Adapter.Input("adapter", tooltip="The adapter to keep."),
+                io.String.Input("name", default="adapter", tooltip="The file's name, without a folder or an ending."),
+                io.Combo.Input(
+                    "precision",
+                    options=list(_PRECISIONS),
+                    default="float32",
+                    tooltip="float32 keeps every bit; the others halve the file.",
+                ),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, adapter, name, precision) -> io.NodeOutput:
+        name = safe_file_name(name, "adapter name").removesuffix(".safetensors")
+        path = folders.save_path(folders.ADAPTERS, name, ".safetensors")
+        save_adapter(adapter, path, dtype=_PRECISIONS[precision])
+        return io.NodeOutput(ui={"text": (f"Saved {path.name}",)})

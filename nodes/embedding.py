@@ -1,0 +1,132 @@
+"""From profiles to embeddings: encoders, encoding, and embeddings kept in files."""
+
+from comfy_api.latest import io
+
+from ..psa_core.embedding import load_embedding
+from ..psa_core.embedding_cache import EmbeddingCache
+from ..psa_core.encoders.language_model import DEFAULT_MODEL, LanguageModelEncoder
+from ..psa_core.encoders.structured import StructuredEncoder
+from . import folders, sockets
+from .language_model_memory import ManagedPlacement
+
+STRUCTURED = "structured"
+OUR_TEMPLATES = "ours"
+_MORE_PROFILES = [f"profile_{number}" for number in range(2, 9)]
+
+
+class LoadEncoder(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        models = folders.folder_names(folders.LANGUAGE_MODELS, holding="config.json")
+        return io.Schema(
+            node_id="PSALoadEncoder",
+            display_name="Load Profile Encoder",
+            category=sockets.CATEGORY,
+            description="What turns a profile into an embedding: the encoder that the adapter was trained on.",
+            inputs=[
+                io.Combo.Input(
+                    "encoder_name",
+                    options=[STRUCTURED, *dict.fromkeys([DEFAULT_MODEL, *models])],
+                    default=STRUCTURED,
+                    tooltip="structured: the profile's fields as numbers, instant, for adapters trained here. Or a "
+                    f"language model in models/LLM, for published weights: {DEFAULT_MODEL}.",
+                ),
+                io.Combo.Input(
+                    "templates",
+                    options=[OUR_TEMPLATES, *folders.folder_names(folders.TEMPLATES, holding="get_embeds.txt")],
+                    default=OUR_TEMPLATES,
+                    tooltip="Language models only: the texts a profile is put into. Published weights see exactly "
+                    "what they were trained on with the published get_banned.txt and get_embeds.txt, put into a "
+                    "folder under models/psa_templates.",
+                ),
+                io.Combo.Input(
+                    "banned_by",
+                    options=["profile", "language model"],
+                    default="profile",
+                    tooltip="Language models only: whether the profile itself says which categories are banned, or "
+                    "the model is asked first, as the paper did.",
+                ),
+                io.Boolean.Input(
+                    "keep_loaded",
+                    default=False,
+                    tooltip="Language models only: keep the model in memory between runs. Off, it is released after "
+                    "encoding; results are cached on disk either way.",
+                ),
+            ],
+            outputs=[sockets.Encoder.Output(display_name="encoder")],
+        )
+
+    @classmethod
+    def execute(cls, encoder_name, templates, banned_by, keep_loaded) -> io.NodeOutput:
+        if encoder_name == STRUCTURED:
+            return io.NodeOutput(StructuredEncoder())
+        return io.NodeOutput(
+            LanguageModelEncoder(
+                folders.find_folder(folders.LANGUAGE_MODELS, encoder_name),
+                templates=None if templates == OUR_TEMPLATES else folders.find_folder(folders.TEMPLATES, templates),
+                banned_by=banned_by,
+                cache=EmbeddingCache(folders.system_folder("psa_cache")),
+                placement=ManagedPlacement(),
+            )
+        )
+
+
+class Encode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PSAEncode",
+            display_name="PSA Encode",
+            category=sockets.CATEGORY,
+            description="Profiles to embeddings. With several profiles, picture i of a batch is drawn for profile i.",
+            inputs=[
+                sockets.Profile.Input("profile", tooltip="The viewer."),
+                sockets.Encoder.Input(
+                    "encoder", optional=True, tooltip="The adapter's encoder. Unconnected: the structured one."
+                ),
+                *(
+                    sockets.Profile.Input(
+                        name, optional=True, tooltip="One more viewer, for the next picture of a batch."
+                    )
+                    for name in _MORE_PROFILES
+                ),
+            ],
+            outputs=[sockets.Embedding.Output(display_name="embedding")],
+        )
+
+    @classmethod
+    def execute(cls, profile, encoder=None, **more) -> io.NodeOutput:
+        profiles = [profile, *(more[name] for name in _MORE_PROFILES if more.get(name) is not None)]
+        return io.NodeOutput((encoder or StructuredEncoder()).encode(profiles))
+
+
+class LoadEmbedding(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PSALoadEmbedding",
+            display_name="Load Profile Embedding",
+            category=sockets.CATEGORY,
+            description="A profile embedding from models/psa_embeddings: a published .npy, or one that `psa encode` "
+            "wrote. A file with several rows gives a batch of viewers.",
+            inputs=[
+                io.Combo.Input(
+                    "embedding_name",
+                    options=folders.file_names(folders.EMBEDDINGS),
+                    tooltip="A .npy or .safetensors file in models/psa_embeddings.",
+                )
+            ],
+            outputs=[sockets.Embedding.Output(display_name="embedding")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, embedding_name=None) -> bool | str:
+        return embedding_name is None or folders.check_file(folders.EMBEDDINGS, embedding_name)
+
+    @classmethod
+    def fingerprint_inputs(cls, embedding_name) -> tuple:
+        return folders.file_stamp(folders.EMBEDDINGS, embedding_name)
+
+    @classmethod
+    def execute(cls, embedding_name) -> io.NodeOutput:
+        return io.NodeOutput(load_embedding(folders.find_file(folders.EMBEDDINGS, embedding_name)))

@@ -1,0 +1,165 @@
+"""Profiles: typed into a node, or kept by name in the store."""
+
+from comfy_api.latest import io
+
+from ..psa_core import profile as sage
+from ..psa_core.errors import PSAError
+from . import sockets
+from .users import profile_store
+
+CUSTOM = "custom"
+BY_RULES, CHOSEN = "by the rules", "chosen"
+_BAN_INPUTS = {f"ban_{category.lower().replace('-', '_')}": category for category in sage.CATEGORIES}
+
+
+class UserProfile(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PSAUserProfile",
+            display_name="User Profile",
+            category=sockets.CATEGORY,
+            description="Describes a viewer. Custom values are saved in every picture and workflow that this graph "
+            "makes, as ComfyUI does with all widgets; to keep a real person's profile out of them, store it "
+            "and use Load Profile.",
+            inputs=[
+                io.Combo.Input(
+                    "preset",
+                    options=[CUSTOM, *sage.LEVELS],
+                    default=CUSTOM,
+                    tooltip="One of the paper's six viewers, L0 (no restriction) to L5 (all categories banned), "
+                    "or custom: the values below.",
+                ),
+                io.Int.Input("age", default=30, min=0, max=sage.MAX_AGE, tooltip="Whole years, 0 to 100."),
+                io.Combo.Input("gender", options=list(sage.GENDERS), tooltip="In the words of the Sage dataset."),
+                io.Combo.Input("religion", options=list(sage.RELIGIONS), default="None", tooltip="Or None."),
+                io.Combo.Input(
+                    "physical_condition",
+                    options=list(sage.PHYSICAL_CONDITIONS),
+                    default="healthy",
+                    tooltip="By the rules, any but healthy bans Shocking and Harassment.",
+                ),
+                io.Combo.Input(
+                    "mental_condition",
+                    options=list(sage.MENTAL_CONDITIONS),
+                    default="healthy",
+                    tooltip="By the rules, any but healthy bans Sexuality, Self-Harm and Violence.",
+                ),
+                io.Combo.Input(
+                    "banned",
+                    options=[BY_RULES, CHOSEN],
+                    default=BY_RULES,
+                    tooltip="By the rules: the method derives what this viewer must not see from the values above. "
+                    "Chosen: the switches below say it.",
+                ),
+                *(
+                    io.Boolean.Input(
+                        name,
+                        default=False,
+                        label_on="banned",
+                        label_off="allowed",
+                        tooltip=f"Keep {category} from this viewer. Counts only where 'banned' is 'chosen'.",
+                    )
+                    for name, category in _BAN_INPUTS.items()
+                ),
+            ],
+            outputs=[sockets.Profile.Output(display_name="profile")],
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        preset=None,
+        age=None,
+        gender=None,
+        religion=None,
+        physical_condition=None,
+        mental_condition=None,
+        banned=None,
+    ) -> bool:
+        """Keeps ComfyUI's own checks off: they repeat the value into the server's log. `execute` checks instead."""
+        return True
+
+    @classmethod
+    def execute(
+        cls, preset, age, gender, religion, physical_condition, mental_condition, banned, **switches
+    ) -> io.NodeOutput:
+        chosen = [category for name, category in _BAN_INPUTS.items() if switches[name]]
+        return io.NodeOutput(
+            _build(preset, age, gender, religion, physical_condition, mental_condition, banned, chosen)
+        )
+
+
+def _build(preset, age, gender, religion, physical_condition, mental_condition, banned, chosen) -> sage.UserProfile:
+    if preset in sage.LEVELS:
+        return sage.LEVELS[preset]
+    if preset != CUSTOM:
+        raise PSAError(f"A User Profile's preset must be one of: {', '.join((CUSTOM, *sage.LEVELS))}.")
+    if banned not in (BY_RULES, CHOSEN):
+        raise PSAError(f"A User Profile's 'banned' must be '{BY_RULES}' or '{CHOSEN}'.")
+    return sage.UserProfile(
+        age,
+        gender,
+        religion,
+        physical_condition,
+        mental_condition,
+        banned_categories=tuple(chosen) if banned == CHOSEN else None,
+    )
+
+
+class LoadProfile(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PSALoadProfile",
+            display_name="Load Profile",
+            category=sockets.CATEGORY,
+            description="A viewer's profile from your store, by name. Nothing but the name enters the graph, "
+            "the pictures or the history.",
+            inputs=[
+                io.Combo.Input(
+                    "profile_name",
+                    options=profile_store().names(),
+                    tooltip="A profile that you stored with Save Profile or with this node's New profile button.",
+                )
+            ],
+            outputs=[sockets.Profile.Output(display_name="profile")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, profile_name=None) -> bool | str:
+        if profile_name is None or profile_name in profile_store().names():
+            return True
+        return "There is no stored profile of that name. Pick one from the list, or store it first."
+
+    @classmethod
+    def fingerprint_inputs(cls, profile_name) -> tuple:
+        return profile_store().stamp(profile_name)
+
+    @classmethod
+    def execute(cls, profile_name) -> io.NodeOutput:
+        return io.NodeOutput(profile_store().load(profile_name))
+
+
+class SaveProfile(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PSASaveProfile",
+            display_name="Save Profile",
+            category=sockets.CATEGORY,
+            description="Keeps a profile in your store (a private folder of ComfyUI's user directory), so that graphs "
+            "can load it by name. Delete the User Profile node from the graph afterwards: its values are in the graph.",
+            inputs=[
+                sockets.Profile.Input("profile", tooltip="The profile to keep."),
+                io.String.Input("name", default="viewer", tooltip="Any plain name; it appears in graphs and pictures."),
+                io.Boolean.Input("overwrite", default=False, tooltip="Replace another profile of the same name."),
+            ],
+            outputs=[sockets.Profile.Output(display_name="profile")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, profile, name, overwrite) -> io.NodeOutput:
+        profile_store().save(name, profile, overwrite=overwrite)
+        return io.NodeOutput(profile)

@@ -1,0 +1,10 @@
+"""The pack's socket types and its place in the node menu."""
+
+from comfy_api.latest import io
+
+CATEGORY = "PSA"
+
+Profile = io.Custom("PSA_PROFILE")  # psa_core.UserProfile
+Encoder = io.Custom("PSA_ENCODER")  # anything with `id`, `dim` and `encode(profiles)`
+Embedding = io.Custom("PSA_EMBEDDING")  # psa_core.UserEmbedding
+Adapter = io.Custom("PSA_ADAPTER")  # psa_core.PSAAdapter

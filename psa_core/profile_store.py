@@ -1,0 +1,122 @@
+"""A small store of profiles by name, so that graphs and files can hold a name in a person's place."""
+
+import json
+import os
+from pathlib import Path
+
+from .errors import PSAError
+from .files import atomic_path, is_plain_name, safe_file_name
+from .profile import UserProfile
+
+_ENDING = ".json"
+
+
+class ProfileStore:
+    """Profiles as JSON files in one folder, in Sage's spelling, readable by their owner alone.
+
+    Files have the mode 0600, the folder 0700. Names follow `safe_file_name`. No message holds more of
+    a profile than its name.
+
+    Args:
+        folder: where the profiles lie; made at the first `save`.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+
+    def names(self) -> list[str]:
+        """The names of the stored profiles, sorted; none where the folder does not exist yet."""
+        try:
+            files = os.listdir(self.folder)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise PSAError("The folder of stored profiles cannot be read. Check its permissions.") from error
+        names = (file.removesuffix(_ENDING) for file in files if file.endswith(_ENDING))
+        return sorted(name for name in names if is_plain_name(name))
+
+    def load(self, name: str) -> UserProfile:
+        """Read the profile stored as `name`.
+
+        Raises:
+            PSAError: for a name that is no plain file name or not stored, or a file that is damaged.
+        """
+        path = self._path(name)
+        if not path.is_file():
+            raise self._not_stored(name)
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            raise PSAError(
+                f"The stored profile '{name}' cannot be read: its file is damaged or closed to you. Save it again."
+            ) from None  # the cause quotes the file
+        try:
+            return UserProfile.from_dict(data)
+        except PSAError as error:
+            raise PSAError(f"The stored profile '{name}' is not valid. {error}") from None
+
+    def stamp(self, name: str) -> tuple[int, ...]:
+        """A value that changes with what is stored as `name`; empty where nothing is."""
+        path = self._path(name)
+        try:
+            status = path.stat()
+        except OSError:
+            return ()
+        return (status.st_mtime_ns, status.st_size, status.st_ino)
+
+    def save(self, name: str, profile: UserProfile, overwrite: bool = False) -> None:
+        """Store `profile` as `name`, atomically.
+
+        Saving the same profile again changes nothing. Another profile, or a damaged file, under that
+        name is kept unless `overwrite` is true.
+
+        Raises:
+            PSAError: for a name that is taken or no plain file name, something that is no profile, or
+                a folder that cannot be written.
+        """
+        path = self._path(name)
+        if not isinstance(profile, UserProfile):
+            raise PSAError("Only a user profile can be stored as one.")
+        if not overwrite and os.path.lexists(path):
+            if self._holds(name, profile):
+                return
+            raise PSAError(
+                f"The name '{name}' is taken by another stored profile. Choose another name, delete that profile, or "
+                "allow overwriting it."
+            )
+        text = json.dumps(profile.to_dict(), indent=1)
+        self._make_folder()
+        with atomic_path(path, mode=0o600) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    def delete(self, name: str) -> None:
+        """Remove the profile stored as `name`, damaged or not.
+
+        Raises:
+            PSAError: for a name that is no plain file name or not stored, or a folder closed to writing.
+        """
+        try:
+            self._path(name).unlink()
+        except FileNotFoundError:
+            raise self._not_stored(name) from None
+        except OSError as error:
+            raise PSAError(f"The stored profile '{name}' cannot be deleted. Check its folder's permissions.") from error
+
+    def _path(self, name: str) -> Path:
+        return self.folder / (safe_file_name(name, "profile name") + _ENDING)
+
+    def _holds(self, name: str, profile: UserProfile) -> bool:
+        try:
+            return self.load(name) == profile
+        except PSAError:
+            return False
+
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.folder.chmod(0o700)
+        except OSError as error:
+            raise PSAError("The folder of stored profiles cannot be made. Check its permissions.") from error
+
+    def _not_stored(self, name: str) -> PSAError:
+        return PSAError(f"No profile is stored as '{name}'. Save one under that name, or choose another.")

@@ -1,0 +1,262 @@
+"""Inside ComfyUI: what the attn2 patch promises, on a small UNet of each kind."""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[2] / "support"))
+
+from in_comfyui import pack_module, run_checks, start_comfyui
+
+start_comfyui()
+
+import copy
+
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+from random_unets import SD15, SDXL, unet_model
+
+core, apply, attn2 = (pack_module(name) for name in ("psa_core", "nodes.apply", "nodes.attn2"))
+
+SMALL = {
+    "sd15": SD15
+    | {
+        "model_channels": 32,
+        "num_res_blocks": [1, 1],
+        "channel_mult": [1, 2],
+        "transformer_depth": [1, 0],
+        "transformer_depth_output": [1, 1, 0, 0],
+        "context_dim": 48,
+        "num_heads": 4,
+    },
+    "sdxl": SDXL
+    | {
+        "model_channels": 32,
+        "num_res_blocks": [1, 1],
+        "channel_mult": [1, 2],
+        "transformer_depth": [0, 2],
+        "transformer_depth_output": [0, 0, 2, 2],
+        "transformer_depth_middle": 2,
+        "context_dim": 48,
+        "num_head_channels": 16,
+        "adm_in_channels": 64,
+    },
+}
+
+
+def small_model(family, dtype=torch.float32):
+    model = unet_model(family, SMALL[family], dtype)
+    torch.manual_seed(0)
+    for parameter in model.model.diffusion_model.parameters():
+        parameter.data.normal_(std=0.1)
+    return model
+
+
+def make_adapter(model, num_tokens=1):
+    sites = attn2.cross_attention_sites(model.model.diffusion_model)
+    adapter = core.PSAAdapter([s.width for s in sites], sites[0].context_dim, 35, num_tokens, "structured-v1")
+    for parameter in adapter.parameters():
+        parameter.data.normal_(std=0.5)
+    return adapter
+
+
+def predict(model, cond_or_uncond=(0,), rows=None, batch=1, sigma=1.0):
+    """One forward pass with the patches of `model`; `rows` picks rows of one fixed random batch."""
+    torch.manual_seed(1)
+    latents, text, pooled = torch.randn(12, 4, 8, 8), torch.randn(12, 5, 48), torch.randn(12, 64)
+    rows = list(range(batch * len(cond_or_uncond))) if rows is None else rows
+    unet = model.model.diffusion_model
+    dtype = unet.dtype
+    extra = {"y": pooled[rows].to(dtype)} if unet.num_classes else {}
+    options = dict(model.model_options["transformer_options"])
+    options |= {"cond_or_uncond": list(cond_or_uncond), "sigmas": torch.tensor([sigma])}
+    with torch.inference_mode():
+        return unet(
+            latents[rows].to(dtype),
+            torch.full((len(rows),), 500.0),
+            context=text[rows].to(dtype),
+            transformer_options=options,
+            **extra,
+        )
+
+
+def differ(a, b):
+    return (a - b).norm() / b.norm() > 1e-3
+
+
+def embed(*levels):
+    return core.StructuredEncoder().encode([core.LEVELS[level] for level in levels])
+
+
+class OtherPack:
+    """A stand-in for a pack that follows IPAdapter_plus's protocol at attn2."""
+
+    class Replace:
+        def __init__(self, callback, **kwargs):
+            self.callbacks = [(callback, kwargs)]
+
+        def add(self, callback, **kwargs):
+            self.callbacks.append((callback, kwargs))
+
+        def __call__(self, q, k, v, extra_options):
+            out = optimized_attention(q, k, v, extra_options["n_heads"])
+            sigma = extra_options["sigmas"].detach().cpu()[0].item()
+            for callback, kwargs in self.callbacks:
+                if kwargs["sigma_end"] <= sigma <= kwargs["sigma_start"]:
+                    out = out + callback(out, q, k, v, extra_options, **kwargs)
+            return out.to(q.dtype)
+
+    @classmethod
+    def apply(cls, model, weight, sigma_start=1e9, sigma_end=0.0):
+        def callback(out, q, k, v, extra_options, weight, **kwargs):
+            return torch.tanh(q) * weight
+
+        model = model.clone()
+        options = model.model_options["transformer_options"]
+        replacements = options.setdefault("patches_replace", {}).setdefault("attn2", {})
+        for site in attn2.cross_attention_sites(model.model.diffusion_model):
+            key = (site.block, site.number) if site.alone else (site.block, site.number, site.index)
+            kwargs = {"weight": weight, "sigma_start": sigma_start, "sigma_end": sigma_end}
+            if key in replacements:
+                replacements[key].add(callback, **kwargs)
+            else:
+                replacements[key] = cls.Replace(callback, **kwargs)
+        return model
+
+
+def check_sites_of_full_size_unets():
+    with torch.device("meta"):
+        counts = {f: len(attn2.cross_attention_sites(full(f).model.diffusion_model)) for f in ("sd15", "sdxl")}
+    assert counts == {"sd15": 16, "sdxl": 70}, counts
+
+
+def full(family):
+    return unet_model(family, {"sd15": SD15, "sdxl": SDXL}[family])
+
+
+def check_both_orders_give_the_same_picture():
+    for family in SMALL:
+        model = small_model(family)
+        adapter, embedding = make_adapter(model), embed("L5")
+        ours_first = OtherPack.apply(apply.apply_adapter(model, adapter, embedding), 0.5)
+        ours_last = apply.apply_adapter(OtherPack.apply(model, 0.5), adapter, embedding)
+        between = OtherPack.apply(apply.apply_adapter(OtherPack.apply(model, 0.3), adapter, embedding), 0.2)
+        twice = apply.apply_adapter(OtherPack.apply(OtherPack.apply(model, 0.3), 0.2), adapter, embedding)
+        assert predict(ours_first).equal(predict(ours_last))
+        assert torch.allclose(predict(between), predict(twice), atol=1e-6)
+        for alone in (OtherPack.apply(model, 0.5), apply.apply_adapter(model, adapter, embedding)):
+            assert differ(predict(ours_first), predict(alone))
+
+
+def check_the_other_packs_range_counts():
+    model = small_model("sd15")
+    patched = apply.apply_adapter(model, make_adapter(model), embed("L5"))
+    limited = OtherPack.apply(patched, 0.5, sigma_start=5.0, sigma_end=2.0)
+    assert predict(limited, sigma=1.0).equal(predict(patched, sigma=1.0))
+    assert not predict(limited, sigma=3.0).equal(predict(patched, sigma=3.0))
+
+
+def check_long_names_find_ours_in_a_block_of_one_transformer():
+    model = small_model("sd15")
+    patched = apply.apply_adapter(model, make_adapter(model), embed("L5"))
+    replacements = patched.model_options["transformer_options"]["patches_replace"]["attn2"]
+    for site in attn2.cross_attention_sites(model.model.diffusion_model):
+        assert replacements[site.block, site.number] is replacements[site.block, site.number, site.index]
+
+
+def check_the_incoming_model_and_its_other_clones_stay_as_they_are():
+    model = small_model("sd15")
+    before = copy.deepcopy(model.model_options)
+    plain = predict(model)
+    patched = apply.apply_adapter(model, make_adapter(model), embed("L5"))
+    assert model.model_options == before
+    assert predict(model).equal(plain)
+    alone = predict(patched)
+    OtherPack.apply(patched, 0.5)  # adds to a clone's patches, not to ours
+    assert predict(patched).equal(alone)
+
+
+def check_clones_share_the_tensors():
+    model = small_model("sd15")
+    patched = apply.apply_adapter(model, make_adapter(model), embed("L5"))
+    first, second = (
+        m.model_options["transformer_options"]["patches_replace"]["attn2"]["input", 1]
+        for m in (patched, patched.clone())
+    )
+    assert first is not second
+    assert first.table.value.data_ptr() == second.table.value.data_ptr()
+
+
+def check_strength_0_and_steps_outside_the_range_are_bit_identical():
+    for family in SMALL:
+        model = small_model(family)
+        adapter = make_adapter(model, num_tokens=2)
+        plain = predict(model, (0, 1))
+        assert predict(apply.apply_adapter(model, adapter, embed("L5"), strength=0.0), (0, 1)).equal(plain)
+        late = apply.apply_adapter(model, adapter, embed("L5"), start_percent=0.5)
+        noisy, clean = (model.get_model_object("model_sampling").percent_to_sigma(p) for p in (0.25, 0.75))
+        assert predict(late, (0, 1), sigma=noisy).equal(plain)
+        assert not predict(late, (0, 1), sigma=clean).equal(plain)
+        early = apply.apply_adapter(model, adapter, embed("L5"), end_percent=0.5)
+        assert predict(early, (0, 1), sigma=clean).equal(plain)
+        assert not predict(early, (0, 1), sigma=noisy).equal(plain)
+
+
+def check_rows_are_told_apart():
+    for num_tokens in (1, 2):
+        model = small_model("sd15")
+        adapter = make_adapter(model, num_tokens)
+        both = apply.apply_adapter(model, adapter, embed("L0", "L5"))
+        singles = [apply.apply_adapter(model, adapter, embed(level)) for level in ("L0", "L5")]
+        for kinds in ((0, 1), (1, 0)):
+            together = predict(both, kinds, batch=3)
+            for row in range(6):
+                kind, profile = kinds[row // 3], row % 3 % 2
+                alone = predict(singles[profile], (kind,), rows=[row])
+                assert torch.allclose(together[row], alone[0], atol=1e-5), (kinds, row)
+        assert torch.allclose(predict(singles[0], (1,)), predict(singles[1], (1,)), atol=1e-6)  # the same for everyone
+        assert differ(predict(singles[0], (1,)), predict(model, (1,)))  # but not the plain model's
+
+
+def check_half_precision():
+    """Half precision costs a patched model no more than it costs the plain one."""
+    exact = small_model("sd15")
+    adapter = make_adapter(exact)
+    for dtype in (torch.bfloat16, torch.float16):
+        half = small_model("sd15", dtype)
+        errors = []
+        for model in (lambda m: m, lambda m: apply.apply_adapter(m, adapter, embed("L5"))):
+            actual = predict(model(half))
+            assert actual.dtype == dtype
+            errors.append((actual - predict(model(exact))).norm())
+        assert errors[1] < 2 * errors[0], (dtype, errors)
+
+
+def check_two_adapters_add_up():
+    model = small_model("sd15")
+    adapter = make_adapter(model)
+    once = apply.apply_adapter(model, adapter, embed("L5"), strength=0.8)
+    twice = apply.apply_adapter(apply.apply_adapter(model, adapter, embed("L5"), 0.3), adapter, embed("L5"), 0.5)
+    assert torch.allclose(predict(once), predict(twice), atol=1e-5)
+
+
+def check_refusals():
+    model = small_model("sd15")
+    adapter = make_adapter(model)
+    other = core.PSAAdapter(adapter.layer_widths, 64, 35)
+    for arguments in (
+        (other, embed("L5")),
+        (make_adapter(small_model("sdxl")), embed("L5")),
+        (adapter, core.UserEmbedding(torch.ones(1, 3584))),
+        (adapter, core.UserEmbedding(torch.ones(1, 35), "another-encoder")),
+        (adapter, embed("L5"), float("nan")),
+        (adapter, embed("L5"), 1.0, 0.6, 0.4),
+    ):
+        try:
+            apply.apply_adapter(model, *arguments)
+        except core.PSAError as error:
+            assert str(error).endswith("."), error
+        else:
+            raise AssertionError(f"not refused: {arguments}")
+
+
+run_checks(globals())
