@@ -1,14 +1,13 @@
 """The adapter on a diffusers UNet, for scripts, training and tests outside ComfyUI."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from .adapter import PSAAdapter, check_strength
-from .attention import UserKeyValue, user_attention
-from .errors import PSAError
+from .adapter import PSAAdapter
+from .attention_hooks import user_attention_added
 
 
 def cross_attention_layers(unet: Any) -> list[Any]:
@@ -23,57 +22,15 @@ def cross_attention_layers(unet: Any) -> list[Any]:
 def psa_applied(unet: Any, adapter: PSAAdapter, tokens: torch.Tensor, strength: float = 1.0) -> Iterator[None]:
     """Within the block, `unet` (a diffusers UNet2DConditionModel) draws for the given user tokens.
 
-    Adds `strength * Attn(Q, K_user, V_user)` before every cross-attention's output projection, by
-    hooks: whatever attention processors the UNet has stay in charge, and the UNet is as before on
-    exit. With gradients on they reach the adapter; then call `backward()` inside the block too if
-    the UNet uses gradient checkpointing, which runs the forward pass again.
+    See `user_attention_added`, which this applies to the UNet's cross-attentions.
 
     Args:
         tokens: (B, N, cross_attention_dim) from `user_tokens` or `uncond_tokens`: a row for each row
             of the batch, or one row for all.
-        strength: 0 leaves the UNet exactly as it is.
+        strength: 0 leaves the UNet's predictions exactly as they are.
 
     Raises:
         PSAError: if the adapter was made for another UNet, or the tokens or strength are unusable.
     """
-    layers = cross_attention_layers(unet)
-    widths = [layer.to_q.out_features for layer in layers]
-    adapter.check_fits(widths, layers[0].to_k.in_features if layers else 0)
-    if check_strength(strength) == 0:
+    with user_attention_added(cross_attention_layers(unet), adapter, tokens, strength):
         yield
-        return
-    contributions = [user.scaled(strength) for user in adapter.key_values(tokens)]
-    with ExitStack() as hooks:
-        for layer, user in zip(layers, contributions, strict=True):
-            for hook in _hook_layer(layer, user):
-                hooks.callback(hook.remove)
-        yield
-
-
-def _hook_layer(layer: Any, user: UserKeyValue) -> list:
-    if user.key is not None and getattr(layer, "fused_projections", False):
-        raise PSAError("An adapter with several tokens needs the query: call unet.unfuse_qkv_projections() first.")
-    query: list[torch.Tensor | None] = [None]
-
-    def keep_query(_module, _inputs, output: torch.Tensor) -> None:
-        query[0] = output
-
-    def add_user_term(_module, inputs: tuple) -> tuple:
-        hidden = inputs[0]
-        here = user.to(hidden.device, hidden.dtype)
-        _check_rows(here, hidden)
-        return (hidden + user_attention(query[0], here, layer.heads), *inputs[1:])
-
-    hooks = [layer.to_out[0].register_forward_pre_hook(add_user_term)]
-    if user.key is not None:
-        hooks.append(layer.to_q.register_forward_hook(keep_query))
-    return hooks
-
-
-def _check_rows(user: UserKeyValue, hidden: torch.Tensor) -> None:
-    rows = user.value.shape[0]
-    if rows not in (1, hidden.shape[0]):
-        raise PSAError(
-            f"There are user tokens for {rows} rows, but the UNet was given {hidden.shape[0]}. "
-            "Give one row of tokens for each row of latents, or one row for all."
-        )
