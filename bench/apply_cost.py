@@ -1,21 +1,32 @@
 """What PSA Apply costs in the real ComfyUI: time of a denoising step and memory, beside the plain model.
 
-Full-size SD1.5 and SDXL UNets with random weights. Run with ComfyUI's Python, in ComfyUI's folder:
+Full-size SD1.5 and SDXL UNets with random weights, in the ComfyUI and its Python that the tests use:
 
-    cd ComfyUI && python PACK/bench/apply_cost.py [--sdxl]
+    python bench/apply_cost.py [--sdxl]
 """
 
+import subprocess
 import sys
 import time
 from pathlib import Path
 from statistics import median
 
-PACK = Path(__file__).parents[1]
-sys.path.append(str(PACK / "tests" / "support"))
+INSIDE = "--inside-comfyui"
+sdxl = "--sdxl" in sys.argv
+
+if INSIDE not in sys.argv:
+    from psa_core.comfy_server import find_comfyui
+
+    comfyui = find_comfyui()
+    if comfyui is None:
+        sys.exit("This measures the real ComfyUI, and there is none: set COMFYUI_PATH to its folder.")
+    command = [str(comfyui.python), str(Path(__file__).resolve()), INSIDE, *sys.argv[1:]]
+    sys.exit(subprocess.run(command, cwd=comfyui.folder).returncode)
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
 from in_comfyui import pack_module, start_comfyui
 
-sdxl = "--sdxl" in sys.argv
 start_comfyui()
 
 import torch

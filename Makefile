@@ -1,0 +1,36 @@
+# Every target makes and keeps its own environment in .venv. It needs Python 3.10+ and a package registry.
+# Paths are relative, so the checkout may lie in a folder with spaces.
+
+PYTHON ?= python3
+VENV_PYTHON := .venv/bin/python
+INSTALLED := .venv/.installed
+
+.PHONY: demo test test-slow test-comfy lint bench
+.DELETE_ON_ERROR:
+
+demo: $(INSTALLED)
+	.venv/bin/psa demo
+
+test: lint
+	$(VENV_PYTHON) -m pytest tests/core tests/comfy
+
+test-slow: $(INSTALLED)
+	$(VENV_PYTHON) -m pytest -m slow
+
+test-comfy: $(INSTALLED)
+	$(VENV_PYTHON) -m pytest -m "slow or not slow" tests/comfy
+
+lint: $(INSTALLED)
+	$(VENV_PYTHON) -m ruff check .
+	$(VENV_PYTHON) -m ruff format --check .
+	$(VENV_PYTHON) -m mypy
+
+bench: $(INSTALLED)
+	set -e; for script in bench/*.py; do $(VENV_PYTHON) "$$script"; done
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python 3.10 or later is needed; name one with: make PYTHON=/path/to/python3.12 ..."; exit 1; }
+	test -x $(VENV_PYTHON) || $(PYTHON) -m venv .venv
+	$(VENV_PYTHON) -m pip install -c constraints.txt -e '.[dev]'
+	touch $(INSTALLED)

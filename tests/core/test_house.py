@@ -1,0 +1,130 @@
+"""The files around the code say what is true."""
+
+import importlib.util
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from adapters import random_adapter
+from golden import load_unet
+
+from psa_core import StructuredEncoder, save_adapter
+from psa_core.diffusers_unet import cross_attention_layers
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10; pytest brings its forerunner
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[2]
+MARKDOWN = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "web" / "docs").glob("*.md")),
+]
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+NODE_ID = re.compile(r"""node_id\s*=\s*["'](PSA\w+)["']""")
+INPUT = re.compile(r"""Input\(\s*["'](\w+)["']""")
+
+
+def read_pyproject() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def lines(name: str) -> list[str]:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def node_sources() -> dict[str, str]:
+    """Node id -> the source of its class."""
+    sources = {}
+    for path in sorted((ROOT / "nodes").glob("*.py")):
+        for chunk in re.split(r"^(?=class )", path.read_text(encoding="utf-8"), flags=re.MULTILINE):
+            if match := NODE_ID.search(chunk):
+                sources[match[1]] = chunk
+    return sources
+
+
+def test_requirements_are_those_of_pyproject():
+    assert lines("requirements.txt") == read_pyproject()["project"]["dependencies"]
+
+
+def test_constraints_pin_every_direct_dependency():
+    project = read_pyproject()["project"]
+    extras = [requirement for extra in project["optional-dependencies"].values() for requirement in extra]
+    name = re.compile(r"[\w.-]+")
+    direct = {name.match(requirement)[0].lower() for requirement in project["dependencies"] + extras}
+    pinned = {line.split("==")[0].lower() for line in lines("constraints.txt")}
+    assert pinned == direct - {project["name"]}
+
+
+def test_readme_names_both_commands_and_the_makefile_has_them():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in ("demo", "test"):
+        assert re.search(rf"^make {target}$", readme, re.MULTILINE)
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_relative_links_resolve(path):
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    links = [link.split("#")[0] for link in LINK.findall(text) if "://" not in link]
+    assert [link for link in links if link and not (path.parent / link).exists()] == []
+
+
+def test_every_workflow_is_in_the_readme_and_every_named_one_exists():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"workflows/([\w.-]+\.json)", readme))
+    assert named == {path.name for path in (ROOT / "workflows").glob("*.json")}
+
+
+def test_every_node_has_a_help_page_and_every_page_a_node():
+    assert {path.stem for path in (ROOT / "web" / "docs").glob("*.md")} == set(node_sources())
+
+
+@pytest.mark.parametrize("node_id", sorted(node_sources()))
+def test_help_pages_name_every_input(node_id):
+    page = (ROOT / "web" / "docs" / f"{node_id}.md").read_text(encoding="utf-8")
+    inputs = INPUT.findall(node_sources()[node_id])
+    assert [name for name in inputs if f"`{name}`" not in page] == []
+
+
+def test_the_readmes_python_runs(tmp_path, monkeypatch):
+    pytest.importorskip("diffusers")
+    unet = load_unet("sd15")
+    context = unet.config.cross_attention_dim
+    widths = tuple(layer.to_q.out_features for layer in cross_attention_layers(unet))
+    adapter = random_adapter(widths, context, StructuredEncoder.dim, encoder_id=StructuredEncoder.id)
+    save_adapter(adapter, tmp_path / "adapter.safetensors")
+    snippet = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    (tmp_path / "snippet.py").write_text(snippet, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    latents, text = torch.randn(1, 4, 16, 16).repeat(2, 1, 1, 1), torch.randn(1, 5, context).repeat(2, 1, 1)
+    names = {"unet": unet, "latents": latents, "timesteps": 7, "text": text}
+    with torch.no_grad():
+        negative, positive = runpy.run_path("snippet.py", init_globals=names)["noise"]
+    assert not torch.allclose(negative, positive)  # the rows differ by the profile alone
+
+
+@pytest.mark.skipif(importlib.util.find_spec("comfy_cli") is None, reason="comfy-cli is not installed")
+def test_comfy_node_validate_has_nothing_to_say(tmp_path):
+    home = {name: str(tmp_path) for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "APPDATA")}
+    result = subprocess.run(
+        [sys.executable, "-m", "comfy_cli", "--skip-prompt", "--no-enable-telemetry", "node", "validate"],
+        cwd=ROOT,
+        env={**os.environ, **home, "DO_NOT_TRACK": "1", "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    said = result.stdout + result.stderr
+    assert result.returncode == 0, said
+    assert "All validation checks passed" in said
+    assert not re.search(r"warning|error", said, re.IGNORECASE), said
