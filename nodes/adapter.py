@@ -17,7 +17,7 @@ class LoadAdapter(io.ComfyNode):
             node_id="PSALoadAdapter",
             display_name="Load PSA Adapter",
             category=sockets.CATEGORY,
-            description="An adapter from models/psa_adapters, published (psa_adapter.bin, .safetensors) or trained here.",
+            description="An adapter from models/psa_adapters: published (.bin or .safetensors), or trained here.",
             inputs=[
                 io.Combo.Input(
                     "adapter_name",

@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ..psa_core import profile as sage
 from ..psa_core.errors import PSAError
 from . import sockets
-from .users import profile_store
+from .users import profile_names, profile_store
 
 CUSTOM = "custom"
 BY_RULES, CHOSEN = "by the rules", "chosen"
@@ -119,7 +119,7 @@ class LoadProfile(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "profile_name",
-                    options=profile_store().names(),
+                    options=profile_names(),
                     tooltip="A profile that you stored with Save Profile or with this node's New profile button.",
                 )
             ],
@@ -128,7 +128,7 @@ class LoadProfile(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, profile_name=None) -> bool | str:
-        if profile_name is None or profile_name in profile_store().names():
+        if profile_name is None or profile_name in profile_names():
             return True
         return "There is no stored profile of that name. Pick one from the list, or store it first."
 

@@ -19,8 +19,8 @@ from . import folders
 _DEFAULT = "default"
 _REMEMBERED = 10_000  # prompts waiting in the queue; the oldest are forgotten
 
-_requesting: ContextVar[str] = ContextVar("psa_requesting_user", default=_DEFAULT)
-_by_prompt: dict[str, str] = {}
+_requesting: ContextVar[str | None] = ContextVar("psa_requesting_user", default=_DEFAULT)
+_by_prompt: dict[str, str | None] = {}
 
 
 def register() -> None:
@@ -30,24 +30,38 @@ def register() -> None:
         return
     server.app.middlewares.append(_remember_requester)
     server.add_on_prompt_handler(_remember_prompt)
-    server.routes.get("/psa/profiles")(_list_profiles)
-    server.routes.post("/psa/profiles")(_save_profile)
-    server.routes.delete("/psa/profiles/{name}")(_delete_profile)
+    server.routes.get("/psa/profiles")(_answers(_list_profiles))
+    server.routes.post("/psa/profiles")(_answers(_save_profile))
+    server.routes.delete("/psa/profiles/{name}")(_answers(_delete_profile))
 
 
 def profile_store() -> ProfileStore:
-    """The profile store of whoever sent the request or queued the prompt that is being handled."""
+    """The profile store of whoever sent the request or queued the prompt that is being handled.
+
+    Raises:
+        PSAError: if ComfyUI does not know that user.
+    """
     context = get_executing_context()
     user = _requesting.get() if context is None else _by_prompt.get(context.prompt_id, _DEFAULT)
+    if user is None:
+        raise PSAError("ComfyUI does not know this user, so there is no profile store. Log in as one of its users.")
     return ProfileStore(folders.system_folder("psa_profiles") / user)
+
+
+def profile_names() -> list[str]:
+    """The names in that store, for a node's menu; none for a user that ComfyUI does not know."""
+    try:
+        return profile_store().names()
+    except PSAError:
+        return []
 
 
 @web.middleware
 async def _remember_requester(request: web.Request, handler):
     try:
         _requesting.set(PromptServer.instance.user_manager.get_request_user_id(request))
-    except KeyError:  # a user that ComfyUI does not know gets a store of nobody's
-        _requesting.set("unknown")
+    except KeyError:
+        _requesting.set(None)
     return await handler(request)
 
 
@@ -59,25 +73,31 @@ def _remember_prompt(data: dict) -> dict:
     return data
 
 
-async def _list_profiles(_request: web.Request) -> web.Response:
-    return web.json_response({"names": profile_store().names()})
+def _answers(handler):
+    """Turn a PSAError into the answer that the dialog shows."""
+
+    async def answer(request: web.Request) -> web.Response:
+        try:
+            await handler(request)
+            return web.json_response({"names": profile_store().names()})
+        except PSAError as error:
+            return web.json_response({"error": str(error)}, status=400)
+
+    return answer
 
 
-async def _save_profile(request: web.Request) -> web.Response:
+async def _list_profiles(_request: web.Request) -> None:
+    pass
+
+
+async def _save_profile(request: web.Request) -> None:
     try:
         data = await request.json()
-        profile = UserProfile.from_dict(data["profile"])
-        profile_store().save(data["name"], profile, overwrite=data.get("overwrite") is True)
-    except PSAError as error:
-        return web.json_response({"error": str(error)}, status=400)
-    except (ValueError, TypeError, KeyError):
-        return web.json_response({"error": 'Send JSON: {"name": ..., "profile": {"Age": ..., ...}}.'}, status=400)
-    return await _list_profiles(request)
+        name, fields, overwrite = data["name"], data["profile"], data.get("overwrite") is True
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise PSAError('Send JSON: {"name": ..., "profile": {"Age": ..., ...}}.') from None
+    profile_store().save(name, UserProfile.from_dict(fields), overwrite=overwrite)
 
 
-async def _delete_profile(request: web.Request) -> web.Response:
-    try:
-        profile_store().delete(request.match_info["name"])
-    except PSAError as error:
-        return web.json_response({"error": str(error)}, status=400)
-    return await _list_profiles(request)
+async def _delete_profile(request: web.Request) -> None:
+    profile_store().delete(request.match_info["name"])

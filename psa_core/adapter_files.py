@@ -16,6 +16,7 @@ _FORMAT = "psa-adapter"
 _LAYER_KEY = re.compile(r"psa_adapter\.(\d+)\.to_([kv])_user\.(\d+)\.weight")
 _PROJECTION_KEYS = ("proj.weight", "proj.bias", "norm.weight", "norm.bias")
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_READABLE_DTYPES = (*_DTYPES, torch.float64)
 
 
 def load_adapter(path: Path | str) -> PSAAdapter:
@@ -99,7 +100,9 @@ def _build(tensors: dict[str, torch.Tensor], metadata: dict[str, str], name: str
     values = [tensors[f"psa_adapter.{i}.to_v_user.0.weight"] for i in range(_layer_count(tensors))]
     if proj.ndim != 2 or norm.ndim != 1 or any(value.ndim != 2 for value in values):
         raise PSAError(f"{name} is damaged: a projection in it has the wrong number of dimensions.")
-    if 0 in (*proj.shape, *norm.shape) or proj.shape[0] % norm.shape[0]:
+    if any(0 in tensor.shape for tensor in (proj, norm, *values)):
+        raise PSAError(f"{name} is damaged: a projection in it is empty.")
+    if proj.shape[0] % norm.shape[0]:
         raise PSAError(f"{name} is damaged: user_proj's sizes {tuple(proj.shape)} and {tuple(norm.shape)} do not fit.")
     with torch.device("meta"):  # shapes alone: the file's tensors become the parameters, uncopied
         adapter = PSAAdapter(
@@ -123,8 +126,10 @@ def _build(tensors: dict[str, torch.Tensor], metadata: dict[str, str], name: str
 
 def _check_keys(tensors: dict[str, torch.Tensor], name: str) -> None:
     for key, value in tensors.items():
-        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-            raise PSAError(f"{name} is not a PSA adapter: its entry {key!r} is not a tensor of floating-point numbers.")
+        if not _is_plain(value):
+            raise PSAError(
+                f"{name} is not a PSA adapter: its entry {key!r} is not a plain tensor of 16- to 64-bit floats."
+            )
     if any((match := _LAYER_KEY.fullmatch(key)) and match[3] != "0" for key in tensors):
         raise PSAError(
             f"{name} has several projection pairs a layer (to_k_user.1, ...). Their meaning was never defined, and "
@@ -140,6 +145,15 @@ def _check_keys(tensors: dict[str, torch.Tensor], name: str) -> None:
         )
 
 
+def _is_plain(value: object) -> bool:
+    return (
+        isinstance(value, torch.Tensor)
+        and value.dtype in _READABLE_DTYPES
+        and value.layout == torch.strided
+        and not value.is_meta
+    )
+
+
 def _layer_count(tensors: dict[str, torch.Tensor]) -> int:
     return len({match[1] for key in tensors if (match := _LAYER_KEY.fullmatch(key))})
 
@@ -147,7 +161,7 @@ def _layer_count(tensors: dict[str, torch.Tensor]) -> int:
 def _training_summary(metadata: dict[str, str], name: str) -> dict:
     try:
         summary = json.loads(metadata.get("training", "{}"))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise PSAError(f"{name} is damaged: its training summary is not JSON.") from error
     return summary if isinstance(summary, dict) else {}
 

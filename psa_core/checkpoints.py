@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from .adapter import PSAAdapter
+from .diffusers_unet import cross_attention_layers
+from .encoders.structured import StructuredEncoder
 from .errors import PSAError
 from .files import atomic_path
 
@@ -78,14 +81,34 @@ def ldm_state_dict(unet: Any) -> dict[str, torch.Tensor]:
 
 
 def small_unet(family: str, seed: int = 0) -> Any:
-    """A small diffusers `UNet2DConditionModel` of random weights that ComfyUI takes for an "sd15" or "sdxl" model."""
+    """A small diffusers `UNet2DConditionModel` of random weights that ComfyUI takes for an "sd15" or "sdxl" model.
+
+    It has noise prediction's gross behaviour (see `_pass_noise_through`), so that sampled latents have
+    about the size of a real model's, whatever the number of steps.
+    """
     from diffusers import UNet2DConditionModel
 
     if family not in _SMALL_UNETS:
         raise PSAError(f"There are small UNets of the kinds {', '.join(_SMALL_UNETS)} only.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return UNet2DConditionModel(**_SMALL_UNETS[family]).eval().requires_grad_(False)
+        unet: Any = UNet2DConditionModel(**_SMALL_UNETS[family])  # Any: a Module, which diffusers' types hide
+    unet.eval().requires_grad_(False)
+    _pass_noise_through(unet)
+    return unet
+
+
+def small_adapter(unet: Any, seed: int = 0) -> PSAAdapter:
+    """An untrained adapter for `unet` and structured profiles, whose random weights change every picture visibly."""
+    widths = [layer.to_q.out_features for layer in cross_attention_layers(unet)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        adapter = PSAAdapter(
+            widths, unet.config.cross_attention_dim, StructuredEncoder.dim, encoder_id=StructuredEncoder.id
+        )
+        for layer in adapter.psa_adapter:
+            torch.nn.init.normal_(layer.get_parameter("to_v_user.0.weight"), std=0.3)
+    return adapter.eval().requires_grad_(False)
 
 
 def preview_vae() -> Any:
@@ -95,7 +118,8 @@ def preview_vae() -> Any:
     """
     from diffusers import AutoencoderTiny
 
-    vae = AutoencoderTiny().eval().requires_grad_(False)
+    vae: Any = AutoencoderTiny()
+    vae.eval().requires_grad_(False)
     for parameter in vae.parameters():
         parameter.zero_()  # a residual block of zeros passes on what is not negative
     smooth = torch.tensor([1.0, 2.0, 1.0]).outer(torch.tensor([1.0, 2.0, 1.0])) / 16
@@ -172,6 +196,27 @@ def _ldm_key(key: str, prefixes: dict[str, str]) -> str:
     if module not in prefixes or rest.startswith("None"):
         raise PSAError(f"This UNet has a part, {key}, that the original Stable Diffusion layout has no place for.")
     return f"{prefixes[module]}.{rest}"
+
+
+def _pass_noise_through(unet: Any) -> None:
+    """Make the UNet's input a part of its output, as it is in a trained noise predictor.
+
+    The latents and their negatives travel in the first group of channels along the outermost skip
+    connection; the last norm scales them to unit size, and silu(x) - silu(-x) = x restores them.
+    """
+    group = unet.conv_in.out_channels // unet.config.norm_num_groups
+    both_signs = torch.cat([torch.eye(4), -torch.eye(4)])
+    resnet = unet.up_blocks[-1].resnets[-1]
+    writers = [unet.conv_in, resnet.conv2, resnet.conv_shortcut]
+    writers += [attention.proj_out for attention in getattr(unet.up_blocks[-1], "attentions", [])[-1:]]
+    for layer in writers:
+        layer.weight[:group] = 0
+        layer.bias[:group] = 0
+    _set_centre(unet.conv_in, both_signs)
+    skip = resnet.conv_shortcut.in_channels - unet.conv_in.out_channels
+    resnet.conv_shortcut.weight[range(8), range(skip, skip + 8)] = 1
+    unet.conv_out.weight[:, :group] = 0
+    _set_centre(unet.conv_out, 0.9 * both_signs.T)
 
 
 def _set_centre(conv: torch.nn.Conv2d, matrix: torch.Tensor) -> None:

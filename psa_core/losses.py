@@ -67,7 +67,7 @@ def dpo_loss(model_pred: torch.Tensor, ref_pred: torch.Tensor, target: torch.Ten
         loss=-F.logsigmoid(logits).mean(),
         accuracy=(difference < 0).float().mean().detach(),
         model_mse=model_errors.mean().detach(),
-        ref_mse=ref_errors.mean(),
+        ref_mse=ref_errors.mean().detach(),
         model_losses_w=winner.mean().detach(),
         model_losses_l=loser.mean().detach(),
         dpo_preference=logits.mean().detach(),

@@ -49,7 +49,7 @@ class ProfileStore:
         except (OSError, ValueError, RecursionError):
             raise PSAError(
                 f"The stored profile '{name}' cannot be read: its file is damaged or closed to you. Save it again."
-            ) from None  # the cause quotes the file
+            ) from None  # the cause carries the whole file
         try:
             return UserProfile.from_dict(data)
         except PSAError as error:

@@ -1,0 +1,36 @@
+"""Several pictures as one, labelled."""
+
+import numpy as np
+import torch
+from comfy_api.latest import io
+from PIL import Image
+
+from ..psa_core.grid import labelled_grid
+from . import sockets
+
+
+class LabelGrid(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PSALabelGrid",
+            display_name="PSA Label Grid",
+            category=sockets.CATEGORY,
+            description="Puts a batch of pictures into one, side by side, each under its label.",
+            inputs=[
+                io.Image.Input("images", tooltip="The pictures, as one batch."),
+                io.String.Input(
+                    "labels", multiline=True, default="", tooltip="One label a line, one for each picture."
+                ),
+                io.Int.Input("columns", default=3, min=1, max=64, tooltip="Pictures a row."),
+            ],
+            outputs=[io.Image.Output(display_name="image")],
+        )
+
+    @classmethod
+    def execute(cls, images, labels, columns) -> io.NodeOutput:
+        pictures = [
+            Image.fromarray(array) for array in (images[..., :3].clamp(0, 1) * 255).round().byte().cpu().numpy()
+        ]
+        grid = labelled_grid(pictures, [line.strip() for line in labels.strip().splitlines()], columns)
+        return io.NodeOutput(torch.from_numpy(np.array(grid)).float().div(255).unsqueeze(0))
