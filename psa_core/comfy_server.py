@@ -7,6 +7,7 @@ a person's models, outputs, settings or queue is touched.
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -31,7 +32,7 @@ PACK = Path(__file__).absolute().parents[1]
 
 _BASE_FOLDERS = ("custom_nodes", "input", "models", "output", "temp", "user")
 _NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "bench", "tests")  # the pack runs without
-_LOG_TAIL = 30  # lines shown when the server dies
+_LOG_TAIL = 40  # lines shown when the server dies
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the loopback needs no proxy
 
 Progress = Callable[[str, int, int], None]
@@ -57,7 +58,12 @@ def find_comfyui() -> ComfyUI | None:
         PSAError: where one of the two variables is set and names nothing usable.
     """
     folder = _comfyui_folder()
-    return ComfyUI(folder, _comfyui_python(folder)) if folder is not None else None
+    return comfyui_at(folder) if folder is not None else None
+
+
+def comfyui_at(folder: Path) -> ComfyUI:
+    """The ComfyUI in `folder`, with the Python that `find_comfyui` says."""
+    return ComfyUI(folder, _comfyui_python(folder))
 
 
 def _comfyui_folder() -> Path | None:
@@ -97,7 +103,7 @@ class ComfyServer:
         startup_timeout: seconds until it must answer.
 
     Raises:
-        PSAError: with the end of its log, if it does not start.
+        PSAError: with the end of its log, if it does not start or cannot load a pack.
     """
 
     def __init__(
@@ -129,6 +135,7 @@ class ComfyServer:
             self._fill_base()
             self._start()
             self._wait_until_ready()
+            self._check_packs()
             self._closing = self._closing.pop_all()
         return self
 
@@ -184,6 +191,11 @@ class ComfyServer:
                         f"{self._log_tail()}"
                     ) from None
             time.sleep(0.1)
+
+    def _check_packs(self) -> None:
+        for name in self.packs:
+            if re.search(rf"\(IMPORT FAILED\): .*[/\\]{re.escape(name)}$", self.log, re.MULTILINE):
+                raise PSAError(f"ComfyUI could not load the pack {name}. Its log ends:\n{self._log_tail()}")
 
     def _log_tail(self) -> str:
         return "\n".join(self.log.splitlines()[-_LOG_TAIL:])

@@ -57,8 +57,14 @@ def dpo_loss(model_pred: torch.Tensor, ref_pred: torch.Tensor, target: torch.Ten
     if isinstance(beta, bool) or not isinstance(beta, int | float) or not (math.isfinite(beta) and beta > 0):
         raise PSAError("dpo_loss needs a finite beta above 0.")
 
-    model_errors = _row_errors(model_pred, target)
-    ref_errors = _row_errors(ref_pred.detach(), target)
+    model_errors = row_errors(model_pred, target)
+    ref_errors = row_errors(ref_pred, target)
+    return dpo_loss_of_errors(model_errors, ref_errors, beta)
+
+
+def dpo_loss_of_errors(model_errors: torch.Tensor, ref_errors: torch.Tensor, beta: float) -> DPOLoss:
+    """`dpo_loss` from squared errors: (2B,) of the policy and (2B,) of the reference, chosen rows first."""
+    ref_errors = ref_errors.detach()
     winner, loser = model_errors.chunk(2)
     ref_winner, ref_loser = ref_errors.chunk(2)
     difference = (winner - ref_winner) - (loser - ref_loser)
@@ -67,14 +73,14 @@ def dpo_loss(model_pred: torch.Tensor, ref_pred: torch.Tensor, target: torch.Ten
         loss=-F.logsigmoid(logits).mean(),
         accuracy=(difference < 0).float().mean().detach(),
         model_mse=model_errors.mean().detach(),
-        ref_mse=ref_errors.mean().detach(),
+        ref_mse=ref_errors.mean(),
         model_losses_w=winner.mean().detach(),
         model_losses_l=loser.mean().detach(),
         dpo_preference=logits.mean().detach(),
     )
 
 
-def _row_errors(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def row_errors(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """(R, ...) -> (R,) mean squared errors, in float32 or, for float64 inputs, in that."""
     dtype = torch.promote_types(prediction.dtype, torch.float32)
     return (prediction.to(dtype) - target.to(dtype)).square().flatten(1).mean(1)

@@ -1,0 +1,31 @@
+"""Training adapters: Sage folder -> records -> cached tensors -> pairs -> LPPD -> adapter."""
+
+from .cache import TensorCache
+from .config import PRESETS, TrainConfig
+from .denoiser import Denoiser, DiffusersDenoiser, User
+from .metrics import read_metrics
+from .pairs import ImageEncoder, PairDataset, TextEncoder, encode_users, fill_cache
+from .records import SageRecord, SageSplit, read_split
+from .trainer import Progress, StopTraining, Trainer, TrainResult
+
+__all__ = [
+    "PRESETS",
+    "Denoiser",
+    "DiffusersDenoiser",
+    "ImageEncoder",
+    "PairDataset",
+    "Progress",
+    "SageRecord",
+    "SageSplit",
+    "StopTraining",
+    "TensorCache",
+    "TextEncoder",
+    "TrainConfig",
+    "TrainResult",
+    "Trainer",
+    "User",
+    "encode_users",
+    "fill_cache",
+    "read_metrics",
+    "read_split",
+]

@@ -1,0 +1,56 @@
+"""Tensors computed once and kept on disk, under the hash of everything they depend on."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ..errors import PSAError
+from ..files import atomic_path
+
+
+def cache_key(*parts: Any) -> str:
+    """32 hex digits that stand for JSON-compatible `parts`; nothing of them can be read from it."""
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+
+
+class TensorCache:
+    """A folder of memory-mapped .safetensors files, one an entry.
+
+    An entry is written whole or not at all and never changes, so an interrupt loses at most the
+    entry at work, processes can share a folder, and no index is held in memory.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+
+    def __contains__(self, key: str) -> bool:
+        return self._path(key).is_file()
+
+    def put(self, key: str, tensors: dict[str, torch.Tensor]) -> None:
+        tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        with atomic_path(self._path(key)) as temporary:
+            save_file(tensors, temporary)
+
+    def get(self, key: str, *names: str) -> dict[str, torch.Tensor]:
+        """The entry's tensors, or those of `names` alone.
+
+        Raises:
+            PSAError: for an entry that is missing or damaged.
+        """
+        path = self._path(key)
+        try:
+            with safe_open(path, framework="pt") as file:
+                return {name: file.get_tensor(name) for name in names or file.keys()}
+        except (SafetensorError, OSError) as error:
+            raise PSAError(
+                f"The cache entry {path} is missing or damaged. Delete it if it is there, and start again: "
+                "it is computed anew."
+            ) from error
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.safetensors"

@@ -1,0 +1,124 @@
+"""Base models in diffusers' folder layout, SD1.5 and SDXL: the denoiser and the two encoders."""
+
+import gc
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import PSAError
+from .config import TrainConfig
+from .denoiser import DiffusersDenoiser
+from .pairs import ImageEncoder, TextEncoder
+
+_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+class DiffusersFolder:
+    """A local model folder with `unet`, `vae`, `scheduler`, `text_encoder`, `tokenizer`; SDXL's has a second pair.
+
+    Models are loaded when they are first used. `release` frees the VAE and the text encoders, which
+    training does not need once the cache is filled.
+
+    Raises:
+        PSAError: naming the part that is missing.
+    """
+
+    def __init__(self, folder: Path | str, device: torch.device, config: TrainConfig) -> None:
+        self.folder, self.device, self.config = Path(folder), device, config
+        self.is_sdxl = (self.folder / "text_encoder_2").is_dir()
+        text = ["text_encoder", "tokenizer"] + (["text_encoder_2", "tokenizer_2"] if self.is_sdxl else [])
+        for part in ("unet", "vae", "scheduler", *text):
+            if not (self.folder / part).is_dir():
+                raise PSAError(
+                    f"The model folder {self.folder} has no '{part}'. Give a base model in diffusers layout, "
+                    "such as a local copy of stable-diffusion-v1-5."
+                )
+        self._text_parts = text
+        self._loaded: dict[str, Any] = {}
+
+    def denoiser(self) -> DiffusersDenoiser:
+        from diffusers import DDPMScheduler, UNet2DConditionModel
+
+        dtype = _DTYPES[self.config.precision]
+        unet = self._load(UNet2DConditionModel, "unet", dtype).eval()
+        if self.config.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
+        scheduler = DDPMScheduler.from_pretrained(self.folder, subfolder="scheduler")
+        return DiffusersDenoiser(
+            unet,
+            scheduler.alphas_cumprod,
+            scheduler.config["prediction_type"],
+            dtype if dtype != torch.float32 else None,
+            _fingerprint(self.folder, ["unet", "scheduler"]),
+        )
+
+    def image_encoder(self) -> ImageEncoder:
+        return ImageEncoder(f"vae-{_fingerprint(self.folder, ['vae'])}", self._encode_images)
+
+    def text_encoder(self) -> TextEncoder:
+        return TextEncoder(f"text-{_fingerprint(self.folder, self._text_parts)}", self._encode_texts)
+
+    def release(self) -> None:
+        self._loaded.clear()
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @torch.no_grad()
+    def _encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The posterior's mean, scaled: it is computed once, and its spread is far below the noise added later."""
+        from diffusers import AutoencoderKL
+
+        vae = self._once("vae", lambda: self._load(AutoencoderKL, "vae", torch.float32).eval())
+        return vae.encode(pixels.to(self.device)).latent_dist.mode() * vae.config.scaling_factor
+
+    @torch.no_grad()
+    def _encode_texts(self, captions: list[str]) -> dict[str, torch.Tensor]:
+        """SD1.5: the last hidden state. SDXL: both encoders' penultimate ones side by side, and the second's pooled."""
+        first = self._once("text", lambda: self._text_model("text_encoder", "tokenizer"))
+        if not self.is_sdxl:
+            return {"text": self._run_text(first, captions, hidden_states=False).last_hidden_state}
+        second = self._once("text_2", lambda: self._text_model("text_encoder_2", "tokenizer_2"))
+        outputs = [self._run_text(model, captions, hidden_states=True) for model in (first, second)]
+        text = torch.cat([output.hidden_states[-2] for output in outputs], -1)
+        return {"text": text, "pooled": outputs[1].text_embeds}
+
+    def _run_text(self, pair: tuple[Any, Any], captions: list[str], hidden_states: bool) -> Any:
+        tokenizer, model = pair
+        length = tokenizer.model_max_length
+        tokens = tokenizer(captions, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        return model(tokens.input_ids.to(self.device), output_hidden_states=hidden_states)
+
+    def _text_model(self, encoder: str, tokenizer: str) -> tuple[Any, Any]:
+        from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+        kind = CLIPTextModelWithProjection if encoder == "text_encoder_2" else CLIPTextModel
+        model = self._load(kind, encoder, _DTYPES[self.config.precision])
+        return CLIPTokenizer.from_pretrained(self.folder, subfolder=tokenizer), model.eval()
+
+    def _load(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
+        try:
+            model = kind.from_pretrained(self.folder, subfolder=part, use_safetensors=True)
+        except (OSError, ValueError) as error:
+            raise PSAError(f"'{part}' in {self.folder} could not be loaded as .safetensors weights: {error}") from error
+        return model.to(self.device, dtype).requires_grad_(False)
+
+    def _once(self, name: str, load: Callable[[], Any]) -> Any:
+        if name not in self._loaded:
+            self._loaded[name] = load()
+        return self._loaded[name]
+
+
+def _fingerprint(folder: Path, parts: list[str]) -> str:
+    """A hash of the parts' files, contents included, so that changed weights never meet an old cache."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(path for part in parts for path in (folder / part).rglob("*") if path.is_file()):
+        digest.update(json.dumps([str(path.relative_to(folder)), path.stat().st_size]).encode())
+        with open(path, "rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,57 @@
+"""Standardised profile embeddings, without a word in the adapter's file."""
+
+from collections.abc import Iterable
+
+import torch
+
+from ..adapter import PSAAdapter
+
+_CONSTANT = 1e-6  # a coordinate that varies less than this share of its size does not vary
+
+
+class Standardisation:
+    """`z = (e - mean) / scale` over the training users, learned in z and saved in e.
+
+    A language model's embeddings share a few huge coordinates that drown what differs between people.
+    The adapter is trained on z. Its file must take raw e, as published ones do, so `fold` moves the
+    statistics into user_proj's Linear: `W' = W / scale`, `b' = b - W' mean`; W'e + b' = Wz + b exactly.
+
+    The unconditional row is `user_proj(zeros)` of the *raw* space. In z that is the point
+    `-mean / scale`, not zero, and training must use the same point: `apply` is called on raw zeros.
+
+    Args:
+        mean, scale: (D,) float32.
+    """
+
+    def __init__(self, mean: torch.Tensor, scale: torch.Tensor) -> None:
+        self.mean, self.scale = mean, scale
+
+    @classmethod
+    def fit(cls, embeddings: torch.Tensor) -> "Standardisation":
+        """Over (U, D) embeddings; a coordinate that is the same for everyone keeps scale 1."""
+        values = embeddings.double()
+        scale = values.std(0, correction=0)
+        constant = scale <= _CONSTANT * values.abs().amax(0)
+        scale[constant] = 1.0
+        return cls(values.mean(0).float(), scale.float())
+
+    @classmethod
+    def none(cls, dim: int) -> "Standardisation":
+        return cls(torch.zeros(dim), torch.ones(dim))
+
+    def to(self, device: torch.device) -> "Standardisation":
+        return Standardisation(self.mean.to(device), self.scale.to(device))
+
+    def apply(self, embeddings: torch.Tensor) -> torch.Tensor:
+        return (embeddings - self.mean) / self.scale
+
+    def tensors(self) -> Iterable[torch.Tensor]:
+        return self.mean.cpu(), self.scale.cpu()
+
+    @torch.no_grad()
+    def fold(self, adapter: PSAAdapter) -> None:
+        """Make `adapter`, trained on z, take raw embeddings; in place, computed in float64."""
+        proj = adapter.user_proj.proj
+        weight = proj.weight.double() / self.scale.to(proj.weight.device).double()
+        proj.bias.copy_(proj.bias.double() - weight @ self.mean.to(weight.device).double())
+        proj.weight.copy_(weight)

@@ -1,0 +1,197 @@
+"""The example workflows as files: whole, tidy, and without anything of a person. Others run them in ComfyUI."""
+
+import json
+import re
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "workflows"
+NAMES = ["psa_levels_sd15", "psa_published_weights", "psa_sd15_basic", "psa_sdxl_basic"]
+STOCK = {
+    "CLIPTextEncode",
+    "CheckpointLoaderSimple",
+    "EmptyLatentImage",
+    "KSampler",
+    "LatentBatchSeedBehavior",
+    "MarkdownNote",
+    "PrimitiveInt",
+    "SaveImage",
+    "VAEDecode",
+}
+OURS = set(re.findall(r'node_id="(PSA\w+)"', "".join(path.read_text("utf-8") for path in ROOT.glob("nodes/*.py"))))
+WITH_CONTROL_AFTER_GENERATE = {"KSampler", "PrimitiveInt"}  # one more saved value than inputs: what a seed does next
+TITLE_HEIGHT = 30  # above a node's saved position
+THUMBNAIL_BYTES = 150_000
+
+
+@pytest.fixture(params=NAMES)
+def workflow(request) -> dict:
+    return read(request.param)
+
+
+def read(name: str) -> dict:
+    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def of_type(workflow: dict, kind: str) -> list[dict]:
+    return [node for node in workflow["nodes"] if node["type"] == kind]
+
+
+def only(workflow: dict, kind: str) -> dict:
+    (node,) = of_type(workflow, kind)
+    return node
+
+
+def source(workflow: dict, node: dict, name: str) -> dict | None:
+    """The node that feeds the input `name`; `None` for an unconnected one."""
+    (link,) = (entry["link"] for entry in node["inputs"] if entry["name"] == name)
+    origins = {entry[0]: entry[1] for entry in workflow["links"]}
+    return next((other for other in workflow["nodes"] if other["id"] == origins.get(link)), None)
+
+
+def box(node: dict) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of a node with its title."""
+    (x, y), (width, height) = node["pos"], node["size"]
+    return x, y - TITLE_HEIGHT, x + width, y + height
+
+
+def overlap(one: tuple, other: tuple) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def test_the_folder_holds_these_workflows_and_their_thumbnails():
+    # ComfyUI's template browser asks for <name>.jpg.
+    assert sorted(path.name for path in FOLDER.iterdir()) == sorted(
+        f"{name}.{ending}" for name in NAMES for ending in ("json", "jpg")
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_thumbnails_are_small_jpegs(name):
+    path = FOLDER / f"{name}.jpg"
+    with Image.open(path) as image:
+        assert image.format == "JPEG"
+        image.load()
+    assert path.stat().st_size < THUMBNAIL_BYTES
+
+
+def test_every_node_type_is_known(workflow):
+    assert {node["type"] for node in workflow["nodes"]} <= STOCK | OURS
+
+
+def test_ids_are_unique_and_counted(workflow):
+    nodes, links = [node["id"] for node in workflow["nodes"]], [link[0] for link in workflow["links"]]
+    assert len(set(nodes)) == len(nodes) and len(set(links)) == len(links)
+    assert workflow["last_node_id"] == max(nodes) and workflow["last_link_id"] == max(links)
+
+
+def test_links_and_slots_tell_the_same(workflow):
+    listed = {tuple(link) for link in workflow["links"]}
+    ends, starts = set(), set()
+    for node in workflow["nodes"]:
+        for slot, entry in enumerate(node.get("inputs", [])):
+            if entry.get("link") is not None:
+                ends.add((entry["link"], node["id"], slot, entry["type"]))
+        for slot, entry in enumerate(node.get("outputs", [])):
+            starts.update((link, node["id"], slot, entry["type"]) for link in entry.get("links") or [])
+    assert starts == {(link, node, slot, kind) for link, node, slot, _, _, kind in listed}
+    assert ends == {(link, node, slot, kind) for link, _, _, node, slot, kind in listed}
+
+
+def test_sockets_are_connected_but_for_optional_ones(workflow):
+    loose = {
+        (node["type"], entry["name"])
+        for node in workflow["nodes"]
+        for entry in node.get("inputs", [])
+        if entry.get("link") is None and "widget" not in entry
+    }
+    assert loose <= {("PSAEncode", name) for name in ("encoder", *(f"profile_{number}" for number in range(2, 9)))}
+
+
+def test_every_widget_has_a_value(workflow):
+    for node in workflow["nodes"]:
+        if node["type"] == "MarkdownNote":
+            continue
+        widgets = [entry for entry in node["inputs"] if "widget" in entry]
+        expected = len(widgets) + (node["type"] in WITH_CONTROL_AFTER_GENERATE)
+        assert len(node.get("widgets_values", [])) == expected, node["type"]
+
+
+def test_nothing_is_muted_or_left_to_chance(workflow):
+    assert {node["mode"] for node in workflow["nodes"]} == {0}
+    for kind in WITH_CONTROL_AFTER_GENERATE:
+        assert {node["widgets_values"][1] for node in of_type(workflow, kind)} <= {"fixed"}
+
+
+def test_no_nodes_overlap(workflow):
+    boxes = {f"{node['type']} {node['id']}": box(node) for node in workflow["nodes"]}
+    assert [pair for pair in combinations(boxes, 2) if overlap(*(boxes[name] for name in pair))] == []
+
+
+def test_every_node_but_a_note_lies_in_one_titled_group(workflow):
+    for node in workflow["nodes"]:
+        x0, y0, x1, y1 = box(node)
+        around = []
+        for group in workflow["groups"]:
+            x, y, width, height = group["bounding"]
+            if x <= x0 and y <= y0 and x1 <= x + width and y1 <= y + height:
+                around.append(group["title"])
+        assert len(around) == (node["type"] != "MarkdownNote"), (node["type"], around)
+        assert all(around)
+
+
+def test_a_note_explains_each_workflow(workflow):
+    text = only(workflow, "MarkdownNote")["widgets_values"][0]
+    assert "models/checkpoints" in text and "models/psa_adapters" in text
+
+
+def test_no_workflow_holds_a_person(workflow):
+    profiles = of_type(workflow, "PSAUserProfile")
+    assert profiles
+    for node in profiles:
+        preset, *fields = node["widgets_values"]
+        assert re.fullmatch("L[0-5]", preset)
+        assert fields == [30, "male", "None", "healthy", "healthy", "by the rules", *[False] * 7]  # the node's defaults
+
+
+@pytest.mark.parametrize("name", ["psa_sd15_basic", "psa_sdxl_basic"])
+def test_basic_pictures_differ_in_the_viewer_alone(name):
+    workflow = read(name)
+    samplers = of_type(workflow, "KSampler")
+    assert sorted(source(workflow, node, "model")["type"] for node in samplers) == [
+        "CheckpointLoaderSimple",
+        "PSAApply",
+    ]
+    one, other = samplers
+    assert one["widgets_values"] == other["widgets_values"]
+    for shared in ("seed", "positive", "negative", "latent_image"):
+        assert source(workflow, one, shared) is source(workflow, other, shared) is not None
+
+
+def test_levels_are_encoded_drawn_and_labelled_in_order():
+    workflow = read("psa_levels_sd15")
+    encode = only(workflow, "PSAEncode")
+    names = ["profile", *(f"profile_{number}" for number in range(2, 7))]
+    levels = [source(workflow, encode, name)["widgets_values"][0] for name in names]
+    assert levels == ["L0", "L1", "L2", "L3", "L4", "L5"]
+    assert only(workflow, "PSALabelGrid")["widgets_values"][0].splitlines() == levels
+    assert only(workflow, "EmptyLatentImage")["widgets_values"][2] == len(levels)
+
+
+def test_levels_share_one_noise():
+    workflow = read("psa_levels_sd15")
+    sampler = only(workflow, "KSampler")
+    assert source(workflow, sampler, "latent_image")["type"] == "LatentBatchSeedBehavior"
+    assert only(workflow, "LatentBatchSeedBehavior")["widgets_values"] == ["fixed"]
+    assert not re.search("ancestral|sde", sampler["widgets_values"][4])  # these add other noise to each picture
+
+
+def test_published_weights_are_read_as_they_were_trained():
+    workflow = read("psa_published_weights")
+    encoder = source(workflow, only(workflow, "PSAEncode"), "encoder")
+    assert encoder["widgets_values"][:2] == ["Qwen2.5-7B-Instruct", "published"]
+    assert only(workflow, "PSALoadAdapter")["widgets_values"] == ["psa_adapter.bin"]

@@ -1,0 +1,164 @@
+"""`psa train` on a model folder in diffusers layout, in one process and under `accelerate launch`."""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny_training
+import torch
+from tiny_training import write_model, write_split
+
+from psa_core import PSAError, load_adapter
+from psa_core.training import TrainConfig, command, read_metrics
+from psa_core.training.diffusers_models import DiffusersFolder
+
+TRAINING = {**tiny_training.QUICK, "resolution": 128, "bucket_step": 64, "evaluate_every": 2, "warmup_steps": 2}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with models `sd15` and `sdxl`, and `data`."""
+    folder = tmp_path_factory.mktemp("place")
+    for kind in ("sd15", "sdxl"):
+        write_model(folder / kind, kind)
+    write_split(folder / "data", "train", range(6), 12)
+    write_split(folder / "data", "val", range(6), 6)
+    return folder
+
+
+def run_file(place: Path, name: str, model: str = "sd15", entries: str = "", **settings) -> Path:
+    path = place / f"{name}.toml"
+    values = "\n".join(f"{key} = {json.dumps(value)}" for key, value in {**TRAINING, **settings}.items())
+    path.write_text(
+        f'model = "{model}"\ndata = "data"\noutput = "{name}"\ncache = "cache-{model}"\nheld_out = ["val"]\n{entries}\n'
+        f"[training]\n{values}\n"
+    )
+    return path
+
+
+def train(*arguments) -> int:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return command.run(parser.parse_args([str(argument) for argument in arguments]))
+
+
+def launch(*arguments, processes: int | None = None) -> subprocess.Popen:
+    head = [sys.executable, tiny_training.__file__]
+    if processes:
+        launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1"]
+        options = ["--num_processes", str(processes), "--mixed_precision", "no", "--dynamo_backend", "no"]
+        head = [*launcher, *options, "--main_process_port", "0", tiny_training.__file__]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    command_line = [*head, "train", "--config", *map(str, arguments)]
+    return subprocess.Popen(command_line, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    return output
+
+
+@pytest.mark.parametrize("kind", ["sd15", "sdxl"])
+def test_trains_a_diffusers_folder(place, kind, capsys):
+    assert train("--config", run_file(place, f"plain-{kind}", kind, steps=4)) == 0
+    said = capsys.readouterr().out
+    assert "train: 12 pairs, 6 users, 0 left out" in said and "All 4 steps are done." in said
+    adapter = load_adapter(place / f"plain-{kind}" / "last.safetensors")
+    assert adapter.cross_attention_dim == {"sd15": 64, "sdxl": 96}[kind]
+    assert any(layer.to_v_user[0].weight.any() for layer in adapter.psa_adapter)
+    assert len(read_metrics(place / f"plain-{kind}")) == 4
+
+
+def test_precision_and_checkpointing_train_too(place):
+    settings = {"precision": "bf16", "gradient_checkpointing": True, "preset": "recommended", "steps": 2}
+    assert train("--config", run_file(place, "bf16", "sdxl", 'harmless = "val"', **settings)) == 0
+    assert all(row["anchor_error"] >= 0 for row in read_metrics(place / "bf16"))
+
+
+def test_encoders_are_those_of_the_pipelines(place):
+    """The cached conditioning and latents are what diffusers' own SD1.5 and SDXL pipelines compute."""
+    from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    config = TrainConfig.from_dict(TRAINING)
+    folder = DiffusersFolder(place / "sdxl", torch.device("cpu"), config)
+    parts = {
+        "vae": AutoencoderKL, "unet": UNet2DConditionModel, "text_encoder": CLIPTextModel,
+        "text_encoder_2": CLIPTextModelWithProjection, "tokenizer": CLIPTokenizer, "tokenizer_2": CLIPTokenizer,
+    }  # fmt: skip
+    loaded = {name: kind.from_pretrained(place / "sdxl", subfolder=name) for name, kind in parts.items()}
+    pipeline = StableDiffusionXLPipeline(**loaded, scheduler=None)
+    with torch.no_grad():
+        text, _, pooled, _ = pipeline.encode_prompt(["a cat", "abba"], device="cpu", do_classifier_free_guidance=False)
+        ours = folder.text_encoder().encode(["a cat", "abba"])
+        pixels = torch.rand(2, 3, 64, 64) * 2 - 1
+        latents = loaded["vae"].encode(pixels).latent_dist.mean * loaded["vae"].config.scaling_factor
+    torch.testing.assert_close(ours["text"], text)
+    torch.testing.assert_close(ours["pooled"], pooled)
+    torch.testing.assert_close(folder.image_encoder().encode(pixels), latents)
+
+
+def test_two_processes_train_the_same_adapter_and_resume(place):
+    """Same config, same adapter: one process for 6 steps; two for 3, then two for the other 3."""
+    settings = {"anchor_weight": 1.0, "standardise": True, "num_tokens": 2}
+    finish(launch(run_file(place, "one", steps=6, **settings)))
+    finish(launch(run_file(place, "two", steps=3, **settings), processes=2))
+    assert read_metrics(place / "two")[-1]["step"] == 3
+    output = finish(launch(run_file(place, "two", steps=6, **settings), processes=2))
+    assert output.count("All 6 steps are done.") == 1  # one process speaks
+    one, two = (load_adapter(place / run / "last.safetensors") for run in ("one", "two"))
+    for name, value in one.state_dict().items():
+        torch.testing.assert_close(two.state_dict()[name], value, rtol=1e-3, atol=1e-4)
+    assert one.training_summary == two.training_summary
+    rows = [read_metrics(place / run) for run in ("one", "two")]
+    assert [row["step"] for row in rows[1]] == [1, 2, 3, 4, 5, 6]
+    for name in ("loss", "winner_error", "gradient_norm"):
+        assert [row[name] for row in rows[0]] == pytest.approx([row[name] for row in rows[1]], rel=1e-3)
+    assert rows[0][-1]["val/loss"] == pytest.approx(rows[1][-1]["val/loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_saves_and_a_second_start_goes_on(place, number):
+    name = f"signal-{number.name}"
+    process = launch(run_file(place, name, steps=100_000, save_every=10_000, evaluate_every=0))
+    deadline = time.monotonic() + 120
+    while len(read_metrics(place / name)) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert "start again to go on" in finish(process)
+    step = torch.load(place / name / "state.pt", weights_only=True)["step"]
+    assert 2 <= step == read_metrics(place / name)[-1]["step"]
+    finish(launch(run_file(place, name, steps=step + 1, save_every=10_000, evaluate_every=0)))
+    assert read_metrics(place / name)[-1]["step"] == step + 1
+
+
+def test_skip_bad_lists_what_it_left_out(place, capsys):
+    path = run_file(place, "skip", steps=1, entries='split = "bad"')
+    shutil.copytree(place / "data" / "train", place / "data" / "bad")
+    (place / "data" / "bad" / "user_0000003_Violence_square_3_s.png").write_bytes(b"no")
+    with pytest.raises(PSAError, match="line 4: user_0000003_Violence_square_3_s"):
+        train("--config", path)
+    assert not (place / "skip").exists()
+    assert train("--config", path, "--skip-bad") == 0
+    assert "left out: bad/metadata.jsonl, line 4: user_0000003" in capsys.readouterr().out
+
+
+def test_refusals(place, tmp_path):
+    with pytest.raises(PSAError, match="has no 'unet'"):
+        train("--config", run_file(place, "nowhere", "data"))
+    with pytest.raises(PSAError, match="no folder of profile embeddings"):
+        train("--config", run_file(place, "embeds", entries='encoder = "nothing"'))
+    broken = tmp_path / "broken"
+    shutil.copytree(place / "sd15", broken)
+    weights = broken / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(PSAError, match=r"'vae' in .* could not be loaded"):
+        train("--config", run_file(place, "broken", str(broken).replace("\\", "/"), entries=""))
