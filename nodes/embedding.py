@@ -57,6 +57,11 @@ class LoadEncoder(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, encoder_name=None, templates=None) -> bool:
+        """Keeps ComfyUI's own check off: a folder that is missing gets a sentence that says where to put it."""
+        return True
+
+    @classmethod
     def execute(cls, encoder_name, templates, banned_by, keep_loaded) -> io.NodeOutput:
         if encoder_name == STRUCTURED:
             return io.NodeOutput(StructuredEncoder())
@@ -67,6 +72,7 @@ class LoadEncoder(io.ComfyNode):
                 banned_by=banned_by,
                 cache=EmbeddingCache(folders.system_folder("psa_cache")),
                 placement=ManagedPlacement(),
+                keep_loaded=keep_loaded,
             )
         )
 

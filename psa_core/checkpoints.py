@@ -99,7 +99,7 @@ def small_unet(family: str, seed: int = 0) -> Any:
 
 
 def small_adapter(unet: Any, seed: int = 0) -> PSAAdapter:
-    """An untrained adapter for `unet` and structured profiles, whose random weights change every picture visibly."""
+    """An untrained adapter for `unet` and structured profiles; its random weights change pictures visibly at CFG 7."""
     widths = [layer.to_q.out_features for layer in cross_attention_layers(unet)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -107,7 +107,7 @@ def small_adapter(unet: Any, seed: int = 0) -> PSAAdapter:
             widths, unet.config.cross_attention_dim, StructuredEncoder.dim, encoder_id=StructuredEncoder.id
         )
         for layer in adapter.psa_adapter:
-            torch.nn.init.normal_(layer.get_parameter("to_v_user.0.weight"), std=0.3)
+            torch.nn.init.normal_(layer.get_parameter("to_v_user.0.weight"), std=0.02)
     return adapter.eval().requires_grad_(False)
 
 
@@ -122,12 +122,12 @@ def preview_vae() -> Any:
     vae.eval().requires_grad_(False)
     for parameter in vae.parameters():
         parameter.zero_()  # a residual block of zeros passes on what is not negative
-    smooth = torch.tensor([1.0, 2.0, 1.0]).outer(torch.tensor([1.0, 2.0, 1.0])) / 16
-    for coder, channels in ((vae.encoder, 3), (vae.decoder, 8)):
+    pool, smooth = torch.tensor([0.0, 1.0, 1.0]) / 2, torch.tensor([1.0, 2.0, 1.0]) / 4  # one axis' taps
+    for coder, channels, taps in ((vae.encoder, 3, pool), (vae.decoder, 8, smooth)):
         for layer in coder.layers:
             if isinstance(layer, torch.nn.Conv2d) and layer.in_channels == layer.out_channels:
-                layer.weight[range(channels), range(channels)] = smooth
-    to_rgb = 0.1 * torch.tensor([[1.0, 0.0, 0.0, 0.5], [0.0, 1.0, 0.0, 0.5], [0.0, 0.0, 1.0, 0.5]])
+                layer.weight[range(channels), range(channels)] = taps.outer(taps)
+    to_rgb = 0.15 * torch.tensor([[1.0, 0.0, 0.0, 0.5], [0.0, 1.0, 0.0, 0.5], [0.0, 0.0, 1.0, 0.5]])
     _set_centre(vae.encoder.layers[0], torch.eye(3))
     _set_centre(vae.encoder.layers[-1], torch.linalg.pinv(to_rgb))
     vae.encoder.layers[-1].bias.copy_(-torch.linalg.pinv(to_rgb) @ torch.full((3,), 0.5))

@@ -1,0 +1,298 @@
+"""The command `psa`: what it writes, and what it says when it cannot."""
+
+import csv
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from adapters import published_layout, random_adapter
+from damage import hostile_pickle
+from safetensors.torch import load_file
+
+from psa_core import (
+    LEVELS,
+    StructuredEncoder,
+    UserProfile,
+    load_adapter,
+    load_embedding,
+    read_users_csv,
+    save_adapter,
+)
+from psa_core.cli import main
+
+SECRET = {
+    "User_ID": "7654321",
+    "Age": 47,
+    "Gender": "female",
+    "Religion": "Buddhism",
+    "Physical_Condition": "hearing impairment",
+    "Mental_Condition": "sexual assault",
+}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory) -> Path:
+    pytest.importorskip("transformers")
+    from tiny_llm import make_tiny_llm
+
+    return make_tiny_llm(tmp_path_factory.mktemp("models") / "Tiny", reply="violence, HATE")
+
+
+def structured(*profiles: UserProfile) -> torch.Tensor:
+    return StructuredEncoder().encode(profiles).vectors
+
+
+def write_users(path: Path, profiles: list[UserProfile], with_ids: bool = False) -> None:
+    rows = [profile.to_dict() for profile in profiles]
+    for row in rows:
+        if not with_ids:
+            row.pop("User_ID", None)
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def fails(capsys, here: Path, *arguments: str) -> str:
+    """Run `psa` where it should refuse: one line on stderr, exit code 2, nothing changed on disk."""
+    before = files(here)
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("psa: ") and said.err.count("\n") == 1
+    assert files(here) == before
+    for word in ("7654321", "47", "female", "Buddhism", "hearing impairment"):
+        assert word not in said.err.replace("hearing impairment, intellectual", "").replace("Islam, Buddhism", "")
+    return said.err
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_level_as_ours(level, capsys):
+    assert main(["encode", "--level", level, "-o", "out.safetensors"]) == 0
+    embedding = load_embedding("out.safetensors")
+    assert torch.equal(embedding.vectors, structured(LEVELS[level]))
+    assert embedding.encoder_id == StructuredEncoder.id
+    assert "out.safetensors" in capsys.readouterr().out
+
+
+def test_a_level_as_the_published_kind():
+    assert main(["encode", "--level", "L3", "--encoder", "structured", "-o", "new/out.npy"]) == 0
+    array = np.load("new/out.npy")
+    assert (array.shape, array.dtype) == ((35,), np.float32)
+    assert torch.equal(load_embedding("new/out.npy").vectors, structured(LEVELS["L3"]))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no permission bits")
+@pytest.mark.parametrize("name", ["out.safetensors", "out.npy", "folder/"])
+def test_what_is_written_is_its_owners_alone(here, name):
+    assert main(["encode", "--level", "L3", "-o", name]) == 0
+    (path,) = (path for path in here.rglob("*") if path.is_file())
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_profile_of_a_file(here, capsys):
+    (here / "me.json").write_text(json.dumps(SECRET))
+    assert main(["encode", "--profile", "me.json", "-o", "out.safetensors"]) == 0
+    assert torch.equal(load_embedding("out.safetensors").vectors, structured(UserProfile.from_dict(SECRET)))
+    said = capsys.readouterr()
+    assert not any(str(value) in said.out + said.err for value in SECRET.values())
+
+
+def test_users_as_a_batch_and_as_a_folder(here):
+    users = [*LEVELS.values()]
+    write_users(here / "users.csv", users)
+    assert main(["encode", "--users", "users.csv", "-o", "out.safetensors"]) == 0
+    assert main(["encode", "--users", "users.csv", "-o", "folder"]) == 0
+    assert torch.equal(load_embedding("out.safetensors").vectors, structured(*users))
+    written = sorted((here / "folder").iterdir())
+    assert [path.name for path in written] == [f"{number:07d}.npy" for number in range(1, 7)]
+    assert torch.equal(torch.cat([load_embedding(path).vectors for path in written]), structured(*users))
+
+
+def test_the_folders_files_are_named_by_user_id(here):
+    write_users(here / "users.csv", [LEVELS["L2"], LEVELS["L5"]], with_ids=True)
+    assert main(["encode", "--users", "users.csv", "-o", "folder/"]) == 0
+    assert {path.name for path in (here / "folder").iterdir()} == {"0000697.npy", "0000501.npy"}
+
+
+def test_published_users(published):
+    assert main(["encode", "--users", str(published / "users.csv"), "-o", "out.safetensors"]) == 0
+    assert torch.equal(load_embedding("out.safetensors").vectors, structured(*read_users_csv(published / "users.csv")))
+
+
+def test_a_language_model(llm, here):
+    from tiny_llm import TEMPLATES
+
+    from psa_core.encoders.language_model import LanguageModelEncoder
+
+    common = ["--device", "cpu", "--cache", "cache", "--llm", str(llm)]
+    assert main(["encode", "--level", "L3", *common, "-o", "told.safetensors"]) == 0
+    assert main(["encode", "--level", "L3", *common, "--banned-by", "language-model", "-o", "asked.npy"]) == 0
+    told, asked = load_embedding("told.safetensors"), load_embedding("asked.npy")
+    encoder = LanguageModelEncoder(llm, templates=TEMPLATES)
+    assert told.encoder_id == encoder.id
+    assert torch.equal(told.vectors, encoder.encode([LEVELS["L3"]]).vectors)
+    assert not torch.equal(told.vectors, asked.vectors)
+    assert len(list((here / "cache").glob("*.safetensors"))) == 2
+    write_users(here / "users.csv", [LEVELS["L3"], LEVELS["L4"]])
+    templates = ["--templates", str(TEMPLATES), "--banned-by", "profile"]
+    assert main(["encode", "--users", "users.csv", *common, *templates, "-o", "both.safetensors"]) == 0
+    assert torch.equal(load_embedding("both.safetensors").vectors[:1], told.vectors)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--llm", "nowhere"], "hf download"),
+        (["--cache", "cache"], "--llm"),
+        (["--banned-by", "profile"], "--llm"),
+        (["--device", "cpu"], "--llm"),
+        (["--templates", "t"], "--llm"),
+    ],
+)
+def test_encoders_that_cannot_be(capsys, here, arguments, words):
+    assert words in fails(capsys, here, "encode", "--level", "L1", *arguments, "-o", "out.npy")
+
+
+def test_a_device_that_is_not_here(capsys, here, llm):
+    said = fails(capsys, here, "encode", "--level", "L1", "--llm", str(llm), "--device", "nonsense", "-o", "out.npy")
+    assert "--device" in said
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ("", "empty"),
+        ("{", "JSON"),
+        (json.dumps(SECRET)[:-9], "JSON"),
+        ("[" * 100_000, "JSON"),
+        ("[]", "object"),
+        (json.dumps(SECRET | {"Age": 200}), "Age"),
+        (json.dumps(SECRET | {"Age": -1}), "Age"),
+        (json.dumps(SECRET | {"Religion": "Pastafarian"}), "Religion"),
+        (json.dumps(SECRET | {"Banned_Categories": "spiders"}), "category"),
+        (json.dumps(SECRET | {"Banned_Categories": ["spiders"]}), "Banned_Categories"),
+        (json.dumps({key: SECRET[key] for key in ("Age", "Gender")}), "lacks"),
+    ],
+)
+def test_profiles_that_cannot_be(capsys, here, content, words):
+    (here / "me.json").write_text(content)
+    assert words in fails(capsys, here, "encode", "--profile", "me.json", "-o", "out.npy")
+
+
+def test_files_that_are_not_there(capsys, here):
+    assert "there.json" in fails(capsys, here, "encode", "--profile", "there.json", "-o", "out.npy")
+    assert "there.csv" in fails(capsys, here, "encode", "--users", "there.csv", "-o", "out.npy")
+    assert "there.bin" in fails(capsys, here, "convert", "there.bin", "out.safetensors")
+
+
+def test_outputs_that_cannot_be(capsys, here):
+    write_users(here / "users.csv", [LEVELS["L1"], LEVELS["L1"]])
+    write_users(here / "same.csv", [LEVELS["L1"], LEVELS["L1"]], with_ids=True)
+    (here / "me.json").write_text(json.dumps({**SECRET, "User_ID": None}))
+    assert ".safetensors" in fails(capsys, here, "encode", "--users", "users.csv", "-o", "out.npy")
+    assert "User_ID" in fails(capsys, here, "encode", "--users", "same.csv", "-o", "folder")
+    assert "User_ID" in fails(capsys, here, "encode", "--profile", "me.json", "-o", "folder")
+    assert "-o" in fails(capsys, here, "encode", "--level", "L1", "-o", "out.bin")
+    assert "NUL" in fails(capsys, here, "encode", "--level", "L1", "-o", "o\0ut.npy")
+    assert "written" in fails(capsys, here, "encode", "--level", "L1", "-o", "me.json/out.npy")
+
+
+@pytest.fixture
+def adapter(here):
+    """An adapter with numbers that half precision holds, in both published formats."""
+    adapter = random_adapter((32, 64), 48, 35).half().float()
+    torch.save(published_layout(adapter), here / "in.bin")
+    save_adapter(adapter, here / "in.safetensors")
+    return adapter
+
+
+@pytest.mark.parametrize("name", ["in.bin", "in.safetensors"])
+def test_convert(adapter, here, name):
+    before = (here / name).read_bytes()
+    assert main(["convert", name, "out.safetensors", "--encoder-id", "some-encoder"]) == 0
+    converted = load_adapter("out.safetensors")
+    assert converted.encoder_id == "some-encoder"
+    assert all(torch.equal(value, adapter.state_dict()[key]) for key, value in converted.state_dict().items())
+    assert (here / name).read_bytes() == before
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_convert_changes_the_precision_only_where_it_is_told_to(adapter, dtype):
+    assert main(["convert", "in.bin", "out.safetensors", "--dtype", dtype]) == 0
+    assert {value.dtype for value in load_file("out.safetensors").values()} == {getattr(torch, dtype)}
+    assert main(["convert", "out.safetensors", "again.safetensors"]) == 0
+    first, again = load_file("out.safetensors"), load_file("again.safetensors")
+    assert all(torch.equal(first[key], again[key]) and first[key].dtype == again[key].dtype for key in first)
+
+
+def test_convert_replaces_only_where_it_is_told_to(adapter, capsys, here):
+    (here / "out.safetensors").write_text("precious")
+    assert "--force" in fails(capsys, here, "convert", "in.bin", "out.safetensors")
+    assert main(["convert", "in.bin", "out.safetensors", "--force"]) == 0
+    assert load_adapter("out.safetensors").layer_widths == (32, 64)
+
+
+def test_convert_never_replaces_its_input(adapter, capsys, here):
+    (here / "link.safetensors").symlink_to("in.safetensors")
+    for output in ("in.safetensors", "./in.safetensors", str(here / "in.safetensors"), "link.safetensors"):
+        assert "input" in fails(capsys, here, "convert", "in.safetensors", output, "--force")
+
+
+def test_convert_refuses_what_is_no_adapter(adapter, capsys, here):
+    (here / "evil.bin").write_bytes(hostile_pickle(here / "ran"))
+    (here / "cut.bin").write_bytes((here / "in.bin").read_bytes()[:-100])
+    assert ".safetensors" in fails(capsys, here, "convert", "in.bin", "out.bin")
+    assert "code" in fails(capsys, here, "convert", "evil.bin", "out.safetensors")
+    assert "cut.bin" in fails(capsys, here, "convert", "cut.bin", "out.safetensors")
+    assert not (here / "ran").exists()
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["encode"], ["encode", "--level", "L9", "-o", "x.npy"]])
+def test_a_command_line_that_cannot_be_is_explained(capsys, arguments):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "usage: psa" in capsys.readouterr().err
+
+
+COMMANDS = {"module": [sys.executable, "-m", "psa_core.cli"], "script": [str(Path(sys.executable).parent / "psa")]}
+
+
+@pytest.mark.parametrize("way", COMMANDS)
+def test_as_a_process(way, here):
+    command = COMMANDS[way]
+    if way == "script" and not Path(command[0]).exists():
+        pytest.skip("the package is not installed in this environment, so there is no command psa")
+
+    def run(*arguments):
+        return subprocess.run([*command, *arguments], capture_output=True, text=True, cwd=here)
+
+    shown = run("--help")
+    assert shown.returncode == 0 and "encode" in shown.stdout and "convert" in shown.stdout
+    assert run("encode", "--level", "L5", "-o", "out.npy").returncode == 0
+    (here / "me.json").write_text(json.dumps(SECRET | {"Age": 200}))
+    (here / "evil.bin").write_bytes(hostile_pickle(here / "ran"))
+    before = files(here)
+    for arguments in (("encode", "--profile", "me.json", "-o", "out.npy"), ("convert", "evil.bin", "out.safetensors")):
+        failed = run(*arguments)
+        assert failed.returncode == 2
+        assert failed.stdout == "" and failed.stderr.startswith("psa: ") and failed.stderr.count("\n") == 1
+        assert "200" not in failed.stderr
+    assert files(here) == before and not (here / "ran").exists()
