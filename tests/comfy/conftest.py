@@ -1,0 +1,72 @@
+"""A real ComfyUI for the tests: its servers, and small models that it takes for SD1.5 and SDXL."""
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from small_models import add_models
+
+from psa_core.checkpoints import small_unet, write_checkpoint
+from psa_core.comfy_server import ComfyServer, ComfyUI, find_comfyui
+
+SUPPORT = Path(__file__).parents[1] / "support"
+
+
+@pytest.fixture(scope="session")
+def comfy() -> ComfyUI:
+    """The ComfyUI of this machine; a test that needs it is skipped where there is none."""
+    found = find_comfyui()
+    if found is None:
+        pytest.skip("no ComfyUI was found; set COMFYUI_PATH to its folder (and COMFYUI_PYTHON to its Python)")
+    return found
+
+
+@pytest.fixture(scope="session")
+def sd15_checkpoint(tmp_path_factory) -> Path:
+    return _checkpoint("sd15", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def sdxl_checkpoint(tmp_path_factory) -> Path:
+    """2.1 GB: made when the first test asks for it."""
+    return _checkpoint("sdxl", tmp_path_factory)
+
+
+def _checkpoint(family: str, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoints") / f"{family}.safetensors"
+    write_checkpoint(path, small_unet(family))
+    return path
+
+
+@pytest.fixture(scope="session")
+def server(comfy, sd15_checkpoint, tmp_path_factory) -> Iterator[ComfyServer]:
+    """One server for all tests that need nothing special: `sd15.safetensors`, and `psa.safetensors` to go with it."""
+    base = tmp_path_factory.mktemp("comfyui")
+    add_models(base, sd15_checkpoint)
+    with ComfyServer(comfy, base) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def comfy_python(comfy) -> Callable[..., str]:
+    """Runs a script by ComfyUI's Python in ComfyUI's folder, `tests/support` being importable; returns what it printed.
+
+    The script calls `start_comfyui()` (tests/support/in_comfyui.py) before it imports ComfyUI's modules.
+    """
+
+    def run(script: Path, *arguments: object, timeout: float = 600) -> str:
+        result = subprocess.run(
+            [comfy.python, script, *map(str, arguments)],
+            cwd=comfy.folder,
+            env={**os.environ, "PYTHONPATH": str(SUPPORT)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        assert result.returncode == 0, f"{script.name} ended with {result.returncode}:\n{result.stderr[-6000:]}"
+        return result.stdout
+
+    return run
