@@ -18,14 +18,21 @@ _UNCONDITIONAL = 1  # in `cond_or_uncond`; 0 is the positive prompt, what lies a
 
 @dataclass(frozen=True)
 class Site:
-    """One cross-attention, by ComfyUI's name for its block, and its sizes."""
+    """One cross-attention, by ComfyUI's name for its block, and its module."""
 
     block: str
     number: int
     index: int  # among the block's transformers
     alone: bool  # it is the block's only transformer
-    width: int
-    context_dim: int
+    attention: Any
+
+    @property
+    def width(self) -> int:
+        return self.attention.to_q.out_features
+
+    @property
+    def context_dim(self) -> int:
+        return self.attention.to_k.in_features
 
 
 def cross_attention_sites(unet: Any) -> list[Site]:
@@ -57,8 +64,7 @@ def _in(block: Any, name: str, number: int) -> Iterator[Site]:
     for transformer in transformers:
         depth = len(transformer.transformer_blocks)
         for index, inner in enumerate(transformer.transformer_blocks):
-            attention = inner.attn2
-            yield Site(name, number, index, depth == 1, attention.to_q.out_features, attention.to_k.in_features)
+            yield Site(name, number, index, depth == 1, inner.attn2)
 
 
 class BatchRows:
@@ -66,19 +72,26 @@ class BatchRows:
 
     ComfyUI batches whole copies of the latents, one for each entry of `cond_or_uncond`. In a
     conditional copy, row i takes profile i mod P; in an unconditional one, the row behind the last
-    profile, which holds `user_proj(zeros)`.
+    profile, which holds `user_proj(zeros)`. Tiled-diffusion packs batch several tiles, each with all
+    its copies: more rows than latents and copies account for, in the same order over and over.
     """
 
     def __init__(self, profiles: int) -> None:
         self.profiles = profiles
 
-    def __call__(self, cond_or_uncond: Sequence[int], batch: int) -> list[int]:
-        copy_size = batch // len(cond_or_uncond)
-        return [
+    def __call__(self, cond_or_uncond: Sequence[int], batch: int, latents: int) -> list[int]:
+        """`batch` rows for `latents` latents a copy, as ComfyUI counts them before any pack does."""
+        copies = len(cond_or_uncond)
+        # A pack may run a part of the batch in whole copies; and of a single latent's tiles in a
+        # single copy there is nothing to tell apart.
+        if batch % (copies * latents) or copies * latents == 1:
+            latents = batch // copies
+        rows = [
             self.profiles if kind == _UNCONDITIONAL else row % self.profiles
             for kind in cond_or_uncond
-            for row in range(copy_size)
+            for row in range(latents)
         ]
+        return rows * (batch // len(rows))
 
 
 class SigmaRange:
@@ -135,8 +148,7 @@ class UserAttention:
         out = self._attention(q, k, v, extra_options)
         if self.active is not None and extra_options.get("sigmas") not in self.active:
             return out
-        user = self._contribution(q, extra_options.get("cond_or_uncond", _CONDITIONAL_ONLY))
-        return out + user_attention(q, user, extra_options["n_heads"])
+        return out + user_attention(q, self._contribution(q, extra_options), extra_options["n_heads"])
 
     def _attention(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra_options: dict) -> torch.Tensor:
         if self.previous is not None:
@@ -158,12 +170,15 @@ class UserAttention:
                 out = out + callback(out, q, k, v, extra_options, **kwargs)
         return out.to(q.dtype)
 
-    def _contribution(self, q: torch.Tensor, cond_or_uncond: Sequence[int]) -> UserKeyValue:
+    def _contribution(self, q: torch.Tensor, extra_options: dict) -> UserKeyValue:
         """The table's rows for this batch, where and as `q` is; made once, not once a step."""
-        key = (*cond_or_uncond, q.shape[0], q.device, q.dtype)
+        cond_or_uncond = extra_options.get("cond_or_uncond", _CONDITIONAL_ONLY)
+        batch = q.shape[0]
+        latents = len(extra_options["sigmas"]) if "sigmas" in extra_options else batch // len(cond_or_uncond)
+        key = (*cond_or_uncond, batch, latents, q.device, q.dtype)
         if key not in self._gathered:
             with torch.inference_mode(False):  # usable with gradients on, too
-                rows = torch.tensor(self.rows(cond_or_uncond, q.shape[0]))
+                rows = torch.tensor(self.rows(cond_or_uncond, batch, latents))
                 self._gathered[key] = self.table[rows].to(q.device, q.dtype)
         return self._gathered[key]
 

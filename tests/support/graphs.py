@@ -1,7 +1,11 @@
 """Prompt graphs in ComfyUI's API format in a few lines, and what a server draws from them."""
 
+import json
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
@@ -11,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load as load_safetensors
 
 from psa_core.comfy_server import ComfyServer
+from psa_core.errors import PSAError
 
 Link = list  # [node id, number of its output], as the API format has it
 PROFILE_WIDGETS = {
@@ -44,7 +49,7 @@ class Graph:
         return [node, 0]
 
     def sample(self, model: Link, latent: Link, **settings: Any) -> Link:
-        widgets = {"seed": 1, "steps": 2, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+        widgets = {"seed": 1, "steps": 2, "cfg": 7.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
         return self.add(
             "KSampler",
             model=model,
@@ -52,6 +57,25 @@ class Graph:
             negative=self.negative,
             latent_image=latent,
             **widgets | settings,
+        )
+
+    def sample_steps(self, model: Link, latent: Link, first: int, last: int, steps: int = 3) -> Link:
+        """A part of sampling: steps `first` to `last` of the simple scheduler's `steps`."""
+        return self.add(
+            "KSamplerAdvanced",
+            model=model,
+            positive=self.positive,
+            negative=self.negative,
+            latent_image=latent,
+            add_noise="enable" if first == 0 else "disable",
+            noise_seed=1,
+            steps=steps,
+            cfg=7.0,
+            sampler_name="euler",
+            scheduler="simple",
+            start_at_step=first,
+            end_at_step=last,
+            return_with_leftover_noise="enable" if last < steps else "disable",
         )
 
 
@@ -154,22 +178,78 @@ class Drawing:
     latents: torch.Tensor
     pictures: np.ndarray
     files: list[bytes]
-    prompt_id: str
-    ran: set[str] = field(default_factory=set)
+    ran: set[str]
 
 
-def draw(server: ComfyServer, graph: Graph, **queueing: Any) -> Drawing:
-    """Run a graph to its samples, and save and read back latents and pictures."""
+def draw(server: ComfyServer, graph: Graph, user: str | None = None) -> Drawing:
+    """Run a graph to its samples, and save and read back latents and pictures.
+
+    Args:
+        user: who queues it, by ComfyUI's user id, with `--multi-user`.
+
+    Raises:
+        PSAError: as `ComfyServer.run`.
+    """
+    save(graph)
+    prompt_id = server.run(graph.prompt) if user is None else wait(server, queue_as(server, graph, user))
+    return drawing(server, prompt_id)
+
+
+def save(graph: Graph) -> None:
+    """Add the nodes that save a graph's samples, as latents and as pictures."""
     images = graph.add("VAEDecode", samples=graph.samples, vae=graph.vae)
     graph.add("SaveImage", images=images, filename_prefix="test")
     graph.add("SaveLatent", samples=graph.samples, filename_prefix="test")
-    ran: set[str] = set()
-    prompt_id = server.run(graph.prompt, on_progress=lambda name, *_: ran.add(name), **queueing)
-    outputs = server.history(prompt_id)["outputs"].values()
+
+
+def drawing(server: ComfyServer, prompt_id: str) -> Drawing:
+    """What a finished prompt drew."""
+    history = server.history(prompt_id)
+    outputs = history["outputs"].values()
     files = [server.image(**image) for entry in outputs for image in entry.get("images", ())]
     (latents,) = (load_safetensors(server.image(**file)) for entry in outputs for file in entry.get("latents", ()))
-    pictures = np.stack([np.asarray(Image.open(BytesIO(file)).convert("RGB"), dtype=np.float32) / 255 for file in files])
-    return Drawing(latents["latent_tensor"], pictures, files, prompt_id, ran)
+    pictures = [np.asarray(Image.open(BytesIO(file)).convert("RGB"), dtype=np.float32) / 255 for file in files]
+    cached = {
+        node for kind, data in history["status"]["messages"] if kind == "execution_cached" for node in data["nodes"]
+    }
+    ran = {node["class_type"] for number, node in history["prompt"][2].items() if number not in cached}
+    return Drawing(latents["latent_tensor"], np.stack(pictures), files, ran)
+
+
+def queue_as(server: ComfyServer, graph: Graph, user: str) -> str:
+    """Queue a graph as one of ComfyUI's users; returns the prompt's id at once."""
+    status, answer = call(server, "/prompt", {"prompt": graph.prompt}, user)
+    report = json.loads(answer)
+    if status != 200:
+        raise PSAError(f"ComfyUI refused the workflow. {json.dumps(report['node_errors'])}")
+    return report["prompt_id"]
+
+
+def wait(server: ComfyServer, prompt_id: str, timeout: float = 120) -> str:
+    """Until a queued prompt is done; returns its id."""
+    deadline = time.monotonic() + timeout
+    while not (history := server.history(prompt_id)):
+        if time.monotonic() > deadline:
+            raise PSAError(f"The prompt was not done within {timeout:.0f} s.")
+        time.sleep(0.1)
+    for kind, data in history["status"]["messages"]:
+        if kind == "execution_error":
+            raise PSAError(f"{data['node_type']} failed: {data['exception_message'].strip()}")
+    return prompt_id
+
+
+def call(
+    server: ComfyServer, path: str, data: object = None, user: str | None = None, method: str | None = None
+) -> tuple[int, bytes]:
+    """One request to the server, `data` as JSON: the status and the body, whatever the status is."""
+    body = None if data is None else json.dumps(data).encode()
+    headers = {"Content-Type": "application/json"} | ({"comfy-user": user} if user else {})
+    request = urllib.request.Request(server.url + path, body, headers, method=method)
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as response:
+            return response.status, response.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
 
 
 def draw_all(server: ComfyServer, *graphs: Graph) -> list[Drawing]:
@@ -179,6 +259,11 @@ def draw_all(server: ComfyServer, *graphs: Graph) -> list[Drawing]:
 def same(a: Drawing, b: Drawing) -> bool:
     """Bit for bit."""
     return torch.equal(a.latents, b.latents) and np.array_equal(a.pictures, b.pictures)
+
+
+def close(a: Drawing, b: Drawing) -> bool:
+    """To one step of a saved picture: what another order of summation may change."""
+    return bool(np.abs(a.pictures - b.pictures).max() <= 1.001 / 255)
 
 
 def differ(a: Drawing, b: Drawing) -> bool:

@@ -1,6 +1,7 @@
 """Random model files for the small SD1.5 checkpoint, in the layouts that ComfyUI and other packs load."""
 
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -48,7 +49,7 @@ def write_controlnet(path: Path) -> None:
     for block in range(blocks):
         tensors |= _conv(f"zero_convs.{block}.0", generator, 320, 320, 1)
     tensors |= _conv("middle_block_out.0", generator, 320, 320, 1)
-    for number, (inputs, outputs) in enumerate(zip(_HINT_CHANNELS, _HINT_CHANNELS[1:], strict=False)):
+    for number, (inputs, outputs) in enumerate(pairwise(_HINT_CHANNELS)):
         tensors |= _conv(f"input_hint_block.{2 * number}", generator, outputs, inputs, 3)
     _save(tensors, path)
 

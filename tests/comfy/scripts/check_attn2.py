@@ -68,7 +68,8 @@ def predict(model, cond_or_uncond=(0,), rows=None, batch=1, sigma=1.0):
     dtype = unet.dtype
     extra = {"y": pooled[rows].to(dtype)} if unet.num_classes else {}
     options = dict(model.model_options["transformer_options"])
-    options |= {"cond_or_uncond": list(cond_or_uncond), "sigmas": torch.tensor([sigma])}
+    sigmas = torch.full((len(rows) // len(cond_or_uncond),), sigma)  # one for each latent, as the samplers do
+    options |= {"cond_or_uncond": list(cond_or_uncond), "sigmas": sigmas}
     with torch.inference_mode():
         return unet(
             latents[rows].to(dtype),
@@ -215,6 +216,16 @@ def check_rows_are_told_apart():
                 assert torch.allclose(together[row], alone[0], atol=1e-5), (kinds, row)
         assert torch.allclose(predict(singles[0], (1,)), predict(singles[1], (1,)), atol=1e-6)  # the same for everyone
         assert differ(predict(singles[0], (1,)), predict(model, (1,)))  # but not the plain model's
+
+
+def check_batches_are_read_as_samplers_and_tilers_make_them():
+    rows = attn2.BatchRows(profiles=2)
+    assert rows([0, 1], 4, latents=2) == [0, 1, 2, 2]
+    assert rows([1, 0], 6, latents=3) == [2, 2, 2, 0, 1, 0]
+    assert rows([0, 1], 8, latents=2) == [0, 1, 2, 2] * 2  # two tiles, each with its copies
+    assert rows([0, 1], 4, latents=1) == [0, 2] * 2
+    assert rows([0, 1], 4, latents=16) == [0, 1, 2, 2]  # two frames of sixteen
+    assert rows([0], 3, latents=1) == [0, 1, 0]
 
 
 def check_half_precision():
