@@ -2,9 +2,11 @@
 
 from .adapter import LoadAdapter, SaveAdapter
 from .apply import Apply
+from .dataset import LoadDataset
 from .embedding import Encode, LoadEmbedding, LoadEncoder
 from .grid import LabelGrid
 from .profile import LoadProfile, SaveProfile, UserProfile
+from .train import Train
 
 NODES = [
     UserProfile,
@@ -17,4 +19,6 @@ NODES = [
     SaveAdapter,
     Apply,
     LabelGrid,
+    LoadDataset,
+    Train,
 ]

@@ -1,4 +1,4 @@
-"""A training run as a picture: loss and accuracy over the steps."""
+"""A training run as a picture: loss, accuracy and drift over the steps."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,22 +15,32 @@ _MARGINS = (64, 30, 16, 30)  # left, top, right, bottom of a panel's axes
 Points = Sequence[tuple[float, float]]
 
 
-def training_plot(rows: Sequence[Mapping[str, float]], width: int = 768, height: int = 640) -> Image.Image:
-    """Loss above, implicit accuracy below: each step faintly, a moving average, and held-out splits as dots and lines.
+_PANELS: tuple[tuple[str, str, tuple[float, float] | None], ...] = (
+    ("preference_loss", "loss", None),
+    ("accuracy", "accuracy", (0.0, 1.0)),
+    ("winner_gap", "error on chosen pictures, above the base model's", None),
+)
+
+
+def training_plot(rows: Sequence[Mapping[str, float]], width: int = 768, height: int = 768) -> Image.Image:
+    """LPPD's loss, its accuracy, and the winner error against the reference's (rising: the run drifts to noise).
+
+    Each step faintly, a moving average over it, and held-out splits as lines with dots.
 
     Args:
-        rows: as `psa_core.training.read_metrics` returns them: `step`, `loss`, `accuracy` and, for
-            held-out splits, `{split}/loss`, `{split}/accuracy`.
-        width, height: of the RGB picture, in pixels; at least 200 each.
+        rows: as `psa_core.training.read_metrics` returns them: `step`, `preference_loss`, `accuracy`,
+            `winner_gap` and, for held-out splits, `{split}/preference_loss` and so on.
+        width, height: of the RGB picture, in pixels; at least 300 each.
 
     Raises:
         PSAError: for a smaller picture.
     """
-    if min(width, height) < 200:
-        raise PSAError("A training plot needs at least 200 x 200 pixels.")
+    if min(width, height) < 300:
+        raise PSAError("A training plot needs at least 300 x 300 pixels.")
     image = Image.new("RGB", (width, height), _BACKGROUND)
-    _draw_panel(image, (0, 0, width, height // 2), rows, "loss", None)
-    _draw_panel(image, (0, height // 2, width, height), rows, "accuracy", (0.0, 1.0))
+    for number, (metric, title, limits) in enumerate(_PANELS):
+        top, bottom = (height * edge // len(_PANELS) for edge in (number, number + 1))
+        _draw_panel(image, (0, top, width, bottom), rows, metric, title, limits)
     return image
 
 
@@ -49,6 +59,7 @@ def _draw_panel(
     box: tuple[int, int, int, int],
     rows: Sequence[Mapping[str, float]],
     metric: str,
+    title: str,
     limits: tuple[float, float] | None,
 ) -> None:
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(size=13)
@@ -68,15 +79,15 @@ def _draw_panel(
     for part in range(5):
         y = bottom - (bottom - top) * part / 4
         draw.line((left, y, right, y), fill=_FRAME)
-        draw.text((left - 6, y), f"{low + (high - low) * part / 4:.3g}", fill=_INK, font=font, anchor="rm")
+        draw.text((left - 6, y), f"{low + (high - low) * part / 4:.2g}", fill=_INK, font=font, anchor="rm")
     for part in range(3):
         x = left + (right - left) * part / 2
         draw.text((x, bottom + 6), f"{last * part / 2:.0f}", fill=_INK, font=font, anchor=("la", "ma", "ra")[part])
     _draw_line(draw, [place(point) for point in steps], _FAINT, 1)
     _draw_line(draw, [place(point) for point in average], _TRAINING, 2)
     x = left
-    for name, colour in zip([metric, *held_out], [_TRAINING, *_HELD_OUT], strict=False):
-        text = name.removesuffix(f"/{metric}")
+    names = [title, *(key.removesuffix(f"/{metric}") for key in held_out)]
+    for text, colour in zip(names, [_TRAINING, *_HELD_OUT], strict=False):
         draw.text((x, top - 8), text, fill=colour, font=font, anchor="ls")
         x += font.getlength(text) + 16
     for points, colour in zip(held_out.values(), _HELD_OUT, strict=False):

@@ -1,15 +1,16 @@
 """The trainer: LPPD over a Denoiser, with exact resume and any number of processes."""
 
 import logging
-import warnings
+import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from ..adapter import PSAAdapter
 from ..adapter_files import load_adapter, save_adapter
@@ -177,10 +178,11 @@ class Trainer:
         self._watch = WinnerWatch(config.winner_rise_limit)
         if config.reference_draws:
             self._compute_reference_errors()
-        self._loader = self._make_loader()
         if state:
             self._restore(state)
-        self._batches = iter(self._loader)
+        elif self._accelerator.is_main_process:  # a new run: what an earlier one left here is not its best
+            (self.folder / "best.safetensors").unlink(missing_ok=True)
+        self._batches = self._make_loader()
         self._wrapped = self._accelerator.prepare(self._policy)
         if self._accelerator.is_main_process:
             self._metrics_log = MetricsLog(self.folder, self._step, config.tensorboard)
@@ -200,9 +202,8 @@ class Trainer:
                 layer.to_k_user.requires_grad_(False)
         return adapter
 
-    def _make_loader(self):
-        from torchdata.stateful_dataloader import StatefulDataLoader
-
+    def _make_loader(self) -> Iterator[dict[str, Any]]:
+        """The endless batches from where the run stands: the step says how many were taken, so none is saved."""
         batches = PairBatches(
             self.pairs.bucket_ids,
             self.config.batch_size,
@@ -211,11 +212,11 @@ class Trainer:
             self._accelerator.num_processes,
             self.config.reference_draws,
         )
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*set_vital", category=UserWarning)  # torchdata's own business
-            return StatefulDataLoader(
-                self.pairs, batch_sampler=batches, num_workers=self.config.workers, generator=torch.Generator()
-            )
+        batches.load_state_dict({"given": self._step * self._accumulation * self._accelerator.num_processes})
+        loader = DataLoader(
+            self.pairs, batch_sampler=batches, num_workers=self.config.workers, generator=torch.Generator()
+        )
+        return iter(loader)
 
     @torch.no_grad()
     def _compute_reference_errors(self) -> None:
@@ -252,7 +253,6 @@ class Trainer:
     def _run(self, callback: Callback | None) -> TrainResult:
         config, pace = self.config, Pace(self.config.effective_batch_size)
         while self._step < config.steps and not self._end:
-            position = self._loader.state_dict()
             pace.start()
             self._updating = False
             try:
@@ -261,7 +261,7 @@ class Trainer:
                 raise
             except BaseException:  # a cancel from inside the model: drop the unfinished step, keep the rest
                 if not self._updating:
-                    self._save(position)
+                    self._save()
                 raise
             metrics |= pace.step(config.steps - self._step)
             message = self._watch.update(metrics)
@@ -444,7 +444,7 @@ class Trainer:
     def _state_path(self) -> Path:
         return self.folder / "state.pt"
 
-    def _save(self, position: dict[str, Any] | None = None) -> None:
+    def _save(self) -> None:
         if not self._accelerator.is_main_process:
             return
         state = {
@@ -458,7 +458,6 @@ class Trainer:
             "adapter": self._policy.adapter.state_dict(),
             "average": self._average,
             "optimizer": self._optimizer.state_dict(),
-            "loader": position or self._loader.state_dict(),
         }
         self._write_adapter("last.safetensors")
         save_state(self._state_path, state)
@@ -469,7 +468,6 @@ class Trainer:
         self._policy.adapter.load_state_dict(state["adapter"])
         self._average = [value.to(self.denoiser.device) for value in state["average"]]
         self._optimizer.load_state_dict(state["optimizer"])
-        self._loader.load_state_dict(state["loader"])
 
     def _check_same_run(self, state: dict[str, Any]) -> None:
         now, then = self.config.to_dict(), state["config"]
@@ -503,17 +501,42 @@ class _Rows:
     embeddings: torch.Tensor
 
 
-def make_accelerator():
-    """Accelerate's view of the processes. Precision and devices stay with the denoiser.
+class OneProcess:
+    """What the trainer asks of Accelerate, answered for one process: so training there needs no further package."""
+
+    process_index, num_processes, is_main_process = 0, 1, True
+
+    @property
+    def device(self) -> torch.device:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+    def wait_for_everyone(self) -> None:
+        pass
+
+    def prepare(self, module: nn.Module) -> nn.Module:
+        return module
+
+    def no_sync(self, _module: nn.Module) -> AbstractContextManager:
+        return nullcontext()
+
+    def reduce(self, tensor: torch.Tensor, _how: str) -> torch.Tensor:
+        return tensor
+
+
+def make_accelerator() -> Any:
+    """Accelerate's view of the processes, or `OneProcess`. Precision and devices stay with the denoiser.
 
     Raises:
-        PSAError: where the packages for training are not installed, or the launch is one that is not supported.
+        PSAError: where Accelerate is missing in a launch of several, or the launch is one that is not supported.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return OneProcess()
     try:
-        import torchdata.stateful_dataloader  # noqa: F401
         from accelerate import Accelerator, DistributedType
     except ImportError:
-        raise PSAError("Training needs accelerate and torchdata: pip install accelerate torchdata.") from None
+        raise PSAError("Training in several processes needs accelerate: pip install accelerate.") from None
     accelerator = Accelerator(mixed_precision="no", device_placement=False)
     kinds = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
     if accelerator.distributed_type not in kinds:

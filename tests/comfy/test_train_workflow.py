@@ -1,0 +1,69 @@
+"""The shipped workflow "train an adapter", run in a real ComfyUI with small numbers."""
+
+import json
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_training import write_split
+
+from psa_core import load_adapter
+from psa_core.training import read_metrics
+from psa_core.workflow_format import ui_to_api
+
+WORKFLOW = Path(__file__).parents[2] / "workflows" / "psa_train_sd15.json"
+STEPS = 6
+SMALL = {  # node class -> inputs that make the run a short one
+    "CheckpointLoaderSimple": {"ckpt_name": "sd15.safetensors"},
+    "PSALoadDataset": {"folder": "train-workflow"},
+    "PSATrain": {"steps": STEPS, "learning_rate": 1e-2, "batch_size": 1, "resolution": 64, "preview_every": 3},
+    "EmptyLatentImage": {"width": 64, "height": 64},
+    "KSampler": {"steps": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def prompt(server) -> dict[str, dict]:
+    """The workflow as the server takes it."""
+    folder = server.base / "input" / "train-workflow"
+    write_split(folder, "train", range(0, 4), 6)
+    write_split(folder, "val", range(4, 6), 3)
+    prompt = ui_to_api(json.loads(WORKFLOW.read_text(encoding="utf-8")), server.object_info())
+    for node in prompt.values():
+        node["inputs"] |= SMALL.get(node["class_type"], {})
+    return prompt
+
+
+@pytest.fixture(scope="module")
+def outputs(server, prompt) -> dict[str, list[dict]]:
+    """What each node showed when the workflow was run, by its title."""
+    titles = {str(node["id"]): node.get("title", node["type"]) for node in json.loads(WORKFLOW.read_text())["nodes"]}
+    return {titles[node]: shown for node, shown in server.queue(prompt).items()}
+
+
+def pixels(server, entry: dict) -> np.ndarray:
+    (image,) = entry["images"]
+    return np.asarray(Image.open(BytesIO(server.image(**image))).convert("RGB"), dtype=np.float32)
+
+
+def test_it_trains_and_keeps_the_adapter(server, prompt, outputs):
+    (train,) = (node["inputs"] for node in prompt.values() if node["class_type"] == "PSATrain")
+    run = server.base / "output" / "psa_training" / train["run_name"]
+    assert [row["step"] for row in read_metrics(run)] == list(range(1, STEPS + 1))
+    (save,) = (node["inputs"] for node in prompt.values() if node["class_type"] == "PSASaveAdapter")
+    kept = load_adapter(server.base / "models" / "psa_adapters" / f"{save['name']}.safetensors")
+    assert kept.training_summary["pairs"] == 6 and kept.encoder_id == "structured-v1"
+    assert any(layer.to_v_user[0].weight.any() for layer in kept.psa_adapter)
+
+
+def test_it_shows_the_pairs_and_the_curves(server, outputs):
+    for title in ("Pairs to learn from", "Pairs to measure on", "The curves"):
+        assert np.ptp(pixels(server, outputs[title])) > 100, title
+
+
+def test_it_draws_other_pictures_for_l0_and_l5(server, outputs):
+    grid = pixels(server, outputs["L0 and L5"])
+    one, other = grid[-64:, :64], grid[-64:, -64:]
+    assert min(one.std(), other.std()) > 2 < np.abs(one - other).mean()
