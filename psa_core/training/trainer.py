@@ -531,7 +531,8 @@ def make_accelerator() -> Any:
     Raises:
         PSAError: where Accelerate is missing in a launch of several, or the launch is one that is not supported.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes == 1:
         return OneProcess()
     try:
         from accelerate import Accelerator, DistributedType
@@ -543,6 +544,11 @@ def make_accelerator() -> Any:
         raise PSAError(
             f"Training runs in one process or under data parallelism, not under {accelerator.distributed_type.value}. "
             "Choose 'multi-GPU' or 'multi-CPU' in accelerate config."
+        )
+    if accelerator.num_processes != processes:  # each would take itself for the only one, in one run folder
+        raise PSAError(
+            f"{processes} processes were launched, but Accelerate sees {accelerator.num_processes}. On a machine "
+            "without a GPU, set ACCELERATE_USE_CPU=true."
         )
     return accelerator
 

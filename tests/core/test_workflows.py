@@ -10,7 +10,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "workflows"
-NAMES = ["psa_levels_sd15", "psa_published_weights", "psa_sd15_basic", "psa_sdxl_basic"]
+NAMES = ["psa_levels_sd15", "psa_published_weights", "psa_sd15_basic", "psa_sdxl_basic", "psa_train_sd15"]
 STOCK = {
     "CLIPTextEncode",
     "CheckpointLoaderSimple",
@@ -18,12 +18,16 @@ STOCK = {
     "KSampler",
     "LatentBatchSeedBehavior",
     "MarkdownNote",
+    "PreviewImage",
     "PrimitiveInt",
     "SaveImage",
     "VAEDecode",
 }
 OURS = set(re.findall(r'node_id="(PSA\w+)"', "".join(path.read_text("utf-8") for path in ROOT.glob("nodes/*.py"))))
-WITH_CONTROL_AFTER_GENERATE = {"KSampler", "PrimitiveInt"}  # one more saved value than inputs: what a seed does next
+WITH_CONTROL_AFTER_GENERATE = {
+    "KSampler",
+    "PrimitiveInt",
+}  # one more saved value than inputs: what a seed does next
 TITLE_HEIGHT = 30  # above a node's saved position
 THUMBNAIL_BYTES = 150_000
 
@@ -109,7 +113,8 @@ def test_sockets_are_connected_but_for_optional_ones(workflow):
         for entry in node.get("inputs", [])
         if entry.get("link") is None and "widget" not in entry
     }
-    assert loose <= {("PSAEncode", name) for name in ("encoder", *(f"profile_{number}" for number in range(2, 9)))}
+    optional = {("PSAEncode", name) for name in ("encoder", *(f"profile_{number}" for number in range(2, 9)))}
+    assert loose <= optional | {("PSATrain", "encoder")}
 
 
 def test_every_widget_has_a_value(workflow):
@@ -124,7 +129,7 @@ def test_every_widget_has_a_value(workflow):
 def test_nothing_is_muted_or_left_to_chance(workflow):
     assert {node["mode"] for node in workflow["nodes"]} == {0}
     for kind in WITH_CONTROL_AFTER_GENERATE:
-        assert {node["widgets_values"][1] for node in of_type(workflow, kind)} <= {"fixed"}
+        assert all("fixed" in node["widgets_values"] for node in of_type(workflow, kind)), kind
 
 
 def test_no_nodes_overlap(workflow):
@@ -145,7 +150,7 @@ def test_every_node_but_a_note_lies_in_one_titled_group(workflow):
 
 
 def test_a_note_explains_each_workflow(workflow):
-    text = only(workflow, "MarkdownNote")["widgets_values"][0]
+    text = of_type(workflow, "MarkdownNote")[0]["widgets_values"][0]
     assert "models/checkpoints" in text and "models/psa_adapters" in text
 
 
@@ -195,3 +200,17 @@ def test_published_weights_are_read_as_they_were_trained():
     encoder = source(workflow, only(workflow, "PSAEncode"), "encoder")
     assert encoder["widgets_values"][:2] == ["Qwen2.5-7B-Instruct", "published"]
     assert only(workflow, "PSALoadAdapter")["widgets_values"] == ["psa_adapter.bin"]
+
+
+def test_what_was_trained_is_kept_and_drawn_for_both_ends_of_the_scale():
+    workflow = read("psa_train_sd15")
+    train, encode = only(workflow, "PSATrain"), only(workflow, "PSAEncode")
+    splits = [source(workflow, train, name)["widgets_values"][1] for name in ("dataset", "held_out")]
+    assert splits == ["train", "val"]
+    assert source(workflow, only(workflow, "PSASaveAdapter"), "adapter") is train
+    assert source(workflow, only(workflow, "PSAApply"), "adapter") is train
+    assert source(workflow, only(workflow, "PreviewImage"), "images") is train
+    levels = [source(workflow, encode, name)["widgets_values"][0] for name in ("profile", "profile_2")]
+    assert levels == ["L0", "L5"] == only(workflow, "PSALabelGrid")["widgets_values"][0].splitlines()
+    assert only(workflow, "EmptyLatentImage")["widgets_values"][2] == len(levels)
+    assert source(workflow, only(workflow, "KSampler"), "latent_image")["type"] == "LatentBatchSeedBehavior"

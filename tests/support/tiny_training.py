@@ -35,6 +35,7 @@ from psa_core.training import (
     fill_cache,
     read_split,
 )
+from psa_core.training.objective import NoiseSchedule
 from psa_core.training.trainer import make_accelerator
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
@@ -166,6 +167,27 @@ def denoiser(prediction_type: str = "epsilon") -> DiffusersDenoiser:
     return DiffusersDenoiser(golden_unet(), alphas_cumprod(), prediction_type, id="golden")
 
 
+def trained_denoiser(data: Path, steps: int = 600) -> DiffusersDenoiser:
+    """The golden UNet as a base model of the squares: trained on the split `train`, both pictures of a pair.
+
+    With random weights any adapter lowers the error; only a trained base shows what an adapter spoils.
+    """
+    pairs = dataset(data, "train", TrainConfig.from_dict(QUICK))
+    latents = torch.cat([pairs[i, 0, 0]["latents"] for i in range(len(pairs))])
+    texts, schedule = encode_texts(list(CAPTIONS))["text"], NoiseSchedule(alphas_cumprod())
+    unet, generator = golden_unet(), torch.Generator().manual_seed(0)
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-3)
+    for _ in range(steps):
+        rows, text_rows = (torch.randint(len(of), (16,), generator=generator) for of in (latents, texts))
+        noise = torch.randn(latents[rows].shape, generator=generator)
+        timesteps = torch.randint(1000, (16,), generator=generator)
+        prediction = unet(schedule.noisy(latents[rows], noise, timesteps), timesteps, texts[text_rows]).sample
+        (prediction - noise).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return DiffusersDenoiser(unet, alphas_cumprod(), id="golden, trained")
+
+
 def encoders(text_width: int = 64) -> tuple[ImageEncoder, TextEncoder]:
     return ImageEncoder("toy-vae", encode_images), TextEncoder(
         "toy-text", lambda texts: encode_texts(texts, text_width)
@@ -179,10 +201,12 @@ def dataset(folder: Path, name: str, config: TrainConfig, **options) -> PairData
     return PairDataset(split, cache, config, images, texts, encode_users(split, StructuredEncoder()), **options)
 
 
-def trainer(folder: Path, run: Path, held_out: tuple[str, ...] = (), **settings) -> Trainer:
+def trainer(
+    folder: Path, run: Path, held_out: tuple[str, ...] = (), base: DiffusersDenoiser | None = None, **settings
+) -> Trainer:
     config = TrainConfig.from_dict({**QUICK, **settings})
     held = {name: dataset(folder, name, config, held_out=True) for name in held_out}
-    return Trainer(config, denoiser(), dataset(folder, "train", config), run, held)
+    return Trainer(config, base or denoiser(), dataset(folder, "train", config), run, held)
 
 
 def main() -> None:

@@ -49,13 +49,13 @@ def train(*arguments) -> int:
     return command.run(parser.parse_args([str(argument) for argument in arguments]))
 
 
-def launch(*arguments, processes: int | None = None) -> subprocess.Popen:
+def launch(*arguments, processes: int | None = None, environment: dict | None = None) -> subprocess.Popen:
     head = [sys.executable, tiny_training.__file__]
     if processes:
-        launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1"]
-        options = ["--num_processes", str(processes), "--mixed_precision", "no", "--dynamo_backend", "no"]
-        head = [*launcher, *options, "--main_process_port", "0", tiny_training.__file__]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
+        # What `accelerate launch` does for several GPUs; its own way to several CPUs needs MPI.
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        head = [*launcher, "--nproc_per_node", str(processes), tiny_training.__file__]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"} | (environment or {})
     command_line = [*head, "train", "--config", *map(str, arguments)]
     return subprocess.Popen(command_line, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -123,6 +123,13 @@ def test_two_processes_train_the_same_adapter_and_resume(place):
     for name in ("loss", "winner_error", "gradient_norm"):
         assert [row[name] for row in rows[0]] == pytest.approx([row[name] for row in rows[1]], rel=1e-3)
     assert rows[0][-1]["val/loss"] == pytest.approx(rows[1][-1]["val/loss"], rel=1e-3)
+
+
+def test_processes_that_do_not_see_each_other_are_refused(place):
+    path = run_file(place, "apart", steps=2)
+    output, _ = (process := launch(path, processes=2, environment={"ACCELERATE_USE_CPU": "false"})).communicate()
+    assert process.returncode != 0 and "ACCELERATE_USE_CPU=true" in output
+    assert not (place / "apart" / "state.pt").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

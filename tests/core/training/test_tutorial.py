@@ -1,0 +1,84 @@
+"""docs/training.md: its settings are the trainer's, its examples run, and its links lead somewhere."""
+
+import argparse
+import dataclasses
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tiny_training import write_model
+
+from psa_core import load_adapter
+from psa_core.training import PRESETS, TrainConfig, command, read_metrics
+from psa_core.training.config import read_toml
+
+DOCS = Path(__file__).parents[3] / "docs"
+TUTORIAL = (DOCS / "training.md").read_text(encoding="utf-8")
+
+
+def section(title: str) -> str:
+    return re.split(r"\n##+ ", TUTORIAL.split(f"## {title}\n", 1)[1], maxsplit=1)[0]
+
+
+def block(language: str) -> str:
+    (code,) = re.findall(rf"```{language}\n(.*?)```", TUTORIAL, re.DOTALL)
+    return code
+
+
+def rows(table: str) -> dict[str, list[str]]:
+    """A table's cells by the word that its first column has in backquotes."""
+    lines = re.findall(r"^\| `(\w+)` \|(.*)\|$", table, re.MULTILINE)
+    return {name: [cell.strip() for cell in rest.split("|")] for name, rest in lines}
+
+
+def settings(cells: dict[str, str], tmp_path: Path) -> TrainConfig:
+    """The settings whose values are written in `cells`, as TOML."""
+    path = tmp_path / "settings.toml"
+    path.write_text("\n".join(f"{name} = {cell.strip('`')}" for name, cell in cells.items() if cell))
+    return TrainConfig.from_dict(read_toml(path))
+
+
+def test_the_settings_table_is_the_configs(tmp_path):
+    table = rows(section("All settings"))
+    assert list(table) == [field.name for field in dataclasses.fields(TrainConfig)]
+    assert settings({name: cells[0] for name, cells in table.items()}, tmp_path) == TrainConfig()
+    recommended = {"preset": '"published"', **{name: cells[1] for name, cells in table.items() if cells[1]}}
+    stated = dataclasses.replace(settings(recommended, tmp_path), preset="recommended")
+    assert stated == TrainConfig.from_dict({"preset": "recommended"})
+
+
+def test_the_presets_are_told(tmp_path):
+    text = section("Presets")
+    assert set(PRESETS) == set(re.findall(r"`((?:published|recommended)(?:-sdxl)?)`", text))
+    sdxl = {name: cell for name, (cell,) in rows(text).items() if name not in PRESETS}
+    for kind in ("published", "recommended"):
+        stated = settings({"preset": f'"{kind}"', **sdxl}, tmp_path)
+        assert dataclasses.replace(stated, preset=f"{kind}-sdxl") == TrainConfig.from_dict({"preset": f"{kind}-sdxl"})
+
+
+def test_the_practice_set_and_the_run_file_train(tmp_path):
+    """As written, but for fewer steps, on a small model in the place of the real one."""
+    subprocess.run([sys.executable, "-c", block("python")], cwd=tmp_path, check=True, timeout=120)
+    write_model(tmp_path / "models" / "stable-diffusion-v1-5", "sd15")
+    run_file = block("toml").replace("steps = 500\nevaluate_every = 50", "steps = 2\nevaluate_every = 2")
+    assert "steps = 2" in run_file
+    (tmp_path / "run.toml").write_text(run_file)
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    assert command.run(parser.parse_args(["--config", str(tmp_path / "run.toml")])) == 0
+    assert "val/accuracy" in read_metrics(tmp_path / "runs" / "practice")[-1]
+    adapter = load_adapter(tmp_path / "runs" / "practice" / "best.safetensors")
+    assert adapter.training_summary["users"] > 16 and adapter.training_summary["preset"] == "recommended"
+
+
+def test_pictures_and_links_are_there():
+    targets = re.findall(r"\]\(([^)]+)\)", TUTORIAL)
+    headings = {
+        re.sub(r"[^a-z -]", "", line.lower()).replace(" ", "-") for line in re.findall(r"^#+ (.+)$", TUTORIAL, re.M)
+    }
+    for target in targets:
+        if target.startswith("#"):
+            assert target[1:] in headings, target
+        elif not target.startswith("https://"):
+            assert (DOCS / target).is_file(), target
