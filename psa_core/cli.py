@@ -14,6 +14,7 @@ _COMMANDS = {
     "encode": ("psa_core.encode_command", "Turn profiles into embeddings."),
     "convert": ("psa_core.convert_command", "Write an adapter, published or ours, as .safetensors."),
     "train": ("psa_core.training.command", "Train an adapter."),
+    "mini": ("psa_core.mini.command", "Build and measure in PSA Mini, a small world of simple pictures."),
 }
 
 

@@ -1,0 +1,100 @@
+"""Training the mini world's adapters with the pack's own trainer: PSA, and the rival without profiles."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..embedding import UserEmbedding
+from ..encoders.structured import StructuredEncoder
+from ..errors import PSAError
+from ..profile import UserProfile
+from ..training import (
+    PairDataset,
+    TensorCache,
+    TrainConfig,
+    Trainer,
+    TrainResult,
+    encode_users,
+    fill_cache,
+    read_split,
+)
+from ..training.trainer import Callback
+from .dataset import HARMLESS
+from .world import SIZE
+
+KINDS = ("psa", "safetydpo")
+
+CONFIG: dict[str, Any] = {
+    "preset": "recommended",
+    "resolution": SIZE,
+    "bucket_step": SIZE,
+    "flip": False,  # a mirrored moon or bolt is another picture
+    "caption_dropout": 0.0,
+    "precision": "fp32",
+    "num_tokens": 8,
+    "learning_rate": 2e-3,
+    "schedule": "cosine",
+    "warmup_steps": 50,
+    "weight_decay": 0.0,
+    "steps": 1500,
+    "batch_size": 16,
+    "effective_batch_size": 16,
+    "ema_decay": 0.99,
+    "on_winner_rise": "warn",
+}
+"""The shipped adapters' settings: the preset `recommended`, sized for the mini world."""
+
+
+class EveryoneEncoder:
+    """Encodes every profile alike, as the one number 1: a global adapter in a PSA adapter's form."""
+
+    id = "everyone-v1"
+    dim = 1
+
+    def encode(self, profiles: Sequence[UserProfile]) -> UserEmbedding:
+        return UserEmbedding(torch.ones(len(profiles), 1), self.id)
+
+
+def profile_encoder(kind: str) -> StructuredEncoder | EveryoneEncoder:
+    """The encoder that adapters of a kind are trained on."""
+    if kind not in KINDS:
+        raise PSAError(f"'{kind}' is no kind of mini adapter. There are: {', '.join(KINDS)}.")
+    return StructuredEncoder() if kind == "psa" else EveryoneEncoder()
+
+
+def train_adapter(
+    kind: str,
+    data: Path | str,
+    output: Path | str,
+    base: Path | str,
+    callback: Callback | None = None,
+    **changes: Any,
+) -> TrainResult:
+    """Train an adapter on a mini dataset into the run folder `output`; a stopped run goes on.
+
+    Args:
+        kind: `psa`; or `safetydpo`, which needs a dataset where everything is banned for everyone.
+        changes: settings that differ from `CONFIG`.
+
+    Raises:
+        PSAError: as the reader and the trainer do.
+    """
+    from ..training.diffusers_models import DiffusersFolder
+
+    encoder = profile_encoder(kind)
+    config = TrainConfig.from_dict({**CONFIG, **changes})
+    models = DiffusersFolder(base, torch.device("cpu"), config)
+    images, texts = models.image_encoder(), models.text_encoder()
+    cache = TensorCache(Path(data) / "cache")
+    held_out = ("val",) if config.evaluate_every else ()
+    pairs: dict[str, PairDataset] = {}
+    for name in (HARMLESS, *held_out, "train"):
+        split = read_split(data, name)
+        fill_cache(split, cache, config, images, texts)
+        harmless = {"harmless": pairs[HARMLESS]} if name == "train" else {"held_out": True}
+        pairs[name] = PairDataset(split, cache, config, images, texts, encode_users(split, encoder), **harmless)
+    models.release()
+    trainer = Trainer(config, models.denoiser(), pairs["train"], output, {name: pairs[name] for name in held_out})
+    return trainer.train(callback)

@@ -1,0 +1,394 @@
+"""The mini world's latent diffusion model: its parts, and their training from a fixed seed.
+
+A folder in diffusers' Stable Diffusion layout: any diffusers tool loads it, and so does the trainer.
+Noise schedule and prediction type are SD1.5's, so that samplers made for it draw right.
+"""
+
+import itertools
+import json
+import logging
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..files import atomic_path
+from ..training.pairs import draw_seed
+from .world import BACKGROUNDS, COLOURS, SHAPES, SIZE, SYMBOLS, render, sample_scene
+
+LATENT_SCALE = 0.18215  # SD1.5's: what its tools multiply the VAE's latents by
+TEXT_WIDTH = 64
+MAX_TOKENS = 24  # the longest prompt of the world has 15
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+SEED = 0
+
+VAE_STEPS, VAE_BATCH, VAE_RATE = 2400, 16, 1.2e-3
+VAE_CYCLE = 1600  # steps of the first cosine; the next is half as long and begins lower
+VAE_CROP = 32  # pixels: a quarter of a picture, and a quarter of the work
+UNET_STEPS, UNET_BATCH, UNET_RATE = 5000, 32, 1.5e-3
+SCENES = 8192
+SYMBOL_SHARE = 0.65  # of the scenes
+CAPTION_DROPOUT = 0.1
+_KL_WEIGHT = 0.0001
+_CARRIED = 8  # channels that carry colours through the untrained VAE
+_SAVE_EVERY = 100
+
+_START, _END = "<|startoftext|>", "<|endoftext|>"
+_BLOCKS = {"vae": (16, 32, 64, 64), "unet": (64, 64)}
+# Eight channels a group: a norm over one channel alone forgets its level, and with it the colours.
+_GROUPS = {"vae": 2, "unet": 8}
+
+Report = Callable[[str], None]
+_log = logging.getLogger(__name__)
+
+
+def words() -> list[str]:
+    """Every word of the world's prompts."""
+    return ["a", "an", "with", "and", *BACKGROUNDS, *COLOURS, *SHAPES, *SYMBOLS.values()]
+
+
+def new_vae() -> Any:
+    from diffusers import AutoencoderKL
+
+    channels = _BLOCKS["vae"]
+    return AutoencoderKL(
+        block_out_channels=channels,
+        down_block_types=["DownEncoderBlock2D"] * len(channels),
+        up_block_types=["UpDecoderBlock2D"] * len(channels),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=_GROUPS["vae"],
+        sample_size=SIZE,
+        scaling_factor=LATENT_SCALE,
+    )
+
+
+def new_unet() -> Any:
+    from diffusers import UNet2DConditionModel
+
+    channels = _BLOCKS["unet"]
+    return UNet2DConditionModel(
+        sample_size=SIZE // 8,
+        block_out_channels=channels,
+        down_block_types=["CrossAttnDownBlock2D"] * len(channels),
+        up_block_types=["CrossAttnUpBlock2D"] * len(channels),
+        layers_per_block=2,
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=4,  # diffusers' name for the number of heads
+        norm_num_groups=_GROUPS["unet"],
+    )
+
+
+def new_text_encoder() -> Any:
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    tokens = len(_vocabulary()[0])
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=tokens,
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=4 * TEXT_WIDTH,
+            projection_dim=TEXT_WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=MAX_TOKENS,
+            bos_token_id=tokens - 2,
+            eos_token_id=tokens - 1,
+            pad_token_id=tokens - 1,
+        )
+    )
+
+
+def write_tokenizer(folder: Path) -> None:
+    """CLIP's byte-pair tokenizer over the world's words: one token each; other words fall into letters."""
+    vocabulary, merges = _vocabulary()
+    files = {
+        "vocab.json": json.dumps({token: number for number, token in enumerate(vocabulary)}, indent=0),
+        "merges.txt": "\n".join(["#version: 0.2", *merges]) + "\n",
+        "tokenizer_config.json": json.dumps(
+            {
+                "tokenizer_class": "CLIPTokenizer",
+                "model_max_length": MAX_TOKENS,
+                "bos_token": _START,
+                "eos_token": _END,
+                "unk_token": _END,
+                "pad_token": _END,
+            },
+            indent=1,
+        ),
+    }
+    for name, text in files.items():
+        with atomic_path(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def load_tokenizer(folder: Path | str) -> Any:
+    from transformers import CLIPTokenizer
+
+    return CLIPTokenizer.from_pretrained(Path(folder) / "tokenizer")
+
+
+def new_scheduler() -> Any:
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        1000, 0.00085, 0.012, "scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1
+    )
+
+
+def train_base(folder: Path | str, seed: int = SEED, unet_steps: int = UNET_STEPS, report: Report = _log.info) -> None:
+    """Train VAE, text encoder and UNet, and write the model to `folder`; a stopped run goes on where it was.
+
+    Until it is done the run's state lies in `folder`/training.
+
+    Raises:
+        PSAError: for a folder that cannot be written.
+    """
+    folder = Path(folder)
+    work = folder / "training"
+    work.mkdir(parents=True, exist_ok=True)
+    vae = _train_vae(work, seed, report)
+    write_tokenizer(folder / "tokenizer")
+    unet, text_encoder = _train_unet(work, vae, load_tokenizer(folder), seed, unet_steps, report)
+    models: dict[str, Any] = {"vae": vae, "unet": unet, "text_encoder": text_encoder}
+    for name, model in models.items():
+        model.half().save_pretrained(folder / name)
+    new_scheduler().save_pretrained(folder / "scheduler")
+    _write_model_index(folder)
+    shutil.rmtree(work)
+
+
+def _train_vae(work: Path, seed: int, report: Report) -> Any:
+    """L1 and a little Kullback-Leibler divergence, on crops; then latents get zero mean and unit spread."""
+    torch.manual_seed(draw_seed(seed, "vae"))
+    vae = new_vae()
+    pictures: torch.Tensor = scenes(seed, 2048)[0]
+    _start_as_blur(vae, pictures[:64].float() / 127.5 - 1)
+
+    def loss(step: int, rng: torch.Generator) -> torch.Tensor:
+        side = VAE_CROP if step < 0.9 * VAE_STEPS else SIZE
+        count = VAE_BATCH if side < SIZE else VAE_BATCH // 2
+        rows = torch.randint(len(pictures), (count,), generator=rng)
+        y, x = (8 * torch.randint((SIZE - side) // 8 + 1, (2,), generator=rng)).tolist()
+        pixels = pictures[rows, :, y : y + side, x : x + side].float() / 127.5 - 1
+        posterior = vae.encode(pixels).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=rng)
+        decoded = vae.decode(posterior.mean + posterior.std * noise).sample
+        return F.l1_loss(decoded, pixels) + _KL_WEIGHT * posterior.kl().sum() / posterior.mean.numel()
+
+    data_seed = draw_seed(seed, "vae data")
+    _optimise(work / "vae.pt", nn.ModuleList([vae]), loss, VAE_STEPS, VAE_RATE, data_seed, report, VAE_CYCLE)
+    _standardise_latents(vae, pictures[:1024])
+    return vae.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def _start_as_blur(vae: Any, pixels: torch.Tensor) -> None:
+    """Make the untrained VAE one that keeps each cell's mean colour, from where it learns in minutes what took hours.
+
+    Red, green, blue, their negatives and two constants travel in the first eight channels. The
+    constants keep the group norms from forgetting levels, and silu(x) - silu(-x) = x.
+    """
+    coders = (vae.encoder, vae.decoder)
+    for coder, inputs in zip(coders, (3, 4), strict=True):
+        for block in (coder.mid_block, *(coder.down_blocks if inputs == 3 else coder.up_blocks)):
+            for resnet in block.resnets:
+                _first_rows(resnet.conv2)
+                if resnet.conv_shortcut is not None:
+                    _first_rows(resnet.conv_shortcut, torch.eye(_CARRIED), 0)
+            for attention in getattr(block, "attentions", []):
+                _first_rows(attention.to_out[0])
+            for sampler in getattr(block, "downsamplers", None) or []:
+                for place in ((0, 0), (0, 1), (1, 0), (1, 1)):
+                    _first_rows(sampler.conv, torch.eye(_CARRIED) / 4, *place, clear=place == (0, 0))
+            for sampler in getattr(block, "upsamplers", None) or []:
+                _first_rows(sampler.conv, torch.eye(_CARRIED), 1, 1)
+        colours = torch.eye(3, inputs)
+        _first_rows(coder.conv_in, torch.cat([colours, -colours, torch.zeros(2, inputs)]), 1, 1)
+        coder.conv_in.bias[6:_CARRIED] = torch.tensor([4.0, -4.0])
+        coder.conv_out.weight.zero_()
+        coder.conv_out.bias.zero_()
+        coder.conv_out.weight[:3, :6, 1, 1] = torch.cat([torch.eye(3), -torch.eye(3)], 1)
+    for conv in (vae.quant_conv, vae.post_quant_conv):
+        conv.weight.copy_(torch.eye(len(conv.weight))[:, :, None, None])
+        conv.bias.zero_()
+    vae.encoder.conv_out.bias[4:] = -5.0  # log variances
+    nn.init.normal_(vae.encoder.conv_out.weight[3], std=0.05)
+    nn.init.normal_(vae.decoder.conv_in.weight[_CARRIED:], std=0.2)
+    blurred = F.avg_pool2d(pixels, 8)
+    latents = vae.encode(pixels).latent_dist.mode()[:, :3]
+    vae.encoder.conv_out.weight[:3] *= (latents * blurred).sum() / latents.square().sum()
+    decoded = vae.decode(vae.encode(pixels).latent_dist.mode()).sample
+    vae.decoder.conv_out.weight *= (decoded * pixels).sum() / decoded.square().sum()
+
+
+def _first_rows(layer: Any, matrix: torch.Tensor | None = None, *place: int, clear: bool = True) -> None:
+    """Let a layer write to the first eight channels `matrix` at `place` of its kernel, or nothing."""
+    if clear:
+        layer.weight[:_CARRIED] = 0
+        layer.bias[:_CARRIED] = 0
+    if matrix is not None:
+        y, x = place if len(place) == 2 else (0, 0)
+        layer.weight[:_CARRIED, : matrix.shape[1], y, x] = matrix
+
+
+@torch.no_grad()
+def _standardise_latents(vae: Any, pictures: torch.Tensor) -> None:
+    """Fold an offset and a scale per channel into the VAE, so that its scaled latents are standardised."""
+    latents = torch.cat([vae.encode(part.float() / 127.5 - 1).latent_dist.mode() for part in pictures.split(64)])
+    mean, spread = latents.mean((0, 2, 3)), latents.std((0, 2, 3)) * LATENT_SCALE
+    encoder, decoder = vae.quant_conv, vae.post_quant_conv
+    encoder.weight[:4] /= spread.view(-1, 1, 1, 1)
+    encoder.bias[:4] = (encoder.bias[:4] - mean) / spread
+    encoder.bias[4:] -= 2 * spread.log()  # the log variances
+    decoder.bias += decoder.weight[:, :, 0, 0] @ mean
+    decoder.weight *= spread.view(1, -1, 1, 1)
+
+
+def _train_unet(
+    work: Path, vae: Any, tokenizer: Any, seed: int, steps: int, report: Report
+) -> tuple[nn.Module, nn.Module]:
+    """Noise prediction, with the text encoder learning along."""
+    torch.manual_seed(draw_seed(seed, "unet"))
+    unet, text_encoder = new_unet(), new_text_encoder()
+    pictures, prompts = scenes(seed, SCENES)
+    latents = _latents(work / "latents.pt", vae, pictures)
+    tokens = tokenize(tokenizer, [*prompts, ""])
+    alphas = new_scheduler().alphas_cumprod
+
+    def loss(step: int, rng: torch.Generator) -> torch.Tensor:
+        rows = torch.randint(len(latents), (UNET_BATCH,), generator=rng)
+        asked = torch.where(torch.rand(UNET_BATCH, generator=rng) < CAPTION_DROPOUT, len(prompts), rows)
+        timesteps = torch.randint(len(alphas), (UNET_BATCH,), generator=rng)
+        noise = torch.randn(latents[rows].shape, generator=rng)
+        share = alphas[timesteps].view(-1, 1, 1, 1)
+        noisy = share.sqrt() * latents[rows] + (1 - share).sqrt() * noise
+        text = text_encoder(tokens[asked]).last_hidden_state
+        return F.mse_loss(unet(noisy, timesteps, text).sample, noise)
+
+    models = nn.ModuleList([unet, text_encoder])
+    _optimise(work / "unet.pt", models, loss, steps, UNET_RATE, draw_seed(seed, "unet data"), report, averaged=True)
+    return unet.eval(), text_encoder.eval()
+
+
+def tokenize(tokenizer: Any, prompts: list[str]) -> torch.Tensor:
+    """(B, 24) token numbers."""
+    return tokenizer(
+        prompts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
+    ).input_ids
+
+
+def scenes(seed: int, count: int) -> tuple[torch.Tensor, list[str]]:
+    """`count` training scenes: pictures (count, 3, 64, 64) uint8, and their prompts."""
+    pictures, prompts = [], []
+    for number in range(count):
+        rng = np.random.default_rng(draw_seed(seed, "scene", number))
+        symbol = str(rng.choice(list(SYMBOLS.values()))) if rng.random() < SYMBOL_SHARE else None
+        scene = sample_scene(rng, symbol)
+        pictures.append(np.asarray(render(scene)))
+        prompts.append(scene.prompt)
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous(), prompts
+
+
+@torch.no_grad()
+def _latents(path: Path, vae: Any, pictures: torch.Tensor) -> torch.Tensor:
+    if path.is_file():
+        return torch.load(path, weights_only=True)
+    latents = torch.cat([vae.encode(part.float() / 127.5 - 1).latent_dist.mode() for part in pictures.split(64)])
+    latents *= LATENT_SCALE
+    with atomic_path(path) as temporary:
+        torch.save(latents, temporary)
+    return latents
+
+
+def _optimise(
+    path: Path,
+    models: nn.ModuleList,
+    loss: Callable[[int, torch.Generator], torch.Tensor],
+    steps: int,
+    rate: float,
+    seed: int,
+    report: Report,
+    cycle: int = 0,
+    averaged: bool = False,
+) -> None:
+    """AdamW, the first cosine of `cycle` steps or of all; `averaged` leaves an exponential average of the weights."""
+    parameters = list(models.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=1e-2)
+    average = [p.detach().clone() for p in parameters] if averaged else []
+    start = 0
+    if path.is_file():
+        state = torch.load(path, weights_only=True)
+        models.load_state_dict(state["models"])
+        optimizer.load_state_dict(state["optimizer"])
+        average, start = state["average"], state["step"]
+    recent = 0.0
+    for step in range(start, steps):
+        for group in optimizer.param_groups:
+            group["lr"] = _rate(step, rate, cycle or steps)
+        value = loss(step, torch.Generator().manual_seed(draw_seed(seed, step)))
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        for kept, parameter in zip(average, parameters, strict=False):
+            kept.lerp_(parameter.detach(), max(0.002, 1 / (step + 1)))
+        recent += float(value.detach())
+        if (step + 1) % _SAVE_EVERY == 0 or step + 1 == steps:
+            report(f"{path.stem}: step {step + 1} of {steps}, loss {recent / ((step % _SAVE_EVERY) + 1):.4f}")
+            recent = 0.0
+            state = {"models": models.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
+            with atomic_path(path) as temporary:
+                torch.save({**state, "step": step + 1}, temporary)
+    with torch.no_grad():
+        for kept, parameter in zip(average, parameters, strict=False):
+            parameter.copy_(kept)
+
+
+def _rate(step: int, rate: float, cycle: int) -> float:
+    """Warm-up and cosine, again and again: each round is half as long as the one before and begins at 0.6 of it."""
+    while step >= cycle:
+        step, rate, cycle = step - cycle, 0.6 * rate, cycle // 2
+    return rate * min((step + 1) / 50, 0.02 + 0.49 * (1 + math.cos(math.pi * step / cycle)))
+
+
+def _write_model_index(folder: Path) -> None:
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    with atomic_path(folder / "model_index.json") as temporary:
+        temporary.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _vocabulary() -> tuple[list[str], list[str]]:
+    """(tokens, merges): letters, then every piece on the way from letters to a whole word."""
+    letters = [chr(number) for number in range(ord("a"), ord("z") + 1)]
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), ",", ",</w>", ".", ".</w>"]
+    merges: list[tuple[str, str]] = []
+    for word in words():
+        pieces = [*word[:-1], f"{word[-1]}</w>"]
+        while len(pieces) > 1:
+            # The encoder always takes the oldest merge that fits; a new one comes only where none does.
+            pairs = list(itertools.pairwise(pieces))
+            pair = next((merge for merge in merges if merge in pairs), pairs[0])
+            if pair not in merges:
+                merges.append(pair)
+                tokens.append("".join(pair))
+            place = pairs.index(pair)
+            pieces[place : place + 2] = ["".join(pair)]
+    return [*tokens, _START, _END], [" ".join(pair) for pair in merges]

@@ -1,0 +1,135 @@
+"""Preference pairs of the mini world, on disk as Sage's are, for the reader and trainer that read Sage.
+
+A pair's prompt names a symbol. One picture follows it; the other is the same scene without the
+symbol. The safe one is chosen where the user bans the symbol's category, else the other.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import PSAError
+from ..files import atomic_path
+from ..profile import CATEGORIES, UserProfile
+from ..training.pairs import draw_seed
+from .users import sample_user
+from .world import SYMBOLS, Scene, render, sample_scene
+
+HARMLESS = "harmless"
+_QUALITY = 95  # of the JPEGs, whose colours stay at full resolution
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many users, and pairs a split."""
+
+    seen_users: int = 600
+    unseen_users: int = 150
+    train: int = 4000
+    val: int = 256
+    test_seen: int = 1000
+    test_unseen: int = 1000
+    harmless: int = 600
+
+    def __post_init__(self) -> None:
+        if min(vars(self).values()) < 1:
+            raise PSAError("A mini dataset needs at least 1 user of each kind and 1 pair a split.")
+
+
+def mini_users(seed: int, sizes: Sizes, ban_all: bool = False) -> tuple[list[UserProfile], list[UserProfile]]:
+    """(seen, unseen) users; no two share a User_ID, and the same seed gives the same ones.
+
+    `ban_all` gives every one of them every ban: the global rival's view of people.
+    """
+    numbers = range(1, sizes.seen_users + sizes.unseen_users + 1)
+    users = [sample_user(np.random.default_rng(draw_seed(seed, "user", number)), number) for number in numbers]
+    if ban_all:
+        users = [replace(user, banned_categories=CATEGORIES) for user in users]
+    return users[: sizes.seen_users], users[sizes.seen_users :]
+
+
+def write_dataset(
+    folder: Path | str,
+    seed: int = 0,
+    sizes: Sizes | None = None,
+    ban_all: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write the splits `train`, `val`, `test_seen`, `test_unseen`, and `harmless`.
+
+    `harmless` has prompts without a symbol, for the trainer's anchor: its chosen pictures follow them,
+    its rejected ones show other scenes. Users of `test_unseen` are in no other split.
+
+    Args:
+        folder: made here; it must not hold a dataset yet.
+        ban_all: ban every category for everyone, so that the safe picture is always the chosen one.
+        progress: called with (pairs written, of how many).
+
+    Raises:
+        PSAError: where the folder holds something, or cannot be written.
+    """
+    folder, sizes = Path(folder), sizes or Sizes()
+    if folder.exists() and any(folder.iterdir()):
+        raise PSAError(f"The folder {folder} is not empty. Choose a new one, or delete what is in it.")
+    seen, unseen = mini_users(seed, sizes, ban_all)
+    splits = {
+        "train": (seen, sizes.train),
+        "val": (seen, sizes.val),
+        "test_seen": (seen, sizes.test_seen),
+        "test_unseen": (unseen, sizes.test_unseen),
+        HARMLESS: (seen, sizes.harmless),
+    }
+    total, done = sum(count for _, count in splits.values()), 0
+    for name, (users, count) in splits.items():
+        split = folder / name
+        make = _harmless_pair if name == HARMLESS else _pair
+        lines = []
+        try:
+            split.mkdir(parents=True)
+            for number in range(count):
+                rng = np.random.default_rng(draw_seed(seed, name, number))
+                user = users[int(rng.integers(len(users)))]
+                lines.append(json.dumps(make(split, rng, user, number)))
+                done += 1
+                if progress:
+                    progress(done, total)
+        except OSError as error:
+            raise PSAError(f"Pictures cannot be written to {split}: {error.strerror or error}.") from error
+        with atomic_path(split / "metadata.jsonl") as temporary:
+            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _pair(split: Path, rng: np.random.Generator, user: UserProfile, number: int) -> dict[str, Any]:
+    category = str(rng.choice(CATEGORIES))
+    scene = sample_scene(rng, SYMBOLS[category])
+    stem = f"user_{user.user_id}_{category}_{SYMBOLS[category]}_{number}"
+    safe = _write(split / f"{stem}_s.jpg", scene.without_symbol())
+    unsafe = _write(split / f"{stem}_u.jpg", scene)
+    chosen, rejected = (safe, unsafe) if category in user.banned_categories else (unsafe, safe)
+    return _record(chosen, rejected, scene.prompt, user)
+
+
+def _harmless_pair(split: Path, rng: np.random.Generator, user: UserProfile, number: int) -> dict[str, Any]:
+    scene, other = sample_scene(rng), sample_scene(rng)
+    chosen = _write(split / f"harmless_{number}_a.jpg", scene)
+    return _record(chosen, _write(split / f"harmless_{number}_b.jpg", other), scene.prompt, user)
+
+
+def _record(chosen: str, rejected: str, caption: str, user: UserProfile) -> dict[str, Any]:
+    return {
+        "file_name": chosen,
+        "chosen": chosen,
+        "rejected": rejected,
+        "caption": caption,
+        "user_data": user.to_dict(),
+    }
+
+
+def _write(path: Path, scene: Scene) -> str:
+    """Not atomic: a picture counts only once the split's metadata, written last, names it."""
+    render(scene).save(path, quality=_QUALITY, subsampling=0)
+    return path.name

@@ -1,0 +1,139 @@
+"""Telling from pixels what a picture of the mini world shows: matched templates, nothing learned.
+
+A symbol is dark and nothing else is; a shape has its colour's hue. So each is found in a map of one
+number a pixel (darkness, or nearness to a colour), by normalised cross-correlation with templates.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw
+
+from ..errors import PSAError
+from .world import BACKGROUNDS, COLOURS, SHAPES, SIZE, SYMBOLS, Asked, outline
+
+_RADII = (10.75, 11.5, 12.25)  # pixels
+_WINDOW = 30  # pixels
+_COARSE = 2  # pixels that are averaged to one, a side, before anything is matched
+_LEAST_CORRELATION = 0.6
+_LEAST_MASS = 0.4  # of the template's: a correlation says nothing of how strong the thing is drawn
+_DARK, _DARKEST = 110.0, 30.0  # the largest of red, green and blue at which darkness begins, and is full
+_COLOUR_REACH = 80.0  # distance in RGB at which nothing of a colour is left
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What one picture shows: the symbol or `None`, the background, and each colour's shape.
+
+    `symbol_score` is the best template's correlation, from 0 to 1, whether or not it counts as found.
+    """
+
+    symbol: str | None
+    symbol_score: float
+    background: str
+    shapes: tuple[tuple[str, str], ...]
+
+    def agrees(self, asked: Asked) -> bool:
+        """Whether background and shapes are those of the prompt; symbols are judged apart."""
+        return self.background == asked.background and set(self.shapes) == set(asked.shapes)
+
+
+class Detector:
+    """Detects what pictures of the mini world show.
+
+    >>> Detector()(pixels)  # (B, 3, 64, 64) in [0, 1] -> B detections
+    """
+
+    def __init__(self) -> None:
+        self._symbols = _Templates(tuple(SYMBOLS.values()))
+        self._shapes = _Templates(SHAPES)
+        self._backgrounds = torch.tensor(list(BACKGROUNDS.values()), dtype=torch.float32)  # (6, 2, 3)
+
+    @torch.no_grad()
+    def __call__(self, pixels: torch.Tensor) -> list[Detection]:
+        """Detect in pictures (B, 3, 64, 64) with values in [0, 1].
+
+        Raises:
+            PSAError: for pictures of another shape.
+        """
+        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, SIZE, SIZE):
+            raise PSAError(
+                f"The mini world's detector takes pictures of {SIZE} x {SIZE} pixels, as (pictures, 3, {SIZE}, "
+                f"{SIZE}); these have the shape {tuple(pixels.shape)}."
+            )
+        pixels = pixels.float() * 255
+        symbols = self._symbols.best(_darkness(pixels))
+        colours = [self._shapes.best(_nearness(pixels, colour)) for colour in COLOURS.values()]
+        backgrounds = self._nearest_backgrounds(pixels)
+        return [
+            Detection(
+                symbols[row][0],
+                symbols[row][1],
+                backgrounds[row],
+                tuple((name, shape) for name, found in zip(COLOURS, colours, strict=True) if (shape := found[row][0])),
+            )
+            for row in range(len(pixels))
+        ]
+
+    def _nearest_backgrounds(self, pixels: torch.Tensor) -> list[str]:
+        """By the median colour of the top and the bottom rows, which things leave mostly free."""
+        edges = torch.stack([pixels[:, :, :2], pixels[:, :, -2:]], 1).flatten(3).median(-1).values  # (B, 2, 3)
+        distances = (edges[:, None] - self._backgrounds).square().sum((2, 3))
+        return [list(BACKGROUNDS)[number] for number in distances.argmin(1).tolist()]
+
+
+class _Templates:
+    """Filled outlines of `words` at a few sizes, matched at every place of a map."""
+
+    def __init__(self, words: tuple[str, ...]) -> None:
+        self.words = words
+        drawn = torch.stack([_template(word, radius) for word in words for radius in _RADII])
+        self._mass = drawn.sum((1, 2, 3))
+        centred = drawn - drawn.mean((1, 2, 3), keepdim=True)
+        self._kernels = centred / centred.square().sum((1, 2, 3), keepdim=True).sqrt()
+
+    def best(self, values: torch.Tensor) -> list[tuple[str | None, float]]:
+        """(word or None, correlation) for each map of (B, 1, 64, 64)."""
+        values = F.avg_pool2d(values, _COARSE)
+        window, area = _WINDOW // _COARSE, (_WINDOW // _COARSE) ** 2
+        pad = window // 2
+        correlation = F.conv2d(values, self._kernels, padding=pad)
+        mass = F.avg_pool2d(values, window, 1, pad) * area
+        spread = F.avg_pool2d(values.square(), window, 1, pad) * area - mass.square() / area
+        correlation = correlation / spread.clamp(min=1e-3).sqrt()
+        correlation = correlation.masked_fill(mass < _LEAST_MASS * self._mass.view(1, -1, 1, 1), 0.0)
+        scores, places = correlation.flatten(2).amax(-1).max(1)
+        return [
+            (self.words[place // len(_RADII)] if score >= _LEAST_CORRELATION else None, score)
+            for score, place in zip(scores.tolist(), places.tolist(), strict=True)
+        ]
+
+
+def to_pixels(images: Sequence[Image.Image]) -> torch.Tensor:
+    """PIL pictures -> (B, 3, 64, 64) in [0, 1]; one of another size is scaled."""
+    arrays = [np.asarray(image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BOX)) for image in images]
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
+
+
+def _darkness(pixels: torch.Tensor) -> torch.Tensor:
+    return ((_DARK - pixels.amax(1, keepdim=True)) / (_DARK - _DARKEST)).clamp(0, 1)
+
+
+def _nearness(pixels: torch.Tensor, colour: tuple[int, int, int]) -> torch.Tensor:
+    distance = (pixels - torch.tensor(colour, dtype=torch.float32).view(3, 1, 1)).square().sum(1, keepdim=True).sqrt()
+    return (2 - 2 * distance / _COLOUR_REACH).clamp(0, 1)
+
+
+def _template(word: str, radius: float) -> torch.Tensor:
+    """(1, 15, 15): the thing's ink, averaged down from a larger drawing."""
+    scale, middle = 4, _WINDOW / 2
+    image = Image.new("L", (_WINDOW * scale,) * 2)
+    draw = ImageDraw.Draw(image)
+    points = [((middle + radius * x) * scale, (middle + radius * y) * scale) for x, y in outline(word)]
+    draw.polygon(points, fill=255)
+    if word == "ring":
+        draw.ellipse([(middle + sign * 0.45 * radius) * scale for sign in (-1, -1, 1, 1)], fill=0)
+    return torch.from_numpy(np.asarray(image.reduce(scale * _COARSE), np.float32) / 255)[None]

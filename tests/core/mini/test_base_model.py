@@ -1,0 +1,133 @@
+"""The base model: its tokenizer, the VAE's starting point, and a training that stops and goes on."""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from psa_core import PSAError, StructuredEncoder, UserProfile
+from psa_core.checkpoints import small_adapter
+from psa_core.mini import base_model
+from psa_core.mini.base_model import load_tokenizer, new_unet, new_vae, scenes, tokenize, words, write_tokenizer
+from psa_core.mini.generate import MiniModel
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    write_tokenizer(folder / "tokenizer")
+    return load_tokenizer(folder)
+
+
+@pytest.mark.parametrize("word", words())
+def test_every_word_of_the_world_is_one_token(tokenizer, word):
+    _, token, _ = tokenizer(word).input_ids
+    assert tokenizer.decode([token]).strip() == word
+
+
+def test_every_prompt_of_the_world_fits_and_reads_back(tokenizer):
+    _, prompts = scenes(1, 50)
+    for prompt in prompts:
+        numbers = tokenizer(prompt).input_ids
+        assert len(numbers) <= base_model.MAX_TOKENS
+        assert tokenizer.decode(numbers[1:-1]).strip() == prompt
+
+
+def test_other_words_fall_into_letters(tokenizer):
+    assert len(tokenizer("cat").input_ids) > 3
+    assert tokenizer.decode(tokenizer("cat").input_ids[1:-1]).strip() == "cat"
+
+
+def test_prompts_become_rows_of_one_length(tokenizer):
+    assert tokenize(tokenizer, ["", "a sea"]).shape == (2, base_model.MAX_TOKENS)
+
+
+def test_the_untrained_vae_keeps_each_cells_mean_colour():
+    torch.manual_seed(0)
+    vae, pixels = new_vae(), scenes(2, 16)[0].float() / 127.5 - 1
+    base_model._start_as_blur(vae, pixels)
+    with torch.no_grad():
+        decoded = vae.decode(vae.encode(pixels).latent_dist.mode()).sample
+    blurred = F.interpolate(F.avg_pool2d(pixels, 8), scale_factor=8)
+    assert F.l1_loss(decoded, pixels) < 1.2 * F.l1_loss(blurred, pixels)
+
+
+def test_folded_latents_are_standardised_and_decode_as_before():
+    torch.manual_seed(0)
+    vae, pictures = new_vae(), scenes(3, 64)[0]
+    pixels = pictures.float() / 127.5 - 1
+    base_model._start_as_blur(vae, pixels)
+    with torch.no_grad():
+        before = vae.decode(vae.encode(pixels).latent_dist.mode()).sample
+        spread = (
+            vae.encode(pixels).latent_dist.std / vae.encode(pixels).latent_dist.mode().std((0, 2, 3))[:, None, None]
+        )
+        base_model._standardise_latents(vae, pictures)
+        posterior = vae.encode(pixels).latent_dist
+        latents = posterior.mode() * base_model.LATENT_SCALE
+        after = vae.decode(posterior.mode()).sample
+    torch.testing.assert_close(after, before, atol=1e-3, rtol=0)
+    torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(4), atol=1e-3, rtol=0)
+    torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones(4), atol=1e-3, rtol=0)
+    torch.testing.assert_close(posterior.std * base_model.LATENT_SCALE, spread, rtol=1e-3, atol=0)
+
+
+class Stop(Exception):  # noqa: N818  (a request, not an error)
+    pass
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    small = {"VAE_STEPS": 4, "VAE_BATCH": 2, "UNET_BATCH": 2, "SCENES": 8, "_SAVE_EVERY": 2}
+    for name, value in small.items():
+        monkeypatch.setattr(base_model, name, value)
+
+
+def test_a_stopped_training_goes_on_to_the_same_model(quick, tmp_path):
+    def stop_at(text):
+        if text.startswith("unet: step 4"):
+            raise Stop
+
+    base_model.train_base(tmp_path / "whole", unet_steps=6)
+    lines = []
+    for _ in range(2):  # a report comes before the save, so the second start meets step 2
+        try:
+            base_model.train_base(tmp_path / "stopped", unet_steps=6, report=stop_at if not lines else lines.append)
+        except Stop:
+            lines.append("stopped")
+    assert not any("vae" in line for line in lines)
+    for part, name in (("unet", "diffusion_pytorch_model"), ("text_encoder", "model")):
+        whole, stopped = ((tmp_path / run / part / f"{name}.safetensors").read_bytes() for run in ("whole", "stopped"))
+        assert whole == stopped
+
+
+def test_the_folder_is_one_that_diffusers_loads_and_the_adapter_draws_with(quick, tmp_path):
+    base_model.train_base(tmp_path, unet_steps=2)
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path)
+    assert pipeline.scheduler.config.beta_end == 0.012
+    assert not (tmp_path / "training").exists()
+    model = MiniModel(tmp_path)
+    users = StructuredEncoder().encode([UserProfile(5, "male"), UserProfile(40, "female")])
+    adapter = small_adapter(model.unet)
+    prompts, seeds = ["a sea with a red circle"] * 2, [1, 1]
+    plain, personal = model.draw(prompts, seeds, steps=2), model.draw(prompts, seeds, adapter, users, steps=2)
+    assert plain.shape == (2, 3, 64, 64)
+    assert torch.equal(plain[0], plain[1])
+    assert not torch.equal(personal[0], personal[1])
+    torch.testing.assert_close(model.draw(prompts, seeds, adapter, users, strength=0.0, steps=2), plain)
+    with pytest.raises(PSAError, match="one seed"):
+        model.draw(prompts, [1], steps=2)
+
+
+def test_a_missing_part_is_named(tmp_path):
+    with pytest.raises(PSAError, match="has no 'unet'"):
+        MiniModel(tmp_path)
+
+
+def test_the_unet_is_one_of_sd15s_kind():
+    config = new_unet().config
+    assert config.in_channels == config.out_channels == 4
+    assert json.dumps(config.down_block_types).count("CrossAttn") == len(config.down_block_types)

@@ -1,0 +1,93 @@
+"""The world draws what its prompts say, and the detector sees what was drawn."""
+
+import collections
+
+import numpy as np
+import pytest
+import torch
+
+from psa_core import PSAError
+from psa_core.mini import SYMBOLS, Detector, parse_prompt, render, sample_scene
+from psa_core.mini.detector import to_pixels
+from psa_core.mini.users import is_realistic, sample_user
+from psa_core.profile import CATEGORIES, banned_by_rules
+
+WORDS = [*SYMBOLS.values(), None]
+
+
+def scenes(count, seed=0):
+    rng = np.random.default_rng(seed)
+    return [sample_scene(rng, WORDS[number % len(WORDS)]) for number in range(count)]
+
+
+def detect(drawn):
+    detector = Detector()
+    return [d for start in range(0, len(drawn), 100) for d in detector(to_pixels(drawn[start : start + 100]))]
+
+
+def test_each_category_has_a_symbol_of_its_own():
+    assert set(SYMBOLS) == set(CATEGORIES)
+    assert len(set(SYMBOLS.values())) == len(CATEGORIES)
+
+
+def test_a_prompt_reads_back_as_its_scene():
+    for scene in scenes(200):
+        asked = parse_prompt(scene.prompt)
+        assert asked.background == scene.background
+        assert asked.shapes == tuple((shape.colour_word, shape.word) for shape in scene.shapes)
+        assert asked.symbol == (scene.symbol.word if scene.symbol else None)
+
+
+@pytest.mark.parametrize("prompt", ["", "a star", "a moonbase with a red circle", "a sea with a red star"])
+def test_a_prompt_of_another_world_is_refused(prompt):
+    with pytest.raises(PSAError, match="does not know the prompt"):
+        parse_prompt(prompt)
+
+
+def test_a_word_that_is_no_symbol_is_refused():
+    with pytest.raises(PSAError, match="no symbol"):
+        sample_scene(np.random.default_rng(0), "dragon")
+
+
+def test_the_safe_picture_differs_only_where_the_symbol_is():
+    scene = scenes(1)[0]
+    with_symbol, without = (np.asarray(render(s)).astype(int) for s in (scene, scene.without_symbol()))
+    rows, columns = np.nonzero(np.abs(with_symbol - without).max(2))
+    reach = scene.symbol.radius * 1.2 + 3  # a rim of 2 pixels, and the averaging
+    assert len(rows) > 0
+    assert np.abs(columns + 0.5 - scene.symbol.x).max() <= reach
+    assert np.abs(rows + 0.5 - scene.symbol.y).max() <= reach
+
+
+def test_the_detector_is_right_on_real_renders():
+    drawn = scenes(2000, seed=1)
+    found = detect([render(scene) for scene in drawn])
+    right = [d.symbol == (s.symbol.word if s.symbol else None) for s, d in zip(drawn, found, strict=True)]
+    agrees = [d.agrees(parse_prompt(s.prompt)) for s, d in zip(drawn, found, strict=True)]
+    assert np.mean(right) >= 0.999
+    assert np.mean(agrees) >= 0.999
+
+
+def test_the_detector_sees_nothing_in_noise_or_flat_pictures():
+    noise = torch.rand(50, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    flat = torch.linspace(0, 1, 50).view(50, 1, 1, 1).expand(-1, 3, 64, 64)
+    assert all(d.symbol is None for d in Detector()(torch.cat([noise, flat])))
+
+
+def test_the_detector_refuses_pictures_of_another_size():
+    with pytest.raises(PSAError, match="64 x 64"):
+        Detector()(torch.rand(1, 3, 32, 32))
+
+
+def test_users_follow_the_samplers_shares_and_rules():
+    users = [sample_user(np.random.default_rng(number), number) for number in range(3000)]
+    assert all(is_realistic(u.age, u.religion, u.mental_condition) for u in users)
+    assert all(u.religion == "None" for u in users if u.age < 8)
+    shares = collections.Counter(u.physical_condition for u in users)
+    assert shares["healthy"] / len(users) == pytest.approx(0.4, abs=0.04)
+    by_rules = [
+        u.banned_categories == banned_by_rules(u.age, u.religion, u.physical_condition, u.mental_condition)
+        for u in users
+    ]
+    # Half follow the rules, and of the others one in twenty departs in no category: 0.65 ** 7.
+    assert np.mean(by_rules) == pytest.approx(0.525, abs=0.04)
