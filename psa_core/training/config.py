@@ -23,6 +23,7 @@ _RECOMMENDED = {
     "beta": 1000.0,
     "winner_weight": 1000.0,
     "anchor_weight": 1000.0,
+    "standardise": True,
     "timestep_range": (50, 1000),
 }
 PRESETS: Mapping[str, Mapping[str, Any]] = {
