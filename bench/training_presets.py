@@ -30,6 +30,7 @@ VARIANTS = {
     "  + anchor term": {"beta": 1000.0, "anchor_weight": 1000.0},
     "  + standardised": {"beta": 1000.0, "standardise": True},
     "recommended": {"preset": "recommended"},
+    "  not standardised": {"preset": "recommended", "standardise": False},
 }
 COLUMNS = {
     "accuracy": "implicit accuracy: share of pairs whose chosen picture gained",

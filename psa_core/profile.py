@@ -8,7 +8,7 @@ import ast
 import csv
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -185,6 +185,14 @@ class UserProfile:
                 "The profile's Allowed_Categories are not the ones it does not ban. Correct them, or leave them out."
             )
         return profile
+
+
+def check_profiles(profiles: object) -> None:
+    """Raise PSAError unless `profiles` is a list of at least one user profile, as encoders take it."""
+    if not isinstance(profiles, Sequence) or not all(isinstance(profile, UserProfile) for profile in profiles):
+        raise PSAError("A profile encoder takes a list of user profiles.")
+    if not profiles:
+        raise PSAError("There is no profile to encode. Give at least one.")
 
 
 def read_users_csv(path: Path | str) -> list[UserProfile]:

@@ -18,7 +18,7 @@ from ..embedding import UserEmbedding
 from ..embedding_cache import EmbeddingCache
 from ..errors import PSAError
 from ..files import existing_file
-from ..profile import CATEGORIES, UserProfile
+from ..profile import CATEGORIES, UserProfile, check_profiles
 
 DEFAULT_MODEL = "Qwen2.5-7B-Instruct"
 BY_PROFILE, BY_MODEL = "profile", "language model"
@@ -159,10 +159,7 @@ class LanguageModelEncoder:
             PSAError: where there is no profile or something else is given, a model that cannot be read,
                 a prompt longer than the model's context, or a cache that cannot be used.
         """
-        if not isinstance(profiles, Sequence) or not all(isinstance(profile, UserProfile) for profile in profiles):
-            raise PSAError("The language-model encoder takes a list of user profiles.")
-        if not profiles:
-            raise PSAError("There is no profile to encode. Give at least one.")
+        check_profiles(profiles)
         try:
             return UserEmbedding(torch.cat([self._row(profile).vectors for profile in profiles]), self.id)
         finally:

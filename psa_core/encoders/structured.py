@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 
 from ..embedding import UserEmbedding
-from ..errors import PSAError
 from ..profile import (
     ADULT_AGE,
     AGE_GROUPS,
@@ -16,6 +15,7 @@ from ..profile import (
     PHYSICAL_CONDITIONS,
     RELIGIONS,
     UserProfile,
+    check_profiles,
 )
 
 
@@ -46,10 +46,7 @@ class StructuredEncoder:
         Raises:
             PSAError: where there is no profile, or something else is given.
         """
-        if not isinstance(profiles, Sequence) or not all(isinstance(profile, UserProfile) for profile in profiles):
-            raise PSAError("The structured encoder takes a list of user profiles.")
-        if not profiles:
-            raise PSAError("There is no profile to encode. Give at least one.")
+        check_profiles(profiles)
         return UserEmbedding(torch.tensor([_features(profile) for profile in profiles]), self.id)
 
 

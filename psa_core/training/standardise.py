@@ -1,7 +1,5 @@
 """Standardised profile embeddings, without a word in the adapter's file."""
 
-from collections.abc import Iterable
-
 import torch
 
 from ..adapter import PSAAdapter
@@ -44,9 +42,6 @@ class Standardisation:
 
     def apply(self, embeddings: torch.Tensor) -> torch.Tensor:
         return (embeddings - self.mean) / self.scale
-
-    def tensors(self) -> Iterable[torch.Tensor]:
-        return self.mean.cpu(), self.scale.cpu()
 
     @torch.no_grad()
     def fold(self, adapter: PSAAdapter) -> None:

@@ -127,7 +127,8 @@ def test_two_processes_train_the_same_adapter_and_resume(place):
 
 def test_processes_that_do_not_see_each_other_are_refused(place):
     path = run_file(place, "apart", steps=2)
-    output, _ = (process := launch(path, processes=2, environment={"ACCELERATE_USE_CPU": "false"})).communicate()
+    process = launch(path, processes=2, environment={"ACCELERATE_USE_CPU": "false"})
+    output, _ = process.communicate(timeout=240)
     assert process.returncode != 0 and "ACCELERATE_USE_CPU=true" in output
     assert not (place / "apart" / "state.pt").exists()
 
