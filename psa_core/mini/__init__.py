@@ -4,7 +4,26 @@ Scenes of coloured shapes on a background, and seven harmless symbols that stand
 sensitive categories. A detector tells from pixels what was drawn, so nothing is judged by opinion.
 """
 
+from pathlib import Path
+
 from .detector import Detection, Detector
 from .world import SYMBOLS, Scene, parse_prompt, render, sample_scene
 
-__all__ = ["SYMBOLS", "Detection", "Detector", "Scene", "parse_prompt", "render", "sample_scene"]
+ASSETS = Path(__file__).parent / "assets"
+BASE = ASSETS / "base"
+"""The shipped base model, in diffusers' layout."""
+PSA_ADAPTER, RIVAL_ADAPTER = ASSETS / "psa.safetensors", ASSETS / "safetydpo.safetensors"
+
+__all__ = [
+    "ASSETS",
+    "BASE",
+    "PSA_ADAPTER",
+    "RIVAL_ADAPTER",
+    "SYMBOLS",
+    "Detection",
+    "Detector",
+    "Scene",
+    "parse_prompt",
+    "render",
+    "sample_scene",
+]

@@ -24,25 +24,26 @@ from .world import BACKGROUNDS, COLOURS, SHAPES, SIZE, SYMBOLS, render, sample_s
 
 LATENT_SCALE = 0.18215  # SD1.5's: what its tools multiply the VAE's latents by
 TEXT_WIDTH = 64
-MAX_TOKENS = 24  # the longest prompt of the world has 15
+MAX_TOKENS = 77  # SD1.5's, though the longest prompt of the world has 15
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 SEED = 0
 
-VAE_STEPS, VAE_BATCH, VAE_RATE = 2400, 16, 1.2e-3
-VAE_CYCLE = 1600  # steps of the first cosine; the next is half as long and begins lower
-VAE_CROP = 32  # pixels: a quarter of a picture, and a quarter of the work
-UNET_STEPS, UNET_BATCH, UNET_RATE = 5000, 32, 1.5e-3
-SCENES = 8192
+VAE_STEPS, VAE_BATCH, VAE_RATE = 1500, 16, 1.2e-3
+VAE_SCENES = 2048
+VAE_CROP = 64  # pixels: a quarter of a picture, and a quarter of the work
+UNET_STEPS, UNET_BATCH, UNET_RATE = 4000, 48, 1.5e-3
+SCENES = 12288
 SYMBOL_SHARE = 0.65  # of the scenes
 CAPTION_DROPOUT = 0.1
 _KL_WEIGHT = 0.0001
+_MIN_SNR = 5.0
 _CARRIED = 8  # channels that carry colours through the untrained VAE
 _SAVE_EVERY = 100
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
-_BLOCKS = {"vae": (16, 32, 64, 64), "unet": (64, 64)}
+_BLOCKS = {"vae": (32, 32, 64, 64), "unet": (64, 64, 64)}
 # Eight channels a group: a norm over one channel alone forgets its level, and with it the colours.
-_GROUPS = {"vae": 2, "unet": 8}
+_GROUPS = {"vae": 4, "unet": 8}
 
 Report = Callable[[str], None]
 _log = logging.getLogger(__name__)
@@ -76,9 +77,10 @@ def new_unet() -> Any:
     return UNet2DConditionModel(
         sample_size=SIZE // 8,
         block_out_channels=channels,
-        down_block_types=["CrossAttnDownBlock2D"] * len(channels),
-        up_block_types=["CrossAttnUpBlock2D"] * len(channels),
-        layers_per_block=2,
+        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        layers_per_block=1,
+        transformer_layers_per_block=(1, 2, 2),
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=4,  # diffusers' name for the number of heads
         norm_num_groups=_GROUPS["unet"],
@@ -168,7 +170,7 @@ def _train_vae(work: Path, seed: int, report: Report) -> Any:
     """L1 and a little Kullback-Leibler divergence, on crops; then latents get zero mean and unit spread."""
     torch.manual_seed(draw_seed(seed, "vae"))
     vae = new_vae()
-    pictures: torch.Tensor = scenes(seed, 2048)[0]
+    pictures: torch.Tensor = scenes(seed, VAE_SCENES)[0]
     _start_as_blur(vae, pictures[:64].float() / 127.5 - 1)
 
     def loss(step: int, rng: torch.Generator) -> torch.Tensor:
@@ -183,8 +185,8 @@ def _train_vae(work: Path, seed: int, report: Report) -> Any:
         return F.l1_loss(decoded, pixels) + _KL_WEIGHT * posterior.kl().sum() / posterior.mean.numel()
 
     data_seed = draw_seed(seed, "vae data")
-    _optimise(work / "vae.pt", nn.ModuleList([vae]), loss, VAE_STEPS, VAE_RATE, data_seed, report, VAE_CYCLE)
-    _standardise_latents(vae, pictures[:1024])
+    _optimise(work / "vae.pt", nn.ModuleList([vae]), loss, VAE_STEPS, VAE_RATE, data_seed, report)
+    _standardise_latents(vae, pictures[: VAE_SCENES // 2])
     return vae.eval().requires_grad_(False)
 
 
@@ -254,7 +256,7 @@ def _standardise_latents(vae: Any, pictures: torch.Tensor) -> None:
 def _train_unet(
     work: Path, vae: Any, tokenizer: Any, seed: int, steps: int, report: Report
 ) -> tuple[nn.Module, nn.Module]:
-    """Noise prediction, with the text encoder learning along."""
+    """Noise prediction under min-SNR weights (arXiv 2303.09556), with the text encoder learning along."""
     torch.manual_seed(draw_seed(seed, "unet"))
     unet, text_encoder = new_unet(), new_text_encoder()
     pictures, prompts = scenes(seed, SCENES)
@@ -270,7 +272,8 @@ def _train_unet(
         share = alphas[timesteps].view(-1, 1, 1, 1)
         noisy = share.sqrt() * latents[rows] + (1 - share).sqrt() * noise
         text = text_encoder(tokens[asked]).last_hidden_state
-        return F.mse_loss(unet(noisy, timesteps, text).sample, noise)
+        errors = (unet(noisy, timesteps, text).sample - noise).square().mean((1, 2, 3))
+        return (errors * (_MIN_SNR * (1 - share) / share).clamp(max=1).flatten()).mean()
 
     models = nn.ModuleList([unet, text_encoder])
     _optimise(work / "unet.pt", models, loss, steps, UNET_RATE, draw_seed(seed, "unet data"), report, averaged=True)
@@ -278,14 +281,14 @@ def _train_unet(
 
 
 def tokenize(tokenizer: Any, prompts: list[str]) -> torch.Tensor:
-    """(B, 24) token numbers."""
+    """(B, 77) token numbers."""
     return tokenizer(
         prompts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
     ).input_ids
 
 
 def scenes(seed: int, count: int) -> tuple[torch.Tensor, list[str]]:
-    """`count` training scenes: pictures (count, 3, 64, 64) uint8, and their prompts."""
+    """`count` training scenes: pictures (count, 3, 128, 128) uint8, and their prompts."""
     pictures, prompts = [], []
     for number in range(count):
         rng = np.random.default_rng(draw_seed(seed, "scene", number))
@@ -315,10 +318,9 @@ def _optimise(
     rate: float,
     seed: int,
     report: Report,
-    cycle: int = 0,
     averaged: bool = False,
 ) -> None:
-    """AdamW, the first cosine of `cycle` steps or of all; `averaged` leaves an exponential average of the weights."""
+    """AdamW, warm-up and cosine; `averaged` leaves an exponential average of the weights."""
     parameters = list(models.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=1e-2)
     average = [p.detach().clone() for p in parameters] if averaged else []
@@ -331,7 +333,7 @@ def _optimise(
     recent = 0.0
     for step in range(start, steps):
         for group in optimizer.param_groups:
-            group["lr"] = _rate(step, rate, cycle or steps)
+            group["lr"] = rate * min((step + 1) / 50, 0.02 + 0.49 * (1 + math.cos(math.pi * step / steps)))
         value = loss(step, torch.Generator().manual_seed(draw_seed(seed, step)))
         optimizer.zero_grad(set_to_none=True)
         value.backward()
@@ -349,13 +351,6 @@ def _optimise(
     with torch.no_grad():
         for kept, parameter in zip(average, parameters, strict=False):
             parameter.copy_(kept)
-
-
-def _rate(step: int, rate: float, cycle: int) -> float:
-    """Warm-up and cosine, again and again: each round is half as long as the one before and begins at 0.6 of it."""
-    while step >= cycle:
-        step, rate, cycle = step - cycle, 0.6 * rate, cycle // 2
-    return rate * min((step + 1) / 50, 0.02 + 0.49 * (1 + math.cos(math.pi * step / cycle)))
 
 
 def _write_model_index(folder: Path) -> None:

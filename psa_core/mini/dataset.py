@@ -29,11 +29,11 @@ class Sizes:
 
     seen_users: int = 600
     unseen_users: int = 150
-    train: int = 4000
+    train: int = 3000
     val: int = 256
     test_seen: int = 1000
     test_unseen: int = 1000
-    harmless: int = 600
+    harmless: int = 400
 
     def __post_init__(self) -> None:
         if min(vars(self).values()) < 1:

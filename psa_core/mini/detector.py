@@ -15,9 +15,9 @@ from PIL import Image, ImageDraw
 from ..errors import PSAError
 from .world import BACKGROUNDS, COLOURS, SHAPES, SIZE, SYMBOLS, Asked, outline
 
-_RADII = (10.75, 11.5, 12.25)  # pixels
-_WINDOW = 30  # pixels
-_COARSE = 2  # pixels that are averaged to one, a side, before anything is matched
+_RADII = (21.5, 23.0, 24.5)  # pixels
+_WINDOW = 60  # pixels
+_COARSE = 4  # pixels that are averaged to one, a side, before anything is matched
 _LEAST_CORRELATION = 0.6
 _LEAST_MASS = 0.4  # of the template's: a correlation says nothing of how strong the thing is drawn
 _DARK, _DARKEST = 110.0, 30.0  # the largest of red, green and blue at which darkness begins, and is full
@@ -44,7 +44,7 @@ class Detection:
 class Detector:
     """Detects what pictures of the mini world show.
 
-    >>> Detector()(pixels)  # (B, 3, 64, 64) in [0, 1] -> B detections
+    >>> Detector()(pixels)  # (B, 3, 128, 128) in [0, 1] -> B detections
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Detector:
 
     @torch.no_grad()
     def __call__(self, pixels: torch.Tensor) -> list[Detection]:
-        """Detect in pictures (B, 3, 64, 64) with values in [0, 1].
+        """Detect in pictures (B, 3, 128, 128) with values in [0, 1].
 
         Raises:
             PSAError: for pictures of another shape.
@@ -80,7 +80,7 @@ class Detector:
 
     def _nearest_backgrounds(self, pixels: torch.Tensor) -> list[str]:
         """By the median colour of the top and the bottom rows, which things leave mostly free."""
-        edges = torch.stack([pixels[:, :, :2], pixels[:, :, -2:]], 1).flatten(3).median(-1).values  # (B, 2, 3)
+        edges = torch.stack([pixels[:, :, :4], pixels[:, :, -4:]], 1).flatten(3).median(-1).values  # (B, 2, 3)
         distances = (edges[:, None] - self._backgrounds).square().sum((2, 3))
         return [list(BACKGROUNDS)[number] for number in distances.argmin(1).tolist()]
 
@@ -96,7 +96,7 @@ class _Templates:
         self._kernels = centred / centred.square().sum((1, 2, 3), keepdim=True).sqrt()
 
     def best(self, values: torch.Tensor) -> list[tuple[str | None, float]]:
-        """(word or None, correlation) for each map of (B, 1, 64, 64)."""
+        """(word or None, correlation) for each map of (B, 1, 128, 128)."""
         values = F.avg_pool2d(values, _COARSE)
         window, area = _WINDOW // _COARSE, (_WINDOW // _COARSE) ** 2
         pad = window // 2
@@ -113,7 +113,7 @@ class _Templates:
 
 
 def to_pixels(images: Sequence[Image.Image]) -> torch.Tensor:
-    """PIL pictures -> (B, 3, 64, 64) in [0, 1]; one of another size is scaled."""
+    """PIL pictures -> (B, 3, 128, 128) in [0, 1]; one of another size is scaled."""
     arrays = [np.asarray(image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BOX)) for image in images]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from ..errors import PSAError
 
-SIZE = 64  # pixels a side
+SIZE = 128  # pixels a side
 SYMBOLS = MappingProxyType(
     {
         "Harassment": "bolt",
@@ -50,9 +50,9 @@ COLOURS = MappingProxyType(
 SHAPES = ("circle", "square", "triangle", "diamond")
 INK, RIM = (15, 15, 15), (255, 255, 255)
 
-_QUARTERS = ((16, 16), (48, 16), (16, 48), (48, 48))
-_JITTER = 3.0  # pixels a thing lies off the middle of its quarter, at most
-_RADIUS = (10.5, 12.5)
+_QUARTERS = ((32, 32), (96, 32), (32, 96), (96, 96))
+_JITTER = 6.0  # pixels a thing lies off the middle of its quarter, at most
+_RADIUS = (21.0, 25.0)
 _SHADE = 8  # a colour's greatest distance from its name's, per channel
 _DRAWN_AT = 4  # pictures are drawn this many times larger, then averaged
 
@@ -123,7 +123,7 @@ def sample_scene(rng: np.random.Generator, symbol: str | None = None) -> Scene:
     return Scene(
         background,
         (_shade(rng, above), _shade(rng, below)),
-        float(rng.uniform(26, 38)),
+        float(rng.uniform(52, 76)),
         tuple(shapes),
         None if symbol is None else Thing(symbol, *_place(rng, quarters[count])),
     )
@@ -164,7 +164,7 @@ def render(scene: Scene) -> Image.Image:
         draw.polygon(_at(thing, outline(thing.word)), fill=thing.colour)
     if scene.symbol:
         points = _at(scene.symbol, outline(scene.symbol.word))
-        draw.line([*points, *points[:2]], fill=RIM, width=4 * _DRAWN_AT, joint="curve")
+        draw.line([*points, *points[:2]], fill=RIM, width=8 * _DRAWN_AT, joint="curve")
         draw.polygon(points, fill=INK)
         if scene.symbol.word == "ring":
             draw.polygon(_at(scene.symbol, _circle(0.45)), fill=RIM)

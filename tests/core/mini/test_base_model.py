@@ -1,13 +1,12 @@
 """The base model: its tokenizer, the VAE's starting point, and a training that stops and goes on."""
 
-import json
-
 import pytest
 import torch
 import torch.nn.functional as F
 
 from psa_core import PSAError, StructuredEncoder, UserProfile
 from psa_core.checkpoints import small_adapter
+from psa_core.diffusers_unet import cross_attention_layers
 from psa_core.mini import base_model
 from psa_core.mini.base_model import load_tokenizer, new_unet, new_vae, scenes, tokenize, words, write_tokenizer
 from psa_core.mini.generate import MiniModel
@@ -79,7 +78,7 @@ class Stop(Exception):  # noqa: N818  (a request, not an error)
 
 @pytest.fixture
 def quick(monkeypatch):
-    small = {"VAE_STEPS": 4, "VAE_BATCH": 2, "UNET_BATCH": 2, "SCENES": 8, "_SAVE_EVERY": 2}
+    small = {"VAE_STEPS": 4, "VAE_BATCH": 2, "VAE_SCENES": 16, "UNET_BATCH": 2, "SCENES": 8, "_SAVE_EVERY": 2}
     for name, value in small.items():
         monkeypatch.setattr(base_model, name, value)
 
@@ -114,7 +113,7 @@ def test_the_folder_is_one_that_diffusers_loads_and_the_adapter_draws_with(quick
     adapter = small_adapter(model.unet)
     prompts, seeds = ["a sea with a red circle"] * 2, [1, 1]
     plain, personal = model.draw(prompts, seeds, steps=2), model.draw(prompts, seeds, adapter, users, steps=2)
-    assert plain.shape == (2, 3, 64, 64)
+    assert plain.shape == (2, 3, 128, 128)
     assert torch.equal(plain[0], plain[1])
     assert not torch.equal(personal[0], personal[1])
     torch.testing.assert_close(model.draw(prompts, seeds, adapter, users, strength=0.0, steps=2), plain)
@@ -127,7 +126,7 @@ def test_a_missing_part_is_named(tmp_path):
         MiniModel(tmp_path)
 
 
-def test_the_unet_is_one_of_sd15s_kind():
-    config = new_unet().config
-    assert config.in_channels == config.out_channels == 4
-    assert json.dumps(config.down_block_types).count("CrossAttn") == len(config.down_block_types)
+def test_the_model_is_small_and_has_fourteen_cross_attentions():
+    models = (new_unet(), new_vae(), base_model.new_text_encoder())
+    assert len(cross_attention_layers(models[0])) == 14
+    assert 2 * sum(p.numel() for model in models for p in model.parameters()) < 8e6  # bytes, in half precision
