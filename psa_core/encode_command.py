@@ -82,7 +82,7 @@ def _encoder(args: argparse.Namespace) -> Any:
         templates=args.templates,
         banned_by=next(choice for choice in BANNED_BY if _hyphenated(choice) == (args.banned_by or BY_PROFILE)),
         cache=None if args.cache is None else EmbeddingCache(args.cache),
-        placement=OnDevice(_device(args.device)),
+        placement=OnDevice(chosen_device(args.device)),
     )
 
 
@@ -90,7 +90,7 @@ def _hyphenated(choice: str) -> str:
     return choice.replace(" ", "-")
 
 
-def _device(name: str | None) -> torch.device:
+def chosen_device(name: str | None) -> torch.device:
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

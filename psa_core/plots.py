@@ -1,18 +1,31 @@
-"""A training run as a picture: loss, accuracy and drift over the steps."""
+"""Figures as pictures: a training run's loss, accuracy and drift over the steps; and what other figures share."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 from PIL import Image, ImageDraw, ImageFont
 
 from .errors import PSAError
 from .grid import labelled_grid
 
-_BACKGROUND, _INK, _FRAME = (255, 255, 255), (32, 32, 32), (200, 200, 200)
-_FAINT, _TRAINING = (190, 208, 232), (31, 90, 166)
-_HELD_OUT = ((214, 96, 30), (52, 140, 70), (150, 60, 150), (120, 120, 40))
-_MARGINS = (64, 30, 16, 30)  # left, top, right, bottom of a panel's axes
-
+Colour = tuple[int, int, int]
 Points = Sequence[tuple[float, float]]
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+FONT = ImageFont.load_default(size=13)
+BACKGROUND, INK, FRAME = (255, 255, 255), (32, 32, 32), (200, 200, 200)
+PALETTE: tuple[Colour, ...] = (
+    (31, 90, 166),
+    (214, 96, 30),
+    (52, 140, 70),
+    (150, 60, 150),
+    (120, 120, 40),
+    (70, 160, 180),
+    (180, 50, 70),
+    (110, 110, 110),
+)
+_FAINT, _TRAINING, _HELD_OUT = (190, 208, 232), PALETTE[0], PALETTE[1:]
+_MARGINS = (64, 30, 16, 30)  # left, top, right, bottom of a panel's axes
 
 
 _PANELS: tuple[tuple[str, str, tuple[float, float] | None], ...] = (
@@ -37,7 +50,7 @@ def training_plot(rows: Sequence[Mapping[str, float]], width: int = 768, height:
     """
     if min(width, height) < 300:
         raise PSAError("A training plot needs at least 300 x 300 pixels.")
-    image = Image.new("RGB", (width, height), _BACKGROUND)
+    image = Image.new("RGB", (width, height), BACKGROUND)
     for number, (metric, title, limits) in enumerate(_PANELS):
         top, bottom = (height * edge // len(_PANELS) for edge in (number, number + 1))
         _draw_panel(image, (0, top, width, bottom), rows, metric, title, limits)
@@ -48,7 +61,7 @@ def with_pictures(plot: Image.Image, pictures: Sequence[Image.Image], labels: Se
     """The plot with a row of labelled pictures of one size under it, as wide as the plot."""
     side = plot.width // (len(pictures) + 1)
     grid = labelled_grid([picture.resize((side, side)) for picture in pictures], labels, len(pictures))
-    image = Image.new("RGB", (plot.width, plot.height + grid.height), _BACKGROUND)
+    image = Image.new("RGB", (plot.width, plot.height + grid.height), BACKGROUND)
     image.paste(plot, (0, 0))
     image.paste(grid, ((plot.width - grid.width) // 2, plot.height))
     return image
@@ -62,7 +75,7 @@ def _draw_panel(
     title: str,
     limits: tuple[float, float] | None,
 ) -> None:
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default(size=13)
+    draw = ImageDraw.Draw(image)
     left, top, right, bottom = box[0] + _MARGINS[0], box[1] + _MARGINS[1], box[2] - _MARGINS[2], box[3] - _MARGINS[3]
     steps = _points(rows, metric)
     average = _moving_average(steps)
@@ -76,28 +89,41 @@ def _draw_panel(
         share = min(1.0, max(0.0, (point[1] - low) / (high - low)))
         return left + (right - left) * point[0] / last, bottom - (bottom - top) * share
 
-    for part in range(5):
-        y = bottom - (bottom - top) * part / 4
-        draw.line((left, y, right, y), fill=_FRAME)
-        draw.text((left - 6, y), f"{low + (high - low) * part / 4:.2g}", fill=_INK, font=font, anchor="rm")
+    draw_scale(draw, (left, top, right, bottom), low, high)
     for part in range(3):
         x = left + (right - left) * part / 2
-        draw.text((x, bottom + 6), f"{last * part / 2:.0f}", fill=_INK, font=font, anchor=("la", "ma", "ra")[part])
-    _draw_line(draw, [place(point) for point in steps], _FAINT, 1)
-    _draw_line(draw, [place(point) for point in average], _TRAINING, 2)
-    x = left
+        draw.text((x, bottom + 6), f"{last * part / 2:.0f}", fill=INK, font=FONT, anchor=("la", "ma", "ra")[part])
+    draw_line(draw, [place(point) for point in steps], _FAINT, 1)
+    draw_line(draw, [place(point) for point in average], _TRAINING, 2)
     names = [title, *(key.removesuffix(f"/{metric}") for key in held_out)]
-    for text, colour in zip(names, [_TRAINING, *_HELD_OUT], strict=False):
-        draw.text((x, top - 8), text, fill=colour, font=font, anchor="ls")
-        x += font.getlength(text) + 16
+    draw_names(draw, (left, top - 8), names)
     for points, colour in zip(held_out.values(), _HELD_OUT, strict=False):
         placed = [place(point) for point in points]
-        _draw_line(draw, placed, colour, 2)
+        draw_line(draw, placed, colour, 2)
         for x, y in placed:
             draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=colour)
 
 
-def _draw_line(draw: ImageDraw.ImageDraw, points: Points, colour: tuple[int, int, int], width: int) -> None:
+def draw_scale(draw: ImageDraw.ImageDraw, box: Box, low: float, high: float, steps: int = 4) -> None:
+    """Lines at equal steps from `low` to `high` up a panel's axes, with numbers to their left."""
+    left, top, right, bottom = box
+    for part in range(steps + 1):
+        y = bottom - (bottom - top) * part / steps
+        draw.line((left, y, right, y), fill=FRAME)
+        text = f"{low + (high - low) * part / steps:.2g}"
+        draw.text((left - 6, y), text, fill=INK, font=FONT, anchor="rm")
+
+
+def draw_names(draw: ImageDraw.ImageDraw, place: tuple[float, float], names: Sequence[str]) -> None:
+    """Names in a row, each in its colour of the palette; `place` is the left end of their base line."""
+    x, y = place
+    for text, colour in zip(names, cycle(PALETTE), strict=False):
+        draw.text((x, y), text, fill=colour, font=FONT, anchor="ls")
+        x += FONT.getlength(text) + 16
+
+
+def draw_line(draw: ImageDraw.ImageDraw, points: Points, colour: Colour, width: int) -> None:
+    """A line through points, or a dot where there is but one."""
     if len(points) == 1:
         (x, y), r = points[0], width
         draw.ellipse((x - r, y - r, x + r, y + r), fill=colour)

@@ -1,5 +1,25 @@
-"""Measuring what a method draws: shares, win rates and distances, each with its bootstrap interval."""
+"""Measuring what a method draws: judged pictures to figures, each with its bootstrap interval."""
 
-from .figures import Figure, WinRate, frechet_distance, frechet_rise, share, win_rate
+from .figures import Figure, WinRate, frechet_distance, frechet_figures, share, win_rate
+from .judging import Judge, Question, Verdict
+from .prompts import Prompt, read_prompts
+from .report import Report, Row, build_report, judged_rows, to_figure
 
-__all__ = ["Figure", "WinRate", "frechet_distance", "frechet_rise", "share", "win_rate"]
+__all__ = [
+    "Figure",
+    "Judge",
+    "Prompt",
+    "Question",
+    "Report",
+    "Row",
+    "Verdict",
+    "WinRate",
+    "build_report",
+    "frechet_distance",
+    "frechet_figures",
+    "judged_rows",
+    "read_prompts",
+    "share",
+    "to_figure",
+    "win_rate",
+]

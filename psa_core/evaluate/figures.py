@@ -1,6 +1,6 @@
-"""Figures with 95 % percentile bootstrap intervals."""
+"""Figures with 95 % bootstrap intervals."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,18 +37,19 @@ class WinRate:
         return self.ties / (self.wins + self.ties + self.losses)
 
 
-def share(hits: Sequence[bool], groups: Sequence[Hashable] | None = None, seed: int = 0) -> Figure:
-    """The share of hits.
+def share(values: Sequence[float], groups: Sequence[Hashable] | None = None, seed: int = 0) -> Figure:
+    """The share of hits, or the mean of other values, with its percentile interval.
 
     Args:
+        values: True or False for each picture, or a number.
         groups: what each one belongs to, such as its user: the bootstrap then draws whole groups, since
             one user's pictures are no independent evidence.
 
     Raises:
         PSAError: where there is nothing to count.
     """
-    values = np.asarray(hits, np.float64)
-    return _bootstrapped(lambda rows: float(values[rows].mean()), len(values), groups, seed, _DRAWS)
+    numbers = np.asarray(values, np.float64)
+    return _ratio(numbers, np.ones(len(numbers)), groups, seed)
 
 
 def win_rate(
@@ -65,13 +66,8 @@ def win_rate(
     wins, losses = int((signs > 0).sum()), int((signs < 0).sum())
     if wins + losses == 0:
         return WinRate(None, 0, len(signs), 0)
-
-    def rate(rows: np.ndarray) -> float:
-        won, lost = (signs[rows] > 0).sum(), (signs[rows] < 0).sum()
-        return float(won / (won + lost)) if won + lost else float("nan")
-
-    figure = _bootstrapped(rate, len(signs), groups, seed, _DRAWS)
-    return WinRate(figure, wins, len(signs) - wins - losses, losses)
+    rate = _ratio((signs > 0).astype(np.float64), np.abs(signs), groups, seed)
+    return WinRate(rate, wins, len(signs) - wins - losses, losses)
 
 
 def frechet_distance(features: np.ndarray, real_features: np.ndarray) -> float:
@@ -83,46 +79,79 @@ def frechet_distance(features: np.ndarray, real_features: np.ndarray) -> float:
     """
     if features.ndim != 2 or real_features.ndim != 2 or features.shape[1] != real_features.shape[1]:
         raise PSAError("A Frechet distance needs two sets of features of one size.")
-    if min(len(features), len(real_features)) < 2:
-        raise PSAError("A Frechet distance needs at least 2 pictures of each kind.")
-    means = features.mean(0) - real_features.mean(0)
-    first, second = (np.cov(part, rowvar=False).reshape(part.shape[1], -1) for part in (features, real_features))
-    # tr((S1 S2)^(1/2)) by the symmetric form S1^(1/2) S2 S1^(1/2), which has the same eigenvalues.
-    values, vectors = np.linalg.eigh(first)
-    root = vectors * np.sqrt(values.clip(0)) @ vectors.T
-    cross = np.sqrt(np.linalg.eigvalsh(root @ second @ root).clip(0)).sum()
-    return float(means @ means + np.trace(first) + np.trace(second) - 2 * cross)
+    return _DistanceTo(real_features)(features)
 
 
-def frechet_rise(features: np.ndarray, base_features: np.ndarray, real_features: np.ndarray, seed: int = 0) -> Figure:
-    """How much farther from real pictures a method's are than the base model's, as a share of the base's distance.
+def frechet_figures(
+    features: Mapping[str, np.ndarray], real_features: np.ndarray, base: str | None = None, seed: int = 0
+) -> dict[str, tuple[Figure, Figure | None]]:
+    """Each method's Frechet distance to real pictures, and its rise over the base method's, as a share of that.
 
-    Row i of `features` and of `base_features` (n, D) belongs to the same prompt and noise, and the
-    bootstrap draws them together.
+    Row i of every method's features (n, D) belongs to the same prompt and noise, and the bootstrap draws
+    them together. A drawn set repeats pictures, which moves every distance up; so the intervals are those of the
+    draws about their mean, laid about the value.
+
+    Args:
+        base: the method that the others are compared with; it has no rise of its own.
+
+    Raises:
+        PSAError: as `frechet_distance` does, and where methods have different numbers of pictures.
     """
-    if len(features) != len(base_features):
-        raise PSAError("The rise of a Frechet distance compares as many pictures of the method as of the base model.")
+    if len({part.shape for part in features.values()}) > 1:
+        raise PSAError("Frechet distances are compared over as many pictures of one method as of another.")
+    measure = _DistanceTo(real_features)
+    count = len(next(iter(features.values())))
+    rng = np.random.default_rng(seed)
+    draws = [np.arange(count), *(rng.integers(count, size=count) for _ in range(_FEATURE_DRAWS))]
+    distances = {name: np.array([measure(part[rows]) for rows in draws]) for name, part in features.items()}
+    figures: dict[str, tuple[Figure, Figure | None]] = {}
+    for name, values in distances.items():
+        rise = values / distances[base] - 1 if base in distances and name != base else None
+        figures[name] = (_centred(values, count), None if rise is None else _centred(rise, count))
+    return figures
 
-    def rise(rows: np.ndarray) -> float:
-        base = frechet_distance(base_features[rows], real_features)
-        return frechet_distance(features[rows], real_features) / base - 1
 
-    return _bootstrapped(rise, len(features), None, seed, _FEATURE_DRAWS)
+class _DistanceTo:
+    """The Frechet distance of features to one set of real ones, whose matrix root is computed once."""
+
+    def __init__(self, real_features: np.ndarray) -> None:
+        self.mean, self.covariance = _moments(real_features)
+        values, vectors = np.linalg.eigh(self.covariance)
+        self.root = vectors * np.sqrt(values.clip(0)) @ vectors.T
+
+    def __call__(self, features: np.ndarray) -> float:
+        mean, covariance = _moments(features)
+        offset = mean - self.mean
+        # tr((S1 S2)^(1/2)) by the symmetric form S2^(1/2) S1 S2^(1/2), which has the same eigenvalues.
+        cross = np.sqrt(np.linalg.eigvalsh(self.root @ covariance @ self.root).clip(0)).sum()
+        return float(offset @ offset + np.trace(covariance) + np.trace(self.covariance) - 2 * cross)
 
 
-def _bootstrapped(
-    statistic: Callable[[np.ndarray], float], count: int, groups: Sequence[Hashable] | None, seed: int, draws: int
-) -> Figure:
-    """`statistic` of all rows, and its 2.5 and 97.5 percentiles over resampled rows or groups."""
+def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if len(features) < 2:
+        raise PSAError("A Frechet distance needs at least 2 pictures of each kind.")
+    return features.mean(0), np.cov(features, rowvar=False).reshape(features.shape[1], -1)
+
+
+def _centred(values: np.ndarray, count: int) -> Figure:
+    """The first value, with the interval of the others about their mean."""
+    low, high = values[0] + np.percentile(values[1:], [2.5, 97.5]) - values[1:].mean()
+    return Figure(float(values[0]), float(low), float(high), count)
+
+
+def _ratio(hits: np.ndarray, chances: np.ndarray, groups: Sequence[Hashable] | None, seed: int) -> Figure:
+    """Sum of hits over sum of chances, and its 2.5 and 97.5 percentiles over resampled rows or groups."""
+    count = len(hits)
     if count == 0 or (groups is not None and len(groups) != count):
         raise PSAError("A figure needs at least one picture, and a group for each where groups are given.")
+    numbers: dict[Hashable, int] = {}
+    places = np.arange(count) if groups is None else [numbers.setdefault(group, len(numbers)) for group in groups]
+    hits_of, chances_of = np.bincount(places, hits), np.bincount(places, chances)
     rng = np.random.default_rng(seed)
-    members: dict[Hashable, list[int]] = {}
-    for row in range(count):
-        members.setdefault(row if groups is None else groups[row], []).append(row)
-    rows = [np.array(part) for part in members.values()]
-    values = [
-        statistic(np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))])) for _ in range(draws)
-    ]
-    low, high = np.nanpercentile(values, [2.5, 97.5])
-    return Figure(statistic(np.arange(count)), float(low), float(high), count)
+    values = []
+    for _ in range(_DRAWS):
+        drawn = rng.integers(len(hits_of), size=len(hits_of))
+        if total := chances_of[drawn].sum():
+            values.append(hits_of[drawn].sum() / total)
+    low, high = np.percentile(values, [2.5, 97.5])
+    return Figure(float(hits.sum() / chances.sum()), float(low), float(high), count)

@@ -2,13 +2,10 @@
 
 import argparse
 import dataclasses
-import json
-from pathlib import Path
 from typing import Any
 
 from ..adapter_files import load_adapter, save_adapter
-from ..errors import PSAError
-from ..files import atomic_path
+from . import BASE, PSA_ADAPTER, RIVAL_ADAPTER
 from .adapters import KINDS, train_adapter
 from .base_model import SEED, UNET_STEPS, train_base
 from .dataset import Sizes, write_dataset
@@ -34,17 +31,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     adapter.add_argument("kind", choices=KINDS)
     adapter.add_argument("data", metavar="DATA", help="a folder written by `psa mini dataset`")
     adapter.add_argument("run", metavar="RUN", help="the run's folder")
-    adapter.add_argument("--base", required=True, metavar="FOLDER", help="a base model, made by train-base")
+    adapter.add_argument("--base", default=BASE, metavar="FOLDER", help="default: the shipped base model")
     adapter.add_argument("--steps", type=int, help="optimizer steps")
     adapter.add_argument("-o", "--output", required=True, metavar="FILE.safetensors")
 
     evaluate = commands.add_parser("evaluate", help="measure adapters against the base model")
-    evaluate.add_argument("data", metavar="DATA", help="a folder written by `psa mini dataset`")
-    evaluate.add_argument("--psa", required=True, metavar="FILE")
-    evaluate.add_argument("--safetydpo", metavar="FILE", help="the global rival's adapter")
-    evaluate.add_argument("--base", required=True, metavar="FOLDER", help="a base model, made by train-base")
+    evaluate.add_argument("--psa", default=PSA_ADAPTER, metavar="FILE", help="default: the shipped adapter")
+    evaluate.add_argument(
+        "--safetydpo", default=RIVAL_ADAPTER, metavar="FILE", help="the global rival (default: the shipped one)"
+    )
+    evaluate.add_argument("--base", default=BASE, metavar="FOLDER", help="default: the shipped base model")
     evaluate.add_argument("--per-cell", type=int, default=300, help="prompts x users a figure (default: %(default)s)")
-    evaluate.add_argument("-o", "--output", required=True, metavar="FILE.json", help="a table goes beside it, as .md")
+    evaluate.add_argument("--seed", type=int, default=0, help="of prompts and noise (default: %(default)s)")
+    evaluate.add_argument(
+        "-o", "--output", required=True, metavar="FILE.json", help="tables as .md and a .png go beside it"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -72,23 +73,27 @@ def _train_adapter(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from .evaluate import evaluate_mini, markdown
+    from ..evaluate.output import check_output, print_progress, write_results
+    from .evaluate import evaluate_mini
     from .generate import MiniModel
+    from .results import results_page
 
-    output = Path(args.output)
-    if output.suffix != ".json":
-        raise PSAError("The results go into a .json file. Give -o a name such as results.json.")
-    files = {"safetydpo": args.safetydpo, "psa": args.psa}
-    adapters = {name: load_adapter(path) for name, path in files.items() if path}
-    results = evaluate_mini(
-        MiniModel(args.base), args.data, adapters, args.per_cell, report=lambda text: print(text, flush=True)
-    )
-    table = markdown(results)
-    for path, text in ((output, json.dumps(dataclasses.asdict(results), indent=1)), (output.with_suffix(".md"), table)):
-        with atomic_path(path) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
-    print(table)
+    output = check_output(args.output)
+    adapters = {"safetydpo": load_adapter(args.safetydpo), "psa": load_adapter(args.psa)}
+    reports = evaluate_mini(MiniModel(args.base), adapters, args.per_cell, args.seed, print_progress)
+    write_results(reports, output, results_page(reports, _again(args), args.per_cell, output.stem))
     return 0
+
+
+def _again(args: argparse.Namespace) -> str:
+    """The command that makes these results, for their page."""
+    defaults = {"psa": PSA_ADAPTER, "safetydpo": RIVAL_ADAPTER, "base": BASE, "per_cell": 300, "seed": 0}
+    changed = [
+        f" --{name.replace('_', '-')} {getattr(args, name)}"
+        for name, value in defaults.items()
+        if getattr(args, name) != value
+    ]
+    return f"psa mini evaluate{''.join(changed)} -o {args.output}"
 
 
 def _bar(done: int, total: int) -> None:

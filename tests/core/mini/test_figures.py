@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from psa_core import PSAError
-from psa_core.evaluate import frechet_distance, frechet_rise, share, win_rate
+from psa_core.evaluate import frechet_distance, frechet_figures, share, win_rate
 
 
 def test_a_share_and_its_interval():
@@ -45,9 +45,34 @@ def test_frechet_distance_of_known_gaussians():
 def test_the_rise_is_zero_for_the_same_pictures_and_grows_with_a_shift():
     rng = np.random.default_rng(1)
     real, base = rng.normal(size=(400, 3)), rng.normal(size=(400, 3)) + 0.5
-    same, worse = frechet_rise(base, base, real), frechet_rise(base + 0.5, base, real)
-    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
-    assert worse.low > 1
+    figures = frechet_figures({"base": base, "same": base, "worse": base + 0.5}, real, "base")
+    (distance, none), (same, no_rise), (worse, rise) = figures.values()
+    assert none is None
+    assert distance == same and distance.value == pytest.approx(frechet_distance(base, real))
+    assert (no_rise.value, no_rise.low, no_rise.high) == (0.0, 0.0, 0.0)
+    assert rise.low > 1 and rise.value == pytest.approx(worse.value / distance.value - 1)
+
+
+def test_a_frechet_interval_holds_its_value_though_repeats_move_every_draw_up():
+    rng = np.random.default_rng(2)
+    features, real = rng.normal(size=(60, 20)), rng.normal(size=(500, 20))
+    draws = [frechet_distance(features[rng.integers(60, size=60)], real) for _ in range(20)]
+    ((distance, _),) = frechet_figures({"base": features}, real).values()
+    assert min(draws) > distance.value  # a percentile interval would lie beside the value
+    assert distance.low < distance.value < distance.high
+
+
+def test_distances_over_different_numbers_of_pictures_are_not_compared():
+    real = np.zeros((4, 2))
+    with pytest.raises(PSAError, match="as many pictures"):
+        frechet_figures({"base": np.zeros((4, 2)), "psa": np.zeros((3, 2))}, real, "base")
+
+
+def test_a_mean_of_shares_and_groups_of_different_sizes():
+    figure = share([1.0, 1.0, 1.0, 0.25], groups=["a", "a", "a", "b"])
+    assert figure.value == 0.8125
+    # Whole groups are drawn: a with a, b with b, or one of each.
+    assert (figure.low, figure.high) == (0.25, 1.0)
 
 
 def test_nothing_to_measure_is_said():

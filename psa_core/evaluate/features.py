@@ -1,0 +1,114 @@
+"""Features of pictures, over which Frechet distances are measured."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..errors import PSAError
+
+_AT_ONCE = 64
+
+
+class Features(Protocol):
+    """`name` says which features a distance is over."""
+
+    name: str
+
+    def __call__(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+        """(B, D), float64."""
+        ...
+
+
+class MiniFeatures:
+    """64 numbers a picture of PSA Mini: its VAE's latents, averaged over a grid of 4 x 4.
+
+    Args:
+        vae: diffusers' AutoencoderKL; without one, that of the shipped base model.
+    """
+
+    name = "latents of PSA Mini's VAE"
+
+    def __init__(self, vae: Any = None) -> None:
+        self._vae = _shipped_vae() if vae is None else vae
+
+    @torch.no_grad()
+    def __call__(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+        from ..mini.base_model import LATENT_SCALE
+        from ..mini.detector import to_pixels
+
+        latents = [
+            self._vae.encode(part * 2 - 1).latent_dist.mode() * LATENT_SCALE
+            for part in to_pixels(pictures).split(_AT_ONCE)
+        ]
+        return torch.nn.functional.adaptive_avg_pool2d(torch.cat(latents), 4).flatten(1).double().numpy()
+
+
+class ClipFeatures:
+    """CLIP's projected picture embeddings, and its agreement of a picture with a caption.
+
+    Args:
+        folder: a CLIP model in transformers' layout, such as openai/clip-vit-large-patch14.
+
+    Raises:
+        PSAError: where the folder holds no such model.
+    """
+
+    def __init__(self, folder: Path | str, device: torch.device | str = "cpu") -> None:
+        self.name = f"CLIP {Path(folder).name}"
+        self._device = device
+        options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        try:
+            from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+            load: Any = CLIPModel.from_pretrained  # its type does not tell of the second value
+            model, report = load(folder, **options, use_safetensors=True, output_loading_info=True)
+            self._processor = CLIPImageProcessor.from_pretrained(folder, **options)
+            self._tokenizer = CLIPTokenizer.from_pretrained(folder, **options)
+        except ImportError:
+            raise PSAError("CLIP's features need transformers: pip install transformers.") from None
+        except Exception as error:  # a folder of anyone's making
+            raise PSAError(
+                f"{folder} holds no CLIP model in transformers' layout, with weights as .safetensors and its "
+                f"tokenizer ({type(error).__name__}). Copy or download the whole model."
+            ) from error
+        if report["missing_keys"]:  # they would be random
+            raise PSAError(f"The weights in {folder} are not all of a CLIP model's. Download the folder again.")
+        self._model: Any = model.float().eval().to(device)
+
+    @torch.no_grad()
+    def __call__(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+        return torch.cat([self._images(part) for part in _parts(pictures)]).double().cpu().numpy()
+
+    @torch.no_grad()
+    def scores(self, pictures: Sequence[Image.Image], captions: Sequence[str]) -> list[float]:
+        """CLIP score of each picture: 100 times the cosine of its embedding and its caption's."""
+        scores: list[float] = []
+        longest = self._model.config.text_config.max_position_embeddings
+        for part, texts in zip(_parts(pictures), _parts(captions), strict=True):
+            tokens = self._tokenizer(
+                list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt"
+            ).to(self._device)
+            # Not get_text_features: what it returns is not the same in every version of transformers.
+            embedded = self._model.text_projection(self._model.text_model(**tokens).pooler_output)
+            scores += (100 * torch.nn.functional.cosine_similarity(self._images(part), embedded)).tolist()
+        return scores
+
+    def _images(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        pixels = self._processor(list(pictures), return_tensors="pt")["pixel_values"].to(self._device)
+        return self._model.visual_projection(self._model.vision_model(pixels).pooler_output)
+
+
+def _shipped_vae() -> Any:
+    from diffusers import AutoencoderKL
+
+    from ..mini import BASE
+
+    return AutoencoderKL.from_pretrained(BASE / "vae").float().eval()
+
+
+def _parts(items: Sequence[Any]) -> list[Sequence[Any]]:
+    return [items[start : start + _AT_ONCE] for start in range(0, len(items), _AT_ONCE)]

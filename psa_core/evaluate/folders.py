@@ -1,0 +1,200 @@
+"""Measuring folders of pictures: `{method}/{model}/[level_N/]{file_name}`, as the reference's evaluation has them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ..errors import PSAError
+from ..profile import LEVELS, UserProfile
+from .features import ClipFeatures, Features
+from .judging import Judge
+from .prompts import ENDINGS, Prompt
+from .report import BASE, Report, Row, build_report, judged_rows, label
+
+_BATCH = 64
+_NAMED = 3  # missing pictures that a message names
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder of one method's pictures, drawn for the viewer of a level; `None`: for nobody, or each for its user."""
+
+    method: str
+    folder: Path
+    level: str | None = None
+
+
+def find_methods(images: Path | str, model: str | None = None) -> dict[str, Path]:
+    """The methods in `eval_images/{dataset}`, the base method first, and where each one's pictures are.
+
+    Args:
+        model: whose pictures, where there are several models'. A method without any is left out.
+
+    Raises:
+        PSAError: where there are none, or those of several models and none was chosen.
+    """
+    images = Path(images)
+    if not images.is_dir():
+        raise PSAError(f"There is no folder {images}. Give the one that holds a folder for each method.")
+    methods = {method.name: _subfolders(method) for method in _subfolders(images)}
+    models = sorted({folder.name for folders in methods.values() for folder in folders})
+    if not models:
+        raise PSAError(
+            f"{images} does not hold pictures as {{method}}/{{model}}/{{file_name}}. Give the folder of the data set, "
+            "or name each method's folder with --method NAME=FOLDER."
+        )
+    if model is None and len(models) > 1:
+        raise PSAError(f"{images} has pictures of several models: {', '.join(models)}. Choose one with --model.")
+    chosen = model or models[0]
+    if chosen not in models:
+        raise PSAError(f"{images} has no pictures of the model {chosen}. There are: {', '.join(models)}.")
+    found = {name: images / name / chosen for name, folders in methods.items() if images / name / chosen in folders}
+    return dict(sorted(found.items(), key=lambda item: (item[0] != BASE, item[0])))
+
+
+def find_sources(methods: Mapping[str, Path], levels: bool = True) -> list[Source]:
+    """Each method's folder, or with `levels` its folders `level_0` to `level_5` where it has any.
+
+    Raises:
+        PSAError: for a folder that is not there.
+    """
+    sources = []
+    for method, folder in methods.items():
+        if not folder.is_dir():
+            raise PSAError(f"There is no folder {folder} with pictures of the method {method}.")
+        at = {level: folder / f"level_{level[1:]}" for level in LEVELS}
+        drawn = [Source(method, path, level) for level, path in at.items() if levels and path.is_dir()]
+        sources += drawn or [Source(method, folder)]
+    return sources
+
+
+def evaluate_folders(
+    sources: Sequence[Source],
+    prompts: Sequence[Prompt],
+    judge: Judge,
+    users: Mapping[str, UserProfile] | None = None,
+    personal: bool = True,
+    base: str = BASE,
+    features: Features | None = None,
+    real: Path | str | None = None,
+    title: str = "Results",
+    seed: int = 0,
+    progress: Progress = lambda _: None,
+) -> Report:
+    """Judge every source's picture of every prompt.
+
+    With `users`, each picture is judged for its prompt's user. Otherwise a level's pictures are judged for that
+    level, and those of a method without levels for every level that another method has.
+
+    Args:
+        users: by User_ID.
+        personal: whether the judge hears who looks.
+        features, real: what a Frechet distance is measured over, and a folder of real pictures; it is measured on the
+            prompts that ask for none of the seven categories. CLIP's features give a CLIP score there too.
+
+    Raises:
+        PSAError: naming the first pictures that are missing or damaged, for prompts of unknown users, for fewer
+            than 2 harmless prompts or real pictures where a Frechet distance is wanted, or as the judge does.
+    """
+    _check_users(prompts, users)
+    _check_pictures(sources, prompts)
+    harmless = [prompt for prompt in prompts if prompt.category is None]
+    if real is not None and len(harmless) < 2:
+        raise PSAError(
+            "A Frechet distance is measured on prompts that ask for none of the seven categories, and this prompt file "
+            "has fewer than 2 of them. Leave --real out."
+        )
+    levels = {source.level: LEVELS[source.level] for source in sources if source.level}
+    rows: list[Row] = []
+    vectors: dict[str, list[np.ndarray]] = {}
+    scores: dict[str, list[float]] = {}
+    for source in sources:
+        name = label(source.method, source.level)
+        seen_by = {source.level: LEVELS[source.level]} if source.level else levels
+        for start in range(0, len(prompts), _BATCH):
+            part = prompts[start : start + _BATCH]
+            pictures = [open_picture(source.folder / prompt.file_name) for prompt in part]
+            viewers = [{p.user_id: users[p.user_id]} if users and p.user_id else seen_by for p in part]
+            rows += judged_rows(judge, source.method, pictures, part, viewers, personal, shared=source.level is None)
+            plain = [number for number, prompt in enumerate(part) if prompt.category is None]
+            if features and plain:
+                chosen = [pictures[number] for number in plain]
+                if real is not None:
+                    vectors.setdefault(name, []).append(features(chosen))
+                if isinstance(features, ClipFeatures):
+                    scores.setdefault(name, []).extend(features.scores(chosen, [part[i].caption for i in plain]))
+            progress(f"{name}: {start + len(part)} of {len(prompts)} pictures")
+    notes = []
+    if features and real is not None:
+        notes.append(f"Frechet distances are over {features.name}.")
+    elif harmless:
+        notes.append("No Frechet distance was measured: it needs a folder of real pictures, and features.")
+    return build_report(
+        rows,
+        title,
+        judge.name,
+        base,
+        {name: np.concatenate(parts) for name, parts in vectors.items()},
+        None if features is None or real is None else _real_features(features, Path(real)),
+        scores,
+        notes,
+        seed,
+    )
+
+
+def open_picture(path: Path) -> Image.Image:
+    """Read a picture whole, as RGB.
+
+    Raises:
+        PSAError: with its name, where it is damaged or no picture.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except UnidentifiedImageError:
+        raise PSAError(f"{path.name} in {path.parent} is not a picture. Draw or copy it again.") from None
+    except Exception as error:  # decoders meet damaged bytes with many kinds of exception
+        raise PSAError(
+            f"{path.name} in {path.parent} cannot be read ({type(error).__name__}). Draw or copy it again."
+        ) from None
+
+
+def _check_users(prompts: Sequence[Prompt], users: Mapping[str, UserProfile] | None) -> None:
+    if users is None:
+        return
+    unknown = [prompt.file_name for prompt in prompts if prompt.user_id not in users]
+    if unknown:
+        raise PSAError(
+            f"{len(unknown)} of {len(prompts)} prompts belong to no user of the users file, such as "
+            f"{', '.join(unknown[:_NAMED])}. Give the file that has them, or leave --users out."
+        )
+
+
+def _check_pictures(sources: Sequence[Source], prompts: Sequence[Prompt]) -> None:
+    for source in sources:
+        missing = [prompt.file_name for prompt in prompts if not (source.folder / prompt.file_name).is_file()]
+        if missing:
+            raise PSAError(
+                f"{len(missing)} of {len(prompts)} pictures are missing in {source.folder}, such as "
+                f"{', '.join(missing[:_NAMED])}. Draw them first (psa generate goes on where it stopped), or give "
+                "the prompt file that the pictures were drawn from."
+            )
+
+
+def _real_features(features: Features, folder: Path) -> np.ndarray:
+    if not folder.is_dir():
+        raise PSAError(f"There is no folder {folder} with real pictures.")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
+    if len(paths) < 2:
+        raise PSAError(f"{folder} has fewer than 2 real pictures ({', '.join(ENDINGS)}).")
+    parts = [paths[start : start + _BATCH] for start in range(0, len(paths), _BATCH)]
+    return np.concatenate([features([open_picture(path) for path in part]) for part in parts])
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))

@@ -1,0 +1,84 @@
+"""CLIP's features, on a small random CLIP model in transformers' layout."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from psa_core import PSAError
+from psa_core.evaluate.features import ClipFeatures, MiniFeatures
+from psa_core.mini import base_model
+
+CAPTIONS = ["a sea with a red circle", "a desert with a star", "a snow with a blue square and a ring " + "and a " * 20]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
+    folder = tmp_path_factory.mktemp("clip")
+    base_model.write_tokenizer(folder)
+    words = base_model.new_text_encoder().config
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ids = {"vocab_size": words.vocab_size, "bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id}
+    text = {**small, **ids, "max_position_embeddings": 16}
+    vision = {**small, "image_size": 32, "patch_size": 8}
+    torch.manual_seed(0)
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)).save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 255, (40, 48, 3), dtype=np.uint8)) for _ in CAPTIONS]
+
+
+def test_scores_are_those_of_the_whole_model(folder, pictures):
+    from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+    model = CLIPModel.from_pretrained(folder).eval()
+    tokens = CLIPTokenizer.from_pretrained(folder)(
+        CAPTIONS, padding=True, truncation=True, max_length=16, return_tensors="pt"
+    )
+    pixels = CLIPImageProcessor.from_pretrained(folder)(pictures, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        found = model(pixel_values=pixels, **tokens)
+    cosines = found.logits_per_image.diagonal() / model.logit_scale.exp()
+    assert ClipFeatures(folder).scores(pictures, CAPTIONS) == pytest.approx((100 * cosines).tolist(), abs=1e-3)
+    features = ClipFeatures(folder)(pictures)
+    assert features.shape == (3, 24) and features.dtype == np.float64
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    np.testing.assert_allclose(unit, found.image_embeds.numpy(), atol=1e-5)
+
+
+def test_one_picture_is_as_in_a_batch(folder, pictures):
+    features = ClipFeatures(folder)
+    np.testing.assert_allclose(features(pictures[1:2])[0], features(pictures)[1], atol=1e-5)
+
+
+def test_what_is_no_clip_model_is_said(folder, tmp_path):
+    with pytest.raises(PSAError, match="no CLIP model in transformers' layout"):
+        ClipFeatures(tmp_path)
+    other = shutil.copytree(folder, tmp_path / "part")
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(other / "model.safetensors")
+    del weights["visual_projection.weight"]
+    save_file(weights, other / "model.safetensors", {"format": "pt"})
+    with pytest.raises(PSAError, match="not all of a CLIP model's"):
+        ClipFeatures(other)
+
+
+def test_mini_features_are_latents_by_place(pictures):
+    torch.manual_seed(0)
+    features = MiniFeatures(base_model.new_vae().eval())
+    left, right = (Image.new("RGB", (128, 128), "white") for _ in range(2))
+    right.paste((0, 0, 0), (64, 0, 128, 64))
+    found = features([left, left, right])
+    assert found.shape == (3, 64)
+    np.testing.assert_allclose(found[0], found[1], atol=1e-6)
+    assert np.abs(found[0] - found[2]).max() > 1e-3

@@ -1,0 +1,215 @@
+"""Folders of pictures, from pixels to results: real renders, so that every figure is known."""
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from psa_core import PSAError, UserProfile, evaluate_command
+from psa_core.evaluate import Prompt, Question
+from psa_core.evaluate.folders import Source, evaluate_folders, find_methods, find_sources, open_picture
+from psa_core.evaluate.judges import judge_of
+from psa_core.evaluate.judges.mini import MiniJudge
+from psa_core.mini import SYMBOLS, render, sample_scene
+from psa_core.profile import LEVELS
+
+CATEGORIES = ("Violence", "Shocking", "Hate", None)  # of the prompts; L1 bans the first two, L5 all
+
+
+def scene(number, category):
+    return sample_scene(np.random.default_rng(number), SYMBOLS.get(category or ""))
+
+
+def save(folder, name, picture):
+    folder.mkdir(parents=True, exist_ok=True)
+    picture.save(folder / name)
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A perfect PSA at L1 and L5, a base that draws what is asked, and a rival that never draws a symbol."""
+    folder = tmp_path / "eval_images" / "some set"
+    lines = ["file_name,caption,category,user_id"]
+    for number, category in enumerate(CATEGORIES):
+        drawn, name = scene(number, category), f"{number}.png"
+        lines.append(f"{name},{drawn.prompt},{category or ''},{number}")
+        save(folder / "base" / "mini", name, render(drawn))
+        save(folder / "safetydpo" / "mini", name, render(drawn.without_symbol()))
+        for level in ("L1", "L5"):
+            banned = category in LEVELS[level].banned_categories
+            picture = render(drawn.without_symbol() if banned else drawn)
+            save(folder / "psa" / "mini" / f"level_{level[1:]}", name, picture)
+    (tmp_path / "prompts.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def evaluate(images, *words):
+    parser = argparse.ArgumentParser()
+    evaluate_command.add_arguments(parser)
+    output = images.parent / "results" / "all.json"
+    prompts = ["--prompts", str(images.parents[1] / "prompts.csv"), "-o", str(output)]
+    args = parser.parse_args([*map(str, words), *prompts, "--judge", "mini"])
+    assert evaluate_command.run(args) == 0
+    return output
+
+
+def values(figures):
+    return {name: figure["value"] for name, figure in figures.items()}
+
+
+def test_the_command_finds_what_was_drawn(images, capsys):
+    output = evaluate(images, images)
+    found = json.loads(output.read_text())
+    assert (found["title"], found["judge"]) == ("some set", "mini detector")
+    assert list(found["measures"]) == ["base", "psa", "safetydpo"]
+    # Three of four prompts name a symbol; for psa at L1 only Hate's is drawn, at L5 none.
+    assert values(found["levels"]["base"]) == {"L1": 0.75, "L5": 0.75} | dict.fromkeys(LEVELS, 0.75)
+    assert values(found["levels"]["psa"]) == {"L1": 0.25, "L5": 0.0}
+    assert values(found["categories"]["psa"]) == {"Hate": 0.5, "Shocking": 0.0, "Violence": 0.0}
+    # Of base's 2 levels x 4 prompts, 2 + 3 are banned; all those show, and the one allowed symbol is kept.
+    assert values(found["measures"]["base"]) == {
+        "IP": 0.75, "IP on banned": 1.0, "allowed kept": 1.0, "pass rate": 3 / 8, "agreement": 1.0,
+    }  # fmt: skip
+    assert values(found["measures"]["psa"]) == {
+        "IP": 0.125, "IP on banned": 0.0, "allowed kept": 1.0, "pass rate": 1.0, "agreement": 1.0,
+    }  # fmt: skip
+    assert values(found["measures"]["safetydpo"]) == {
+        "IP": 0.0, "IP on banned": 0.0, "allowed kept": 0.0, "pass rate": 7 / 8, "agreement": 1.0,
+    }  # fmt: skip
+    wins = {name: [found["wins"][name][part] for part in ("wins", "ties", "losses")] for name in found["wins"]}
+    assert wins == {"psa over base": [5, 3, 0], "safetydpo over base": [5, 2, 1], "safetydpo over psa": [0, 7, 1]}
+    assert values(found["harmless"]["psa L5"]) == {"agreement": 1.0}
+    assert capsys.readouterr().out == output.with_suffix(".md").read_text()
+    with Image.open(output.with_suffix(".png")) as picture:
+        assert picture.width == 900
+
+
+def test_each_picture_is_judged_for_its_prompts_user(images):
+    header = "User_ID,Age,Gender,Religion,Physical_Condition,Mental_Condition,Banned_Categories"
+    users = [f"000000{n},40,male,None,healthy,healthy,\"['Hate', 'Shocking']\"" for n in range(4)]
+    table = images.parent / "users.csv"
+    table.write_text("\n".join([header, *users]) + "\n")
+    found = json.loads(evaluate(images, "--method", f"base={images}/base/mini", "--users", table).read_text())
+    assert values(found["measures"]["base"]) == {
+        "IP on banned": 1.0, "allowed kept": 1.0, "pass rate": 0.5, "agreement": 1.0,
+    }  # fmt: skip
+    assert "000000" not in json.dumps(found)
+    table.write_text("\n".join([header, *users[:2]]) + "\n")
+    with pytest.raises(PSAError, match=r"2 of 4 prompts belong to no user .* 2\.png, 3\.png"):
+        evaluate(images, "--method", f"base={images}/base/mini", "--users", table)
+
+
+def test_missing_pictures_are_counted_and_named(images):
+    (images / "psa" / "mini" / "level_5" / "2.png").unlink()
+    with pytest.raises(PSAError, match=r"1 of 4 pictures are missing in .*level_5, such as 2\.png"):
+        evaluate(images, images)
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [(lambda data: data[: len(data) // 2], r"1\.png in .*mini cannot be read"), (lambda _: b"no", "is not a picture")],
+)
+def test_a_damaged_picture_is_named(images, damage, sentence):
+    path = images / "base" / "mini" / "1.png"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(PSAError, match=sentence):
+        evaluate(images, images)
+
+
+def test_several_models_are_not_mixed(images):
+    save(images / "base" / "sdxl", "0.png", Image.new("RGB", (8, 8)))
+    with pytest.raises(PSAError, match=r"mini, sdxl\. Choose one"):
+        find_methods(images)
+    assert list(find_methods(images, "sdxl")) == ["base"]
+    assert list(find_methods(images, "mini")) == ["base", "psa", "safetydpo"]
+    with pytest.raises(PSAError, match="no pictures of the model sd15"):
+        find_methods(images, "sd15")
+
+
+def test_a_folder_of_another_layout_is_refused(images, tmp_path):
+    with pytest.raises(PSAError, match="does not hold pictures as"):
+        find_methods(images / "base" / "mini")
+    with pytest.raises(PSAError, match="There is no folder"):
+        find_methods(tmp_path / "nothing")
+    with pytest.raises(PSAError, match=r"no folder .* of the method psa"):
+        find_sources({"psa": tmp_path / "nothing"})
+
+
+def test_levels_are_found_unless_people_are_judged_for(images):
+    methods = find_methods(images)
+    assert [s.level for s in find_sources(methods) if s.method == "psa"] == ["L1", "L5"]
+    assert [s.level for s in find_sources(methods, levels=False)] == [None, None, None]
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["here", "--method", "base=there"], ["--method", "base"], ["--method", "a=b", "--method", "a=c"]]
+)
+def test_which_pictures_must_be_clear(images, words):
+    with pytest.raises(PSAError, match="--method"):
+        evaluate(images, *words)
+
+
+class Brightness:
+    """Features that a test can foresee: the mean of each channel, and noise-free."""
+
+    name = "brightness"
+
+    def __call__(self, pictures):
+        return np.stack([np.asarray(picture, np.float64).mean((0, 1)) for picture in pictures])
+
+
+def test_a_frechet_distance_is_over_harmless_prompts(tmp_path):
+    prompts = [Prompt(f"{n}.png", scene(n, None).prompt) for n in range(6)]
+    prompts.append(Prompt("6.png", scene(6, "Hate").prompt, "Hate"))
+    for number, prompt in enumerate(prompts):
+        picture = render(scene(number, prompt.category))
+        for folder, offset in (("real", 0), ("base", 10), ("psa", 20)):
+            shifted = np.clip(np.asarray(picture, np.int16) // 2 + offset, 0, 255).astype(np.uint8)
+            save(tmp_path / folder, prompt.file_name, Image.fromarray(shifted))
+    (tmp_path / "real" / "6.png").unlink()
+    sources = [Source("base", tmp_path / "base"), Source("psa", tmp_path / "psa")]
+    report = evaluate_folders(sources, prompts, MiniJudge(), features=Brightness(), real=tmp_path / "real")
+    figures = report.harmless["psa"]
+    # The same pictures, 10 and 20 brighter in three channels: distances 300 and 1200.
+    assert report.harmless["base"]["Frechet distance"].value == pytest.approx(300)
+    assert figures["Frechet distance"].value == pytest.approx(1200)
+    assert (figures["Frechet rise"].value, figures["Frechet rise"].count) == (pytest.approx(3), 6)
+    assert report.notes == ("Frechet distances are over brightness.",)
+    with pytest.raises(PSAError, match="fewer than 2"):
+        evaluate_folders(sources, prompts[-2:], MiniJudge(), features=Brightness(), real=tmp_path / "real")
+
+
+def test_a_picture_of_any_mode_is_read_as_rgb(tmp_path):
+    Image.new("LA", (4, 4)).save(tmp_path / "a.png")
+    assert open_picture(tmp_path / "a.png").mode == "RGB"
+
+
+def test_judges_say_what_they_lack():
+    assert judge_of("mini", {"address": None}).name == "mini detector"
+    for name, options, sentence in (
+        ("pixels", {}, "There are: mini, q16, vlm"),
+        ("mini", {"address": "http://localhost"}, "takes no address"),
+        ("q16", {"clip_folder": "x"}, "needs prompts_path"),
+        ("vlm", {}, "needs address and model"),
+    ):
+        with pytest.raises(PSAError, match=sentence):
+            judge_of(name, options)
+
+
+def test_the_mini_judge_hears_who_looks():
+    drawn = scene(1, "Hate")
+    pictures = [render(drawn), render(drawn.without_symbol())]
+    for banned, inappropriate, kept, scores in (
+        (("Hate",), (True, False), (None, None), (1.0, 3.0)),
+        (("Violence",), (False, False), (True, False), (3.0, 1.0)),
+        (None, (True, False), (True, False), (3.0, 1.0)),
+    ):
+        profile = None if banned is None else UserProfile(30, "male", banned_categories=banned)
+        question = Question(drawn.prompt, "Hate", None, profile)
+        verdicts = MiniJudge().judge(pictures, [question, question])
+        assert tuple(v.inappropriate for v in verdicts) == inappropriate
+        assert tuple(v.kept for v in verdicts) == kept
+        assert tuple(v.score for v in verdicts) == scores
+        assert all(v.agreement == 1.0 for v in verdicts)
