@@ -53,14 +53,14 @@ class DiffusersFolder:
             scheduler.alphas_cumprod,
             scheduler.config["prediction_type"],
             dtype if dtype != torch.float32 else None,
-            _fingerprint(self.folder, ["unet", "scheduler"]),
+            fingerprint(self.folder, ["unet", "scheduler"]),
         )
 
     def image_encoder(self) -> ImageEncoder:
-        return ImageEncoder(f"vae-{_fingerprint(self.folder, ['vae'])}", self._encode_images)
+        return ImageEncoder(f"vae-{fingerprint(self.folder, ['vae'])}", self._encode_images)
 
     def text_encoder(self) -> TextEncoder:
-        return TextEncoder(f"text-{_fingerprint(self.folder, self._text_parts)}", self._encode_texts)
+        return TextEncoder(f"text-{fingerprint(self.folder, self._text_parts)}", self._encode_texts)
 
     def release(self) -> None:
         self._loaded.clear()
@@ -113,7 +113,7 @@ class DiffusersFolder:
         return self._loaded[name]
 
 
-def _fingerprint(folder: Path, parts: list[str]) -> str:
+def fingerprint(folder: Path, parts: list[str]) -> str:
     """A hash of the parts' files, contents included, so that changed weights never meet an old cache."""
     digest = hashlib.blake2b(digest_size=16)
     for path in sorted(path for part in parts for path in (folder / part).rglob("*") if path.is_file()):

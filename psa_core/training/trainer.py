@@ -537,12 +537,12 @@ def make_accelerator() -> Any:
     try:
         from accelerate import Accelerator, DistributedType
     except ImportError:
-        raise PSAError("Training in several processes needs accelerate: pip install accelerate.") from None
+        raise PSAError("Several processes need accelerate: pip install accelerate.") from None
     accelerator = Accelerator(mixed_precision="no", device_placement=False)
     kinds = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
     if accelerator.distributed_type not in kinds:
         raise PSAError(
-            f"Training runs in one process or under data parallelism, not under {accelerator.distributed_type.value}. "
+            f"This runs in one process or under data parallelism, not under {accelerator.distributed_type.value}. "
             "Choose 'multi-GPU' or 'multi-CPU' in accelerate config."
         )
     if accelerator.num_processes != processes:  # each would take itself for the only one, in one run folder
