@@ -4,7 +4,9 @@ from .adapter import LoadAdapter, SaveAdapter
 from .apply import Apply
 from .dataset import LoadDataset
 from .embedding import Encode, LoadEmbedding, LoadEncoder
+from .evaluate import Evaluate
 from .grid import LabelGrid
+from .mini import LoadMini
 from .profile import LoadProfile, SaveProfile, UserProfile
 from .train import Train
 
@@ -19,6 +21,8 @@ NODES = [
     SaveAdapter,
     Apply,
     LabelGrid,
+    LoadMini,
     LoadDataset,
     Train,
+    Evaluate,
 ]

@@ -8,14 +8,25 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from psa_core import LEVELS
+from psa_core.mini import SYMBOLS, parse_prompt
+
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "workflows"
-NAMES = ["psa_levels_sd15", "psa_published_weights", "psa_sd15_basic", "psa_sdxl_basic", "psa_train_sd15"]
+NAMES = [
+    "psa_levels_mini",
+    "psa_levels_sd15",
+    "psa_published_weights",
+    "psa_sd15_basic",
+    "psa_sdxl_basic",
+    "psa_train_sd15",
+]
 STOCK = {
     "CLIPTextEncode",
     "CheckpointLoaderSimple",
     "EmptyLatentImage",
     "KSampler",
+    "LatentBatch",
     "LatentBatchSeedBehavior",
     "MarkdownNote",
     "PreviewImage",
@@ -177,22 +188,54 @@ def test_basic_pictures_differ_in_the_viewer_alone(name):
         assert source(workflow, one, shared) is source(workflow, other, shared) is not None
 
 
-def test_levels_are_encoded_drawn_and_labelled_in_order():
-    workflow = read("psa_levels_sd15")
+def levels_encoded(workflow: dict) -> list[str]:
     encode = only(workflow, "PSAEncode")
     names = ["profile", *(f"profile_{number}" for number in range(2, 7))]
-    levels = [source(workflow, encode, name)["widgets_values"][0] for name in names]
-    assert levels == ["L0", "L1", "L2", "L3", "L4", "L5"]
-    assert only(workflow, "PSALabelGrid")["widgets_values"][0].splitlines() == levels
-    assert only(workflow, "EmptyLatentImage")["widgets_values"][2] == len(levels)
+    return [source(workflow, encode, name)["widgets_values"][0] for name in names]
 
 
-def test_levels_share_one_noise():
+@pytest.mark.parametrize("name", ["psa_levels_sd15", "psa_levels_mini"])
+def test_levels_are_encoded_and_drawn_in_order(name):
+    workflow = read(name)
+    assert levels_encoded(workflow) == ["L0", "L1", "L2", "L3", "L4", "L5"]
+    assert only(workflow, "EmptyLatentImage")["widgets_values"][2] == 6
+
+
+def test_levels_are_labelled_in_order():
     workflow = read("psa_levels_sd15")
-    sampler = only(workflow, "KSampler")
-    assert source(workflow, sampler, "latent_image")["type"] == "LatentBatchSeedBehavior"
+    assert only(workflow, "PSALabelGrid")["widgets_values"][0].splitlines() == levels_encoded(workflow)
+
+
+@pytest.mark.parametrize("name", ["psa_levels_sd15", "psa_levels_mini"])
+def test_levels_share_one_noise(name):
+    workflow = read(name)
     assert only(workflow, "LatentBatchSeedBehavior")["widgets_values"] == ["fixed"]
-    assert not re.search("ancestral|sde", sampler["widgets_values"][4])  # these add other noise to each picture
+    for sampler in of_type(workflow, "KSampler"):
+        assert source(workflow, sampler, "latent_image")["type"] == "LatentBatchSeedBehavior"
+        assert not re.search("ancestral|sde", sampler["widgets_values"][4])  # these add other noise to each picture
+
+
+def test_the_first_workflow_by_name_needs_no_file():
+    assert not {"CheckpointLoaderSimple", "PSALoadAdapter"} & {node["type"] for node in read(min(NAMES))["nodes"]}
+
+
+def test_the_minis_labels_say_what_each_viewer_bans():
+    workflow = read("psa_levels_mini")
+    rows = source(workflow, only(workflow, "VAEDecode"), "samples")
+    first_rows = source(workflow, rows, "samples1")
+    samplers = [
+        source(workflow, first_rows, "samples1"),
+        source(workflow, first_rows, "samples2"),
+        source(workflow, rows, "samples2"),
+    ]
+    expected = []
+    for sampler in samplers:
+        symbol = parse_prompt(source(workflow, sampler, "positive")["widgets_values"][0]).symbol
+        (category,) = (category for category, name in SYMBOLS.items() if name == symbol)
+        for level, profile in LEVELS.items():
+            expected.append(f"{level}: {symbol} {'banned' if category in profile.banned_categories else 'fine'}")
+    labels, columns = only(workflow, "PSALabelGrid")["widgets_values"]
+    assert labels.splitlines() == expected and columns == len(LEVELS)
 
 
 def test_published_weights_are_read_as_they_were_trained():
