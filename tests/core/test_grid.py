@@ -2,7 +2,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from psa_core import PSAError
-from psa_core.grid import labelled_grid
+from psa_core.grid import Panel, labelled_grid, labelled_table
 
 COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (200, 200, 30), (30, 200, 200)]
 PICTURES = [Image.new("RGB", (96, 64), colour) for colour in COLOURS]
@@ -40,6 +40,53 @@ def test_the_label_stands_above_its_picture_and_covers_none(label):
 
 def test_fewer_pictures_than_columns_leave_no_gap():
     assert labelled_grid(PICTURES, LABELS, columns=9).size == labelled_grid(PICTURES, LABELS, columns=5).size
+
+
+def table_of(captions=("", "", "", ""), frames=(None, None, None, None), columns=("x", "y"), rows=("1", "2"), note=""):
+    panels = [Panel(*each) for each in zip(PICTURES[:4], captions, frames, strict=True)]
+    return labelled_table([panels[:2], panels[2:]], rows, columns, note)
+
+
+def ink(table: Image.Image, box) -> tuple | None:
+    """Where something darker than the paper is, inside a box."""
+    return ImageChops.invert(table.convert("L").crop(box)).getbbox()
+
+
+def test_a_tables_pictures_are_whole_and_in_rows_and_columns():
+    found = boxes(table_of(captions=["a caption of more words than one line has"] * 4, frames=[(0, 0, 0)] * 4))[:4]
+    assert all((right - left, bottom - top) == (96, 64) for left, top, right, bottom in found)
+    lefts, tops = [box[0] for box in found], [box[1] for box in found]
+    assert lefts[0] == lefts[2] < lefts[1] == lefts[3] and tops[0] == tops[1] < tops[2] == tops[3]
+
+
+def test_a_tables_labels_captions_and_note_stand_where_they_belong():
+    plain, table = table_of(rows=(" ", " "), columns=(" ", " ")), table_of(captions=["kept"] * 4, note="what is seen")
+    left, top, right, bottom = boxes(table)[0]
+    next_row = boxes(table)[2][1]
+    places = {
+        "column": (left, 0, right, top),
+        "row": (0, top, left, bottom),
+        "caption": (left, bottom, right, next_row),
+    }
+    assert all(ink(table, box) for box in places.values())
+    assert ink(plain, (0, 0, plain.width, boxes(plain)[0][1])) is None
+    under = boxes(table)[3][3]
+    last_caption = ink(table, (0, under, table.width, table.height))
+    assert ink(table, (0, under + 20, left, table.height)) and last_caption[3] < table.height - under
+
+
+def test_a_line_of_a_label_stays_a_line():
+    one, two = table_of(columns=("L5 bans", "y")), table_of(columns=("L5\nbans", "y"))
+    assert two.height > one.height
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [({"columns": ("x",)}, "every column"), ({"rows": ("1",)}, "each row"), ({"columns": ()}, "at least one picture")],
+)
+def test_a_table_of_other_labels_gets_a_sentence(changes, sentence):
+    with pytest.raises(PSAError, match=sentence):
+        table_of(**changes)
 
 
 @pytest.mark.parametrize(
