@@ -37,15 +37,20 @@ class UserProjection(nn.Module):
 
 
 class LayerProjection(nn.Module):
-    """One cross-attention layer's key and value projections, zero at first: a new adapter changes nothing.
+    """One cross-attention layer's key and value projections; values are zero at first: a new adapter changes nothing.
+
+    Keys are zero for one token, as published, where they have no effect. For several they are random:
+    among equal keys the tokens would be averaged, and what a token does where could hardly be learned.
 
     The one-element lists give the published key names (`to_k_user.0.weight`).
     """
 
-    def __init__(self, cross_attention_dim: int, width: int) -> None:
+    def __init__(self, cross_attention_dim: int, width: int, num_tokens: int) -> None:
         super().__init__()
         self.to_k_user = nn.ModuleList([_zero_linear(cross_attention_dim, width)])
         self.to_v_user = nn.ModuleList([_zero_linear(cross_attention_dim, width)])
+        if num_tokens > 1:
+            nn.init.normal_(self.to_k_user[0].weight, std=cross_attention_dim**-0.5)
 
     def forward(self, tokens: torch.Tensor) -> UserKeyValue:
         key = None if tokens.shape[1] == 1 else self.to_k_user[0](tokens)
@@ -91,7 +96,9 @@ class PSAAdapter(nn.Module):
         self.encoder_id = encoder_id
         self.training_summary = dict(training or {})
         self.user_proj = UserProjection(embedding_dim, cross_attention_dim, num_tokens)
-        self.psa_adapter = nn.ModuleList(LayerProjection(cross_attention_dim, width) for width in layer_widths)
+        self.psa_adapter = nn.ModuleList(
+            LayerProjection(cross_attention_dim, width, num_tokens) for width in layer_widths
+        )
 
     @property
     def device(self) -> torch.device:

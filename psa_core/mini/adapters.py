@@ -28,17 +28,19 @@ KINDS = ("psa", "safetydpo")
 
 CONFIG: dict[str, Any] = {
     "preset": "recommended",
+    "beta": 500.0,
+    "timestep_range": (450, 950),  # above, nothing is decided yet; below, the picture itself says what is there
     "resolution": SIZE,
     "bucket_step": SIZE,
     "flip": False,  # a mirrored moon or bolt is another picture
     "caption_dropout": 0.0,
     "precision": "fp32",
-    "num_tokens": 8,
+    "num_tokens": 16,
     "learning_rate": 2e-3,
     "schedule": "cosine",
     "warmup_steps": 50,
     "weight_decay": 0.0,
-    "steps": 1500,
+    "steps": 1200,
     "batch_size": 16,
     "effective_batch_size": 16,
     "ema_decay": 0.99,

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..files import atomic_path
@@ -161,6 +162,7 @@ def train_base(folder: Path | str, seed: int = SEED, unet_steps: int = UNET_STEP
     models: dict[str, Any] = {"vae": vae, "unet": unet, "text_encoder": text_encoder}
     for name, model in models.items():
         model.half().save_pretrained(folder / name)
+    _prefix_keys(folder / "text_encoder" / "model.safetensors", "text_model.")
     new_scheduler().save_pretrained(folder / "scheduler")
     _write_model_index(folder)
     shutil.rmtree(work)
@@ -351,6 +353,15 @@ def _optimise(
     with torch.no_grad():
         for kept, parameter in zip(average, parameters, strict=False):
             parameter.copy_(kept)
+
+
+def _prefix_keys(path: Path, prefix: str) -> None:
+    """Give weights the keys that every version of transformers reads: version 5 leaves the prefix out."""
+    tensors = load_file(path)
+    with atomic_path(path) as temporary:
+        save_file(
+            {prefix + key.removeprefix(prefix): value for key, value in tensors.items()}, temporary, {"format": "pt"}
+        )
 
 
 def _write_model_index(folder: Path) -> None:
