@@ -16,7 +16,7 @@ from transformers import CLIPTextModel
 
 from psa_core import load_adapter
 from psa_core.comfy_server import PACK
-from psa_core.mini import BASE, PSA_ADAPTER, Detector, base_model, parse_prompt, render, sample_scene
+from psa_core.mini import PSA_ADAPTER, Detector, base_model, parse_prompt, render, sample_scene
 from psa_core.mini.dataset import Sizes, write_dataset
 from psa_core.training import read_metrics
 from psa_core.workflow_format import ui_to_api
@@ -26,11 +26,6 @@ PROMPTS = ["", "a meadow with a red circle and a heart", "a sea, with an unheard
 HEART = PROMPTS[1]
 ADAPTER: Link = ["1", 3]  # of the loader, which is each graph's first node
 SAMPLERS = ["euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "ddim", "uni_pc"]
-
-trained = pytest.mark.skipif(
-    not (BASE.is_dir() and PSA_ADAPTER.is_file()),
-    reason="the trained weights of PSA Mini are not in psa_core/mini/assets",
-)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +126,6 @@ def symbols(drawing: Drawing) -> list[str | None]:
     return [found.symbol for found in Detector()(torch.from_numpy(drawing.pictures).movedim(-1, 1))]
 
 
-@trained
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_stock_samplers_draw_what_the_prompt_asks_for(sampler, server):
     drawing = draw(server, graph_of(HEART, sampler_name=sampler))
@@ -140,7 +134,6 @@ def test_stock_samplers_draw_what_the_prompt_asks_for(sampler, server):
     assert sum(each.agrees(parse_prompt(HEART)) for each in found) >= 6
 
 
-@trained
 def test_the_shipped_adapter_draws_for_its_viewer(server):
     permissive = symbols(draw(server, graph_of(HEART, psa("L0", adapter=ADAPTER))))
     restrictive = symbols(draw(server, graph_of(HEART, psa("L5", adapter=ADAPTER))))
@@ -148,7 +141,6 @@ def test_the_shipped_adapter_draws_for_its_viewer(server):
     assert restrictive.count(None) >= 6
 
 
-@trained
 @pytest.mark.parametrize("node", ["ConditioningCombine", "ConditioningConcat", "CLIPSetLastLayer"])
 def test_stock_conditioning_counts(node, server):
     changed = graph_of(HEART, batch=1)
@@ -164,7 +156,6 @@ def test_stock_conditioning_counts(node, server):
     assert differ(draw(server, graph_of(HEART, batch=1)), draw(server, changed))
 
 
-@trained
 def test_pictures_go_through_the_vae_and_are_drawn_anew(server):
     scene = sample_scene(np.random.default_rng(3), "star")
     render(scene).save(server.base / "input" / "scene.png")
@@ -205,20 +196,17 @@ def pictures(server, outputs: dict[str, dict]) -> list[np.ndarray]:
     return [np.asarray(Image.open(BytesIO(server.image(**file))).convert("RGB"), float) for file in files]
 
 
-@trained
 def test_the_workflow_basic_runs_on_it(server):
     viewer, plain = pictures(server, server.queue(on_mini(server, "psa_sd15_basic", KSampler={"steps": 4})))
     assert viewer.shape == plain.shape == (512, 512, 3)
     assert plain.std() > 2 < np.abs(viewer - plain).mean()
 
 
-@trained
 def test_the_workflow_levels_runs_on_it(server):
     (grid,) = pictures(server, server.queue(on_mini(server, "psa_levels_sd15", KSampler={"steps": 2})))
     assert grid.shape[1] > 3 * 512 and grid.shape[0] > 2 * 512
 
 
-@trained
 def test_the_workflow_train_runs_on_it(server):
     """On pairs of the mini world; their size is its pictures', and the run is a short one."""
     write_dataset(
@@ -249,7 +237,6 @@ def test_the_workflow_train_runs_on_it(server):
     assert any(picture.shape[1] > 2 * 512 for picture in shown)  # L0 and L5, side by side
 
 
-@trained
 def test_its_own_workflow_draws_what_its_labels_say(server):
     """Three rows of six; what a label calls fine is drawn, and what it calls banned is not, for most of them."""
     workflow = json.loads((PACK / "workflows" / "psa_levels_mini.json").read_text(encoding="utf-8"))
