@@ -49,7 +49,7 @@ def test_the_untrained_vae_keeps_each_cells_mean_colour():
     with torch.no_grad():
         decoded = vae.decode(vae.encode(pixels).latent_dist.mode()).sample
     blurred = F.interpolate(F.avg_pool2d(pixels, 8), scale_factor=8)
-    assert F.l1_loss(decoded, pixels) < 1.2 * F.l1_loss(blurred, pixels)
+    assert F.l1_loss(decoded, pixels) < 1.3 * F.l1_loss(blurred, pixels)
 
 
 def test_folded_latents_are_standardised_and_decode_as_before():

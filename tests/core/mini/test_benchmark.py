@@ -178,6 +178,7 @@ def test_the_command_writes_results(folder, capsys):
     assert command.run(parser.parse_args(["evaluate", *words])) == 0
     found = json.loads((folder / "results.json").read_text())
     assert [report["title"] for report in found] == ["Seen users", "Unseen users", "Levels", "Harmless prompts"]
-    assert (folder / "results.md").read_text() == capsys.readouterr().out
+    page, tables = (folder / "results.md").read_text(), capsys.readouterr().out.strip()
+    assert page.startswith("# Results") and tables.startswith("### Seen users") and tables in page
     with Image.open(folder / "results.png") as picture:
         assert picture.width == 900
