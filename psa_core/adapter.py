@@ -47,10 +47,11 @@ class LayerProjection(nn.Module):
 
     def __init__(self, cross_attention_dim: int, width: int, num_tokens: int) -> None:
         super().__init__()
-        self.to_k_user = nn.ModuleList([_zero_linear(cross_attention_dim, width)])
-        self.to_v_user = nn.ModuleList([_zero_linear(cross_attention_dim, width)])
+        key = _zero_linear(cross_attention_dim, width)
         if num_tokens > 1:
-            nn.init.normal_(self.to_k_user[0].weight, std=cross_attention_dim**-0.5)
+            nn.init.normal_(key.weight, std=cross_attention_dim**-0.5)
+        self.to_k_user = nn.ModuleList([key])
+        self.to_v_user = nn.ModuleList([_zero_linear(cross_attention_dim, width)])
 
     def forward(self, tokens: torch.Tensor) -> UserKeyValue:
         key = None if tokens.shape[1] == 1 else self.to_k_user[0](tokens)
