@@ -163,3 +163,12 @@ def test_a_strength_that_is_no_finite_number_is_refused(strength):
 @pytest.mark.parametrize("strength", [0, 1, 0.6, -0.5, 2])
 def test_any_finite_strength_is_taken(strength):
     assert check_strength(strength) == strength
+
+
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_a_new_adapter_changes_nothing_and_tells_several_tokens_apart(tokens):
+    """Its values are zero; with equal keys several tokens would be one average."""
+    adapter = PSAAdapter((8, 16), 8, 10, tokens)
+    for layer in adapter.key_values(adapter.user_tokens(torch.randn(2, 10))):
+        assert not layer.value.any()
+        assert layer.key is None if tokens == 1 else layer.key.std(1).min() > 0
