@@ -85,8 +85,12 @@ class Evaluate(io.ComfyNode):
                 ),
                 io.Int.Input("steps", default=20, min=1, max=10_000, tooltip="Sampling steps."),
                 io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance."),
-                io.Combo.Input("sampler_name", options=list(KSampler.SAMPLERS), default="dpmpp_2m"),
-                io.Combo.Input("scheduler", options=list(KSampler.SCHEDULERS), default="karras"),
+                io.Combo.Input(
+                    "sampler_name", options=list(KSampler.SAMPLERS), default="dpmpp_2m", tooltip="As in KSampler."
+                ),
+                io.Combo.Input(
+                    "scheduler", options=list(KSampler.SCHEDULERS), default="karras", tooltip="As in KSampler."
+                ),
             ],
             outputs=[io.Image.Output(display_name="figure"), io.String.Output(display_name="table")],
             is_output_node=True,
