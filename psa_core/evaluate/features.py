@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from ..errors import PSAError
+from .clip import load_clip
 
 _AT_ONCE = 64
 
@@ -60,24 +61,17 @@ class ClipFeatures:
     def __init__(self, folder: Path | str, device: torch.device | str = "cpu") -> None:
         self.name = f"CLIP {Path(folder).name}"
         self._device = device
-        options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        try:
-            from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+        model, self._processor = load_clip(folder)
+        from transformers import CLIPTokenizer
 
-            load: Any = CLIPModel.from_pretrained  # its type does not tell of the second value
-            model, report = load(folder, **options, use_safetensors=True, output_loading_info=True)
-            self._processor = CLIPImageProcessor.from_pretrained(folder, **options)
-            self._tokenizer = CLIPTokenizer.from_pretrained(folder, **options)
-        except ImportError:
-            raise PSAError("CLIP's features need transformers: pip install transformers.") from None
+        try:
+            self._tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         except Exception as error:  # a folder of anyone's making
             raise PSAError(
-                f"{folder} holds no CLIP model in transformers' layout, with weights as .safetensors and its "
-                f"tokenizer ({type(error).__name__}). Copy or download the whole model."
+                f"{folder} holds no CLIP model with its tokenizer ({type(error).__name__}). Copy or download the whole "
+                "model."
             ) from error
-        if report["missing_keys"]:  # they would be random
-            raise PSAError(f"The weights in {folder} are not all of a CLIP model's. Download the folder again.")
-        self._model: Any = model.float().eval().to(device)
+        self._model: Any = model.to(device)
 
     @torch.no_grad()
     def __call__(self, pictures: Sequence[Image.Image]) -> np.ndarray:

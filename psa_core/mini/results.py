@@ -89,7 +89,7 @@ def _steps_up(levels: Report) -> str:
 
 _PAGE = """# Results in PSA Mini
 
-Made by `{command}`; run it again and every figure comes out within its interval. What the words mean, and how
+Made by `{command}`; the same seed draws the same prompts, users and noise. What the words mean, and how
 model and adapters were trained, is in [mini.md](mini.md). {per_cell} prompts x users a cell.
 
 ![The figures with their intervals]({picture}.png)

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from ...errors import PSAError
 from ...files import existing_file
+from ..clip import load_clip
 from ..judging import Question, Verdict
 
 _AT_ONCE = 64
@@ -92,7 +93,7 @@ class Q16Judge:
     ) -> None:
         prompts = read_q16_prompts(prompts_path)
         self._device = torch.device(device or "cpu")
-        self._model, self._processor = _load_clip(Path(clip_folder))
+        self._model, self._processor = load_clip(clip_folder)
         width = self._model.config.projection_dim
         if prompts.shape[1] != width:
             raise PSAError(
@@ -195,27 +196,3 @@ def _array_of_pickle(path: Path) -> np.ndarray:
             "runs what they hold. If you trust it, convert it with Python: import pickle, numpy; "
             "numpy.save('prompts.npy', pickle.load(open('prompts.p', 'rb')))"
         ) from error
-
-
-def _load_clip(folder: Path) -> tuple[Any, Any]:
-    if not folder.is_dir():
-        raise PSAError(f"There is no CLIP model at {folder}. Give a folder in transformers' layout.")
-    try:
-        import transformers
-    except ImportError:
-        raise PSAError("The Q16 judge needs transformers: pip install transformers.") from None
-    classes: Any = transformers  # whose types know no keyword options
-    options = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        model, report = classes.CLIPModel.from_pretrained(
-            folder, **options, use_safetensors=True, output_loading_info=True
-        )
-        processor = classes.CLIPImageProcessor.from_pretrained(folder, **options)
-    except Exception as error:  # a folder of anyone's making
-        raise PSAError(
-            f"{folder} holds no CLIP model in transformers' layout, with weights as .safetensors "
-            f"({type(error).__name__}). Copy or download the whole model."
-        ) from error
-    if report["missing_keys"]:  # they would be random
-        raise PSAError(f"The weights in {folder} are not all of a CLIP model's. Download the folder again.")
-    return model.float().eval(), processor
