@@ -17,7 +17,7 @@ from comfy.utils import unet_to_diffusers
 from comfy_api.latest import io
 
 from ..psa_core.adapter_files import load_adapter
-from ..psa_core.mini import BASE, PSA_ADAPTER
+from ..psa_core.mini import BASE, PSA_ADAPTER, RIVAL_ADAPTER
 from ..psa_core.mini.comfy_layout import read_part, text_weights, tokenizer_folder, unet_arguments, vae_arguments
 from . import sockets
 
@@ -32,7 +32,7 @@ class LoadMini(io.ComfyNode):
             node_id="PSALoadMini",
             display_name="PSA Load Mini",
             category=sockets.CATEGORY,
-            description="A small SD1.5-like model and its adapter, which come with this pack: no file is needed. It "
+            description="A small SD1.5-like model and its adapters, which come with this pack: no file is needed. It "
             "draws simple scenes of 128 x 128 pixels, such as 'a meadow with a red circle and a heart'.",
             inputs=[],
             outputs=[
@@ -40,12 +40,14 @@ class LoadMini(io.ComfyNode):
                 io.Clip.Output(display_name="clip"),
                 io.Vae.Output(display_name="vae"),
                 sockets.Adapter.Output(display_name="adapter"),
+                sockets.Adapter.Output(display_name="rival_adapter"),
             ],
         )
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
-        return io.NodeOutput(load_model(BASE), load_clip(BASE), load_vae(BASE), load_adapter(PSA_ADAPTER))
+        adapters = (load_adapter(PSA_ADAPTER), load_adapter(RIVAL_ADAPTER))
+        return io.NodeOutput(load_model(BASE), load_clip(BASE), load_vae(BASE), *adapters)
 
 
 class _MiniConfig(SD15):

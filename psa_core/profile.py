@@ -55,6 +55,7 @@ _FIELDS = (
     "Banned_Categories",
     "Allowed_Categories",
 )
+SAGE_FILE_NAME = re.compile(r"user_(?P<user_id>\d{7})_(?P<category>[A-Za-z-]+)_")  # ..._{concept}_{n}_{s|u}.jpg
 _REQUIRED_FIELDS = ("Age", "Gender", "Religion", "Physical_Condition", "Mental_Condition")
 
 # The rules the paper's reference gives its language model, read literally ("consider" bans).

@@ -7,10 +7,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ..errors import PSAError
 from ..files import existing_file
-from ..profile import CATEGORIES
+from ..profile import CATEGORIES, SAGE_FILE_NAME
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
-_SAGE_NAME = re.compile(r"user_(\d{7})_([A-Za-z-]+)_")  # user_{User_ID}_{category}_{concept}_{n}_{s|u}.jpg
 # Words of the published files, letters only: the seven categories, their other spellings, and what is none of them.
 _WORDS: dict[str, str | None] = {
     **{re.sub("[^a-z]", "", category.lower()): category for category in CATEGORIES},
@@ -86,7 +85,7 @@ def _prompt(row: dict[str, str]) -> Prompt:
     if not row["caption"].strip():
         raise PSAError("the caption is empty. Write one, or leave the row out.")
     name = _picture_name(row["file_name"])
-    told = _SAGE_NAME.match(PurePosixPath(name).name)
+    told = SAGE_FILE_NAME.match(PurePosixPath(name).name)
     user_id, words = told.groups() if told else (None, "")
     words = row.get("category", row.get("categories", words))
     return Prompt(name, row["caption"], _category(words), _user_id(row.get("user_id", user_id)))

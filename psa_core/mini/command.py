@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     adapter = commands.add_parser("train-adapter", help="train an adapter; a stopped run goes on")
     adapter.add_argument("kind", choices=KINDS)
     adapter.add_argument("data", metavar="DATA", help="a folder written by `psa mini dataset`")
-    adapter.add_argument("run", metavar="RUN", help="the run's folder")
+    adapter.add_argument("run_folder", metavar="RUN", help="the run's folder")
     adapter.add_argument("--base", default=BASE, metavar="FOLDER", help="default: the shipped base model")
     adapter.add_argument("--steps", type=int, help="optimizer steps")
     adapter.add_argument("-o", "--output", required=True, metavar="FILE.safetensors")
@@ -66,7 +66,7 @@ def _train_base(args: argparse.Namespace) -> int:
 
 def _train_adapter(args: argparse.Namespace) -> int:
     changes = {"steps": args.steps} if args.steps is not None else {}
-    result = train_adapter(args.kind, args.data, args.run, args.base, _show, **changes)
+    result = train_adapter(args.kind, args.data, args.run_folder, args.base, _show, **changes)
     save_adapter(result.adapter, args.output)
     print(f"\n{result.reason}\nAdapter: {args.output}")
     return 0

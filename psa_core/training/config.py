@@ -38,7 +38,7 @@ keep winner and loser errors from growing together."""
 _CHOICES = {
     "crop": ("center", "random"),
     "timestep_sampling": ("uniform", "min-snr"),
-    "optimizer": ("adamw", "adafactor", "adamw8bit"),
+    "optimizer": ("adamw", "muon", "adafactor", "adamw8bit"),
     "schedule": ("constant", "linear", "cosine"),
     "precision": ("bf16", "fp32"),
     "on_winner_rise": ("warn", "stop"),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -9,11 +10,51 @@ from ..errors import PSAError
 from .config import TrainConfig
 
 
-def build_optimizer(parameters: Sequence[torch.nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+class Muon:
+    """Muon for the matrices and AdamW for the vectors, behind what the trainer asks of an optimizer.
+
+    Muon (Jordan et al. 2024) makes every direction of a matrix's update as long as any other. What tells
+    one category from another is a small direction in an adapter's gradient, which AdamW reaches late.
+    Updates have AdamW's size (arXiv 2502.16982), so one learning rate is right for both.
+    """
+
+    def __init__(self, parameters: Sequence[torch.nn.Parameter], rate: float, betas: Any, decay: float) -> None:
+        matrices = [parameter for parameter in parameters if parameter.ndim == 2]
+        vectors = [parameter for parameter in parameters if parameter.ndim != 2]
+        self._parts = [
+            torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(vectors, lr=rate, betas=betas, weight_decay=decay),
+        ]
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [group for part in self._parts for group in part.param_groups]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for part in self._parts:
+            part.zero_grad(set_to_none=set_to_none)
+
+    def step(self) -> None:
+        for part in self._parts:
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": [part.state_dict() for part in self._parts]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for part, part_state in zip(self._parts, state["parts"], strict=True):
+            part.load_state_dict(part_state)
+
+
+def build_optimizer(parameters: Sequence[torch.nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer | Muon:
     """The optimizer that `config` names; Adafactor keeps its learning rate fixed, as the schedule says."""
     rate, decay = config.learning_rate, config.weight_decay
     if config.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=rate, betas=config.betas, weight_decay=decay)
+    if config.optimizer == "muon":
+        if not hasattr(torch.optim, "Muon"):
+            raise PSAError("The optimizer 'muon' needs PyTorch 2.9 or newer. Update it, or choose 'adamw'.")
+        return Muon(parameters, rate, config.betas, decay)
     if config.optimizer == "adafactor":
         try:
             from transformers.optimization import Adafactor

@@ -6,7 +6,6 @@ the split's folder), `caption` and `user_data` (a profile in Sage's spelling).
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,9 +21,8 @@ from PIL import Image, UnidentifiedImageError
 from ..embedding import load_embedding
 from ..errors import PSAError
 from ..files import existing_file
-from ..profile import UserProfile
+from ..profile import SAGE_FILE_NAME, UserProfile
 
-_CATEGORY = re.compile(r"user_\d{7}_([A-Za-z-]+)_")
 _CHUNK = 256  # lines checked at a time: memory stays constant however long the file is
 
 
@@ -44,8 +42,8 @@ class SageRecord:
     @property
     def category(self) -> str | None:
         """The category that the picture's file name tells, in the data's own word."""
-        match = _CATEGORY.match(self.chosen.name)
-        return match.group(1) if match else None
+        match = SAGE_FILE_NAME.match(self.chosen.name)
+        return match["category"] if match else None
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -11,8 +11,9 @@ from mini_models import write_untrained_base
 from PIL import Image
 
 from psa_core import PSAError, StructuredEncoder, UserProfile, load_adapter
+from psa_core.cli import main
 from psa_core.mini import SYMBOLS, base_model, command, evaluate, parse_prompt, render, sample_scene
-from psa_core.mini.adapters import EveryoneEncoder, train_adapter
+from psa_core.mini.adapters import EveryoneEncoder
 from psa_core.mini.dataset import Sizes, mini_users, write_dataset
 from psa_core.mini.detector import to_pixels
 from psa_core.mini.evaluate import evaluate_mini, split_requests
@@ -37,14 +38,15 @@ def folder(tmp_path_factory):
     base_model.new_scheduler().save_pretrained(folder / "base" / "scheduler")
     for name, ban_all in (("data", False), ("rival", True)):
         write_dataset(folder / name, 1, SIZES, ban_all)
-    quick = {"steps": 2, "batch_size": 4, "effective_batch_size": 4}
-    train_adapter("psa", folder / "data", folder / "runs" / "psa", folder / "base", **quick)
-    train_adapter("safetydpo", folder / "rival", folder / "runs" / "safetydpo", folder / "base", **quick)
+        kind = "safetydpo" if ban_all else "psa"
+        arguments = ["mini", "train-adapter", kind, folder / name, folder / "runs" / kind]
+        options = ["--base", folder / "base", "--steps", 2, "-o", folder / f"{kind}.safetensors"]
+        assert main([str(argument) for argument in arguments + options]) == 0
     return folder
 
 
 def adapters(folder):
-    return {kind: load_adapter(folder / "runs" / kind / "last.safetensors") for kind in ("safetydpo", "psa")}
+    return {kind: load_adapter(folder / f"{kind}.safetensors") for kind in ("safetydpo", "psa")}
 
 
 def test_adapters_know_the_encoder_they_were_trained_on(folder):

@@ -245,7 +245,7 @@ def test_a_folder_of_another_run_is_refused(data, tmp_path):
     assert trainer(data, tmp_path, steps=3, save_every=7).train().step == 3  # what changes nothing may change
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "adafactor"])
 def test_optimizers_resume_exactly(data, tmp_path, optimizer):
     settings = {"optimizer": optimizer, "num_tokens": 2}
     whole = trainer(data, tmp_path / "whole", steps=4, **settings).train()
