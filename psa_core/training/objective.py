@@ -7,7 +7,9 @@ noise. Two terms look at the errors themselves:
   the plain denoising loss on the chosen picture (as `rpo_alpha` adds the chosen text's likelihood in
   TRL's DPO); the reference's share only makes the number readable: 0 at the start.
 - anchor term: `anchor_weight * mean |eps(x_a, c_a, u_a) - eps_ref(x_a, c_a)|^2` over anchor rows: the
-  pair's prompt for the empty profile (the unconditional row becomes neutral) and harmless pictures.
+  pair's prompt for the empty profile (the unconditional row becomes neutral) and harmless pictures. Its
+  timesteps are the whole schedule's: an adapter acts in every step of a sampler, also in those outside
+  `timestep_range`, where the preference teaches it nothing and it would drift.
 """
 
 from dataclasses import dataclass

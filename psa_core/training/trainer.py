@@ -117,6 +117,8 @@ class Trainer:
         self._timesteps = self.schedule.timestep_table(
             config.timestep_sampling, *config.timestep_range, config.min_snr_gamma
         )
+        # The preference is learned where content is decided; what must stay, must stay at every timestep.
+        self._anchor_timesteps = self.schedule.timestep_table("uniform", 0, len(self.schedule.alphas_cumprod), 0.0)
         self._accelerator = make_accelerator()
         self._accumulation = config.accumulation(self._accelerator.num_processes)
 
@@ -336,15 +338,18 @@ class Trainer:
         """A batch as rows of the model: the chosen, the rejected, and the anchor's where it is on."""
         latents = [batch["latents"][:, 0], batch["latents"][:, 1]]
         sizes = [batch["sizes"][:, 0], batch["sizes"][:, 1]]
+        when = batch["when"].cpu()
+        drawn = [draw_timesteps(self._timesteps, when)] * 2
         conditioning, embeddings = [batch["conditioning"]] * 2, [batch["embedding"]] * 2
         if anchored:
             latents.append(batch["anchor_latents"])
             sizes.append(batch["anchor_sizes"])
+            drawn.append(draw_timesteps(self._anchor_timesteps, when))
             conditioning.append(batch["anchor_conditioning"])
             embeddings.append(batch["anchor_embedding"])
         clean = torch.cat(latents)
         noise = batch["noise"].repeat(len(latents), *[1] * (clean.ndim - 1))
-        timesteps = draw_timesteps(self._timesteps, batch["when"].cpu()).to(clean.device).repeat(len(latents))
+        timesteps = torch.cat(drawn).to(clean.device)
         return _Rows(
             pairs=2 * len(batch["noise"]),
             noisy=self.schedule.noisy(clean, noise, timesteps),

@@ -104,6 +104,15 @@ def test_metrics_are_complete_and_written_down(data, tmp_path):
     assert_identical(seen[-1].adapter(), result.adapter)
 
 
+def test_anchor_covers_the_timesteps_that_the_preference_leaves_out(data, tmp_path):
+    job = trainer(data, tmp_path, steps=1, anchor_weight=1.0, timestep_range=[600, 700])
+    batch = torch.utils.data.default_collate([job.pairs[number % 8, number, 0] for number in range(64)])
+    timesteps = job._rows(batch, anchored=True).timesteps
+    assert len(timesteps) == 3 * 64
+    assert timesteps[:128].min() >= 600 and timesteps[:128].max() < 700
+    assert timesteps[128:].min() < 100 and timesteps[128:].max() > 900
+
+
 def test_killed_at_ten_moments_and_resumed_is_bit_identical(data, tmp_path):
     (tmp_path / "data").symlink_to(data)
     settings = {
