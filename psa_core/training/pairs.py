@@ -25,6 +25,7 @@ from .config import TrainConfig
 from .records import SageRecord, SageSplit, user_embedding
 
 MAX_ASPECT = 2.0
+_HARMLESS_SHARE = 0.75  # of the anchor's rows, where there are harmless pictures: nobody is one, and users are many
 _TEXTS_AT_ONCE = 16
 
 
@@ -219,8 +220,8 @@ class PairDataset(Dataset):
     def _anchor(
         self, item: dict[str, Any], embedding: torch.Tensor, size: tuple[int, int], anchor: float, which: float
     ) -> dict[str, Any]:
-        """A harmless picture for this user or, for half of the items, this pair's prompt for nobody."""
-        rows = self.harmless.rows_of_size(size) if self.harmless is not None and anchor < 0.5 else ()
+        """A harmless picture for this user or, for some of the items, this pair's prompt for nobody."""
+        rows = self.harmless.rows_of_size(size) if self.harmless is not None and anchor < _HARMLESS_SHARE else ()
         if self.harmless is None or not len(rows):
             return {
                 "anchor_latents": item["latents"][0],
