@@ -31,7 +31,7 @@ CONFIG: dict[str, Any] = {
     "beta": 300.0,  # a larger one is content with a smaller effect
     "winner_weight": 50.0,  # the pair's difference has less noise in it: both pictures share what is not the symbol
     "anchor_weight": 600.0,
-    "timestep_range": (500, 820),  # above, nothing is decided yet; below, the picture itself says what is there
+    "timestep_range": (500, 820),  # where a symbol is decided; below, the picture itself says what is there
     "standardise": False,  # the structured embedding has sensible units, and a rare answer would become a large number
     "resolution": SIZE,
     "bucket_step": SIZE,

@@ -98,13 +98,13 @@ def test_an_adapter_that_does_nothing_ties_with_the_base_model(server, data, ada
 
 
 def test_on_psa_mini_the_shipped_adapter_wins_over_base_and_rival(server, tmp_path):
-    write_dataset(tmp_path / "data", sizes=Sizes(1, 12, 1, 1, 1, 24, 1))
+    write_dataset(tmp_path / "data", sizes=Sizes(1, 48, 1, 1, 1, 96, 1))
     graph = Graph()
     mini = graph.add("PSALoadMini")
     names = ("model", "clip", "vae", "adapter", "rival_adapter")
     inputs = {name: output(mini, place) for place, name in enumerate(names)}
     inputs["dataset"] = graph.add("PSALoadDataset", folder=str(tmp_path / "data"), split="test_unseen", skip_bad=False)
-    sampling = {"width": 128, "height": 128, "steps": 12, "sampler_name": "dpmpp_2m", "count": 24}
+    sampling = {"width": 128, "height": 128, "steps": 12, "sampler_name": "dpmpp_2m", "count": 96}
     graph.add("PSAEvaluate", **inputs, **WIDGETS | sampling)
     table = table_of(server, graph)
     first = table.split("Win rates")[0]
@@ -113,7 +113,7 @@ def test_on_psa_mini_the_shipped_adapter_wins_over_base_and_rival(server, tmp_pa
     for other in ("base", "rival"):
         (row,) = re.findall(rf"\| PSA over {other} \|(.*)\|", table)
         wins, _, losses = (int(cell) for cell in row.split("|")[1:4])
-        assert wins > losses, table
+        assert wins >= 3 * max(1, losses), table
 
 
 def test_the_figure_is_a_picture(server, data, adapters):

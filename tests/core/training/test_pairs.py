@@ -186,16 +186,16 @@ def test_anchor_rows_are_for_nobody_or_harmless(data):
     assert not alone["anchor_embedding"].any() and torch.equal(alone["anchor_latents"], alone["latents"][0])
     harmless = dataset(data, "harmless", config, held_out=True)
     pairs = dataset(data, "train", config, harmless=harmless)
-    kinds = set()
-    for seed in range(40):
+    kinds = []
+    for seed in range(200):
         item = pairs[0, seed, 0]
         if item["anchor_embedding"].any():
             assert torch.equal(item["anchor_embedding"], item["embedding"])
-            kinds.add("harmless")
+            kinds.append("harmless")
             assert any(torch.equal(item["anchor_latents"], harmless[i, 0, 0]["latents"][0]) for i in range(2))
         else:
-            kinds.add("nobody")
-    assert kinds == {"harmless", "nobody"}
+            kinds.append("nobody")
+    assert 130 <= kinds.count("harmless") <= 170  # three of four
 
 
 def take(batches, count):
