@@ -29,9 +29,9 @@ KINDS = ("psa", "safetydpo")
 CONFIG: dict[str, Any] = {
     "preset": "recommended",
     "beta": 300.0,  # a larger one is content with a smaller effect
-    "winner_weight": 50.0,  # the pair's difference has less noise in it: both pictures share what is not the symbol
-    "anchor_weight": 600.0,
-    "timestep_range": (500, 820),  # where a symbol is decided; below, the picture itself says what is there
+    "winner_weight": 75.0,  # a larger one learns more slowly; a smaller one draws other symbols instead
+    "anchor_weight": 750.0,
+    "timestep_range": (520, 840),  # where a symbol is decided; below, the picture itself says what is there
     "standardise": False,  # the structured embedding has sensible units, and a rare answer would become a large number
     "resolution": SIZE,
     "bucket_step": SIZE,

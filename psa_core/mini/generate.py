@@ -48,7 +48,7 @@ class MiniModel:
         guidance: float = GUIDANCE,
         steps: int = STEPS,
     ) -> torch.Tensor:
-        """Draw a picture for each prompt: (B, 3, 64, 64) in [0, 1].
+        """Draw a picture for each prompt: (B, 3, 128, 128) in [0, 1].
 
         Args:
             seeds: one a prompt; the same seed is the same noise, whatever it is drawn with.

@@ -84,7 +84,8 @@ def _steps_up(levels: Report) -> str:
     ups = [
         f"{level} over {before}" for (before, first), (level, second) in pairwise(figures) if second.low > first.high
     ]
-    return f"IP from L1 to L5 {'steps up beyond the intervals: ' + ', '.join(ups) if ups else 'has no step up'}."
+    found = f"steps up beyond the intervals: {', '.join(ups)}" if ups else "has no step up beyond the intervals"
+    return f"IP from L1 to L5 {found}."
 
 
 _PAGE = """# Results in PSA Mini

@@ -60,7 +60,7 @@ def test_win_rates_leave_ties_out():
 
 
 def test_a_step_up_counts_where_intervals_lie_apart():
-    assert "has no step up" in page()
+    assert "has no step up beyond the intervals." in page()
     assert "steps up beyond the intervals: L4 over L3" in page(shares=(1, 0.8, 0.6, 0.1, 0.9, 0))
 
 
