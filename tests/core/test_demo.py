@@ -101,7 +101,7 @@ def test_the_shipped_model_draws_each_viewer_what_they_allow(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert str(tmp_path / "out" / "levels.png") in printed and "without ComfyUI" in printed
     right, count = map(int, re.search(r"finds (\d+) of (\d+) pictures right", printed).groups())
-    assert count == 24 and right >= 17
+    assert count == 24 and right >= 20
     with Image.open(tmp_path / "out" / "levels.png") as picture:
         assert picture.width > 6 * demo._SHOWN_SIDE and picture.height > 4 * demo._SHOWN_SIDE
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["levels.png"]
