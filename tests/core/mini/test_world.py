@@ -93,8 +93,8 @@ def test_the_detector_sees_on_generated_pictures_what_the_eye_sees():
         corners = product(range(0, sheet.height, 128), range(0, sheet.width, 128))
         pictures = [sheet.crop((left, top, left + 128, top + 128)) for top, left in corners]
     found = [detection.symbol or "-" for detection in detect(pictures)]
-    wrong = [number for number, (eye, it) in enumerate(zip(SEEN_BY_EYE.split(), found, strict=True)) if it != eye != "?"]
-    assert not wrong
+    pairs = zip(SEEN_BY_EYE.split(), found, strict=True)
+    assert not [number for number, (eye, detector) in enumerate(pairs) if detector != eye != "?"]
 
 
 def test_the_detector_sees_nothing_in_noise_or_flat_pictures():
