@@ -88,7 +88,7 @@ SEEN_BY_EYE = """
 
 
 def test_the_detector_sees_on_generated_pictures_what_the_eye_sees():
-    """40 pictures of the base model and 80 of an adapter like the shipped one, in random order, named before it looked."""
+    """40 of the base model and 80 of an adapter like the shipped one, in random order, named before it looked."""
     with Image.open(GENERATED) as sheet:
         corners = product(range(0, sheet.height, 128), range(0, sheet.width, 128))
         pictures = [sheet.crop((left, top, left + 128, top + 128)) for top, left in corners]
