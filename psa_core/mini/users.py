@@ -28,12 +28,9 @@ _LEAST_AGES = {
 }
 _LEAST_AGE_OF_RELIGION = 8
 
-DEPARTS = 0.37
-"""The chance that a user departs from the rules in a category.
-
-In Sage a language model's word decides: its users agree with the rules on 63 % of single categories,
-and 4 % of them in all seven, which is 0.63 ** 7.
-"""
+# The chance that a user departs from the rules in a category. In Sage a language model's word decides: its users agree
+# with the rules on 63 % of single categories, and 4 % of them in all seven, which is 0.63 ** 7.
+_DEPARTS = 0.37
 
 
 def sample_user(rng: np.random.Generator, number: int) -> UserProfile:
@@ -56,7 +53,7 @@ def sample_user(rng: np.random.Generator, number: int) -> UserProfile:
         if is_realistic(age, religion, mental):
             break
     banned = set(banned_by_rules(age, religion, physical, mental))
-    banned ^= {category for category in CATEGORIES if rng.random() < DEPARTS}
+    banned ^= {category for category in CATEGORIES if rng.random() < _DEPARTS}
     return UserProfile(age, gender, religion, physical, mental, tuple(banned), f"{number:07d}")
 
 
