@@ -29,7 +29,7 @@ KINDS = ("psa", "safetydpo")
 CONFIG: dict[str, Any] = {
     "preset": "recommended",
     "beta": 300.0,  # a larger one is content with a smaller effect
-    "winner_weight": 75.0,  # with 50, at 500 to 820, other symbols took a banned one's place more often
+    "winner_weight": 75.0,  # with 50, other symbols take a banned one's place more often
     "anchor_weight": 750.0,
     "timestep_range": (520, 840),  # where a symbol is decided; below, the picture itself says what is there
     "standardise": False,  # the structured embedding has sensible units, and a rare answer would become a large number
