@@ -2,7 +2,8 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .nodes import NODES, folders, users
+from ..nodes import NODES
+from ..nodes.comfy import folders, users
 
 WEB_DIRECTORY = "./web"
 

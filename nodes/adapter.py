@@ -3,9 +3,10 @@
 import torch
 from comfy_api.latest import io
 
-from ..psa_core.adapter_files import load_adapter, save_adapter
+from ..psa_core.adapter.files import load_adapter, save_adapter
 from ..psa_core.files import safe_file_name
-from . import folders, sockets
+from . import sockets
+from .comfy import folders
 
 _PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

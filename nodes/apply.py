@@ -6,11 +6,11 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from ..psa_core.adapter import PSAAdapter, check_strength
-from ..psa_core.embedding import UserEmbedding
+from ..psa_core.adapter.model import PSAAdapter, check_strength
+from ..psa_core.encoders.embedding import UserEmbedding
 from ..psa_core.errors import PSAError
 from . import sockets
-from .attn2 import BatchRows, SigmaRange, UserAttention, cross_attention_sites, install
+from .comfy.attn2 import BatchRows, SigmaRange, UserAttention, cross_attention_sites, install
 
 
 class Apply(io.ComfyNode):

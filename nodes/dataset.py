@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from ..psa_core.errors import PSAError
 from ..psa_core.files import existing_file
-from ..psa_core.grid import labelled_grid
+from ..psa_core.plots.grid import labelled_grid
 from ..psa_core.training import SageRecord, SageSplit, read_split
 from . import sockets
 

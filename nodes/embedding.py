@@ -2,12 +2,13 @@
 
 from comfy_api.latest import io
 
-from ..psa_core.embedding import load_embedding
-from ..psa_core.embedding_cache import EmbeddingCache
+from ..psa_core.encoders.cache import EmbeddingCache
+from ..psa_core.encoders.embedding import load_embedding
 from ..psa_core.encoders.language_model import DEFAULT_MODEL, LanguageModelEncoder
 from ..psa_core.encoders.structured import StructuredEncoder
-from . import folders, sockets
-from .language_model_memory import ManagedPlacement
+from . import sockets
+from .comfy import folders
+from .comfy.language_model_memory import ManagedPlacement
 
 STRUCTURED = "structured"
 OUR_TEMPLATES = "ours"

@@ -14,22 +14,22 @@ from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 from PIL import Image
 
-from ..psa_core.adapter import PSAAdapter
-from ..psa_core.embedding import UserEmbedding
+from ..psa_core.adapter.model import PSAAdapter
+from ..psa_core.encoders.embedding import UserEmbedding
+from ..psa_core.encoders.everyone import EveryoneEncoder
 from ..psa_core.encoders.structured import StructuredEncoder
 from ..psa_core.errors import PSAError
 from ..psa_core.evaluate import Judge, Prompt, Row, build_report, judged_rows
-from ..psa_core.evaluate.judges import IMPERSONAL, judge_of
 from ..psa_core.evaluate.report import BASE
-from ..psa_core.grid import labelled_grid
-from ..psa_core.mini.adapters import EveryoneEncoder
+from ..psa_core.judges import IMPERSONAL, judge_of
+from ..psa_core.plots.grid import labelled_grid
 from ..psa_core.profile import CATEGORIES, UserProfile
+from ..psa_core.seeds import draw_seed
 from ..psa_core.training import SageSplit
-from ..psa_core.training.pairs import draw_seed
 from . import sockets
 from .apply import apply_adapter
-from .attn2 import cross_attention_sites
-from .training_inputs import text_encoder
+from .comfy.attn2 import cross_attention_sites
+from .comfy.training_inputs import text_encoder
 
 PSA, RIVAL = "PSA", "rival"
 JUDGES = {"mini detector": "mini", "Q16 classifier": "q16", "vision-language model": "vlm"}

@@ -5,7 +5,7 @@ import torch
 from comfy_api.latest import io
 from PIL import Image
 
-from ..psa_core.grid import labelled_grid
+from ..psa_core.plots.grid import labelled_grid
 from . import sockets
 
 

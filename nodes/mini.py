@@ -16,10 +16,10 @@ from comfy.supported_models_base import ClipTarget
 from comfy.utils import unet_to_diffusers
 from comfy_api.latest import io
 
-from ..psa_core.adapter_files import load_adapter
+from ..psa_core.adapter.files import load_adapter
 from ..psa_core.mini import BASE, PSA_ADAPTER, RIVAL_ADAPTER
-from ..psa_core.mini.comfy_layout import read_part, text_weights, tokenizer_folder, unet_arguments, vae_arguments
 from . import sockets
+from .comfy.mini_layout import read_part, text_weights, tokenizer_folder, unet_arguments, vae_arguments
 
 # It costs nothing at this size, and every machine draws the same.
 _DTYPE = torch.float32

@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ..psa_core import profile as sage
 from ..psa_core.errors import PSAError
 from . import sockets
-from .users import profile_names, profile_store
+from .comfy.users import profile_names, profile_store
 
 CUSTOM = "custom"
 BY_RULES, CHOSEN = "by the rules", "chosen"

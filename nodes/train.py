@@ -16,7 +16,8 @@ from PIL import Image
 
 from ..psa_core.encoders.structured import StructuredEncoder
 from ..psa_core.files import safe_file_name
-from ..psa_core.plots import training_plot, with_pictures
+from ..psa_core.plots.training import training_plot, with_pictures
+from ..psa_core.processes import make_accelerator
 from ..psa_core.training import (
     PairDataset,
     Progress,
@@ -28,12 +29,12 @@ from ..psa_core.training import (
     fill_cache,
     read_metrics,
 )
-from ..psa_core.training.trainer import load_result, make_accelerator
+from ..psa_core.training.trainer import load_result
 from . import sockets
-from .attn2 import cross_attention_sites
-from .denoiser import borrowed, check_trainable, has_size_vector
-from .train_preview import LABELS, Preview
-from .training_inputs import image_encoder, text_encoder
+from .comfy.attn2 import cross_attention_sites
+from .comfy.denoiser import borrowed, check_trainable, has_size_vector
+from .comfy.train_preview import LABELS, Preview
+from .comfy.training_inputs import image_encoder, text_encoder
 
 CUSTOM = "custom"
 _WARMUP_STEPS = 50  # of a custom run; fixed, so that a run can be resumed with another number of steps

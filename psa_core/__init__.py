@@ -1,12 +1,13 @@
 """Personalized Safety Alignment in plain PyTorch; runs with and without ComfyUI."""
 
-from .adapter import PSAAdapter
-from .adapter_files import load_adapter, save_adapter
-from .embedding import UserEmbedding, load_embedding, save_embedding
+from .adapter.files import load_adapter, save_adapter
+from .adapter.model import PSAAdapter
+from .encoders.embedding import UserEmbedding, load_embedding, save_embedding
 from .encoders.structured import StructuredEncoder
 from .errors import PSAError
-from .losses import DPOLoss, dpo_loss
-from .profile import LEVELS, UserProfile, read_users_csv
+from .profile import LEVELS, UserProfile
+from .training.losses import DPOLoss, dpo_loss
+from .users import read_users_csv
 
 __all__ = [
     "LEVELS",

@@ -10,13 +10,13 @@ from .errors import PSAError
 
 # Subcommand -> its module, with `add_arguments(parser)` and `run(args) -> exit code`; and what it does.
 _COMMANDS = {
-    "demo": ("psa_core.demo", "Draw prompts of PSA Mini for six viewers, in ComfyUI or without it."),
-    "encode": ("psa_core.encode_command", "Turn profiles into embeddings."),
-    "convert": ("psa_core.convert_command", "Write an adapter, published or ours, as .safetensors."),
-    "train": ("psa_core.training.command", "Train an adapter."),
-    "generate": ("psa_core.generate_command", "Draw a prompt file's pictures, for its users or for the levels."),
-    "evaluate": ("psa_core.evaluate_command", "Measure what was drawn: what should not be there, and what should."),
-    "mini": ("psa_core.mini.command", "Build and measure in PSA Mini, a small world of simple pictures."),
+    "demo": ("psa_core.commands.demo", "Draw prompts of PSA Mini for six viewers, in ComfyUI or without it."),
+    "encode": ("psa_core.commands.encode", "Turn profiles into embeddings."),
+    "convert": ("psa_core.commands.convert", "Write an adapter, published or ours, as .safetensors."),
+    "train": ("psa_core.commands.train", "Train an adapter."),
+    "generate": ("psa_core.commands.generate", "Draw a prompt file's pictures, for its users or for the levels."),
+    "evaluate": ("psa_core.commands.evaluate", "Measure what was drawn: what should not be there, and what should."),
+    "mini": ("psa_core.commands.mini", "Build and measure in PSA Mini, a small world of simple pictures."),
 }
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from .adapter import PSAAdapter
-from .attention_hooks import user_attention_added
+from .adapter.hooks import user_attention_added
+from .adapter.model import PSAAdapter
 
 
 def cross_attention_layers(unet: Any) -> list[Any]:

@@ -5,17 +5,14 @@ arXiv 2508.01151), so that a profile written here can be read by tools made for 
 """
 
 import ast
-import csv
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from .errors import PSAError
-from .files import existing_file
 
 CATEGORIES = ("Harassment", "Hate", "Propaganda", "Self-Harm", "Sexuality", "Shocking", "Violence")
 GENDERS = ("male", "female")
@@ -194,31 +191,6 @@ def check_profiles(profiles: object) -> None:
         raise PSAError("A profile encoder takes a list of user profiles.")
     if not profiles:
         raise PSAError("There is no profile to encode. Give at least one.")
-
-
-def read_users_csv(path: Path | str) -> list[UserProfile]:
-    """Read users in the format of Sage's `users.csv`; row n gets `User_ID` n unless a column says so.
-
-    Raises:
-        PSAError: for a file without users, or naming the file and row of the first one that is not valid.
-    """
-    path = existing_file(path, "users file")
-    profiles = []
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        try:
-            rows = list(csv.DictReader(file))
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise PSAError(f"{path.name} is not a CSV file in UTF-8. Export it again.") from error
-    if not rows:
-        raise PSAError(f"{path.name} holds no users: it needs a header row and at least one more.")
-    for number, row in enumerate(rows, start=1):
-        if None in row or None in row.values():  # how csv marks a row of another length
-            raise PSAError(f"{path.name}, user {number}: the row has more or fewer cells than the header.")
-        try:
-            profiles.append(UserProfile.from_dict({"User_ID": f"{number:07d}", **row}))
-        except PSAError as error:
-            raise PSAError(f"{path.name}, user {number}: {error}") from None
-    return profiles
 
 
 def _check_word(field: str, value: object, words: Iterable[str]) -> None:

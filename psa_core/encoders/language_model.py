@@ -14,11 +14,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from ..embedding import UserEmbedding
-from ..embedding_cache import EmbeddingCache
 from ..errors import PSAError
 from ..files import existing_file
 from ..profile import CATEGORIES, UserProfile, check_profiles
+from .cache import EmbeddingCache
+from .embedding import UserEmbedding
 
 DEFAULT_MODEL = "Qwen2.5-7B-Instruct"
 BY_PROFILE, BY_MODEL = "profile", "language model"

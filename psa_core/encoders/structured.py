@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import torch
 
-from ..embedding import UserEmbedding
 from ..profile import (
     ADULT_AGE,
     AGE_GROUPS,
@@ -17,6 +16,7 @@ from ..profile import (
     UserProfile,
     check_profiles,
 )
+from .embedding import UserEmbedding
 
 
 class StructuredEncoder:

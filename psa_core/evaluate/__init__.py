@@ -1,8 +1,8 @@
 """Measuring what a method draws: judged pictures to figures, each with its bootstrap interval."""
 
+from ..judges.judging import Judge, Question, Verdict
+from ..prompts import Prompt, read_prompts
 from .figures import Figure, WinRate, frechet_distance, frechet_figures, share, win_rate
-from .judging import Judge, Question, Verdict
-from .prompts import Prompt, read_prompts
 from .report import Report, Row, build_report, judged_rows, to_figure
 
 __all__ = [

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from ..errors import PSAError
-from .clip import load_clip
+from ..judges.clip import load_clip
 
 _AT_ONCE = 64
 
@@ -22,30 +22,6 @@ class Features(Protocol):
     def __call__(self, pictures: Sequence[Image.Image]) -> np.ndarray:
         """(B, D), float64."""
         ...
-
-
-class MiniFeatures:
-    """64 numbers a picture of PSA Mini: its VAE's latents, averaged over a grid of 4 x 4.
-
-    Args:
-        vae: diffusers' AutoencoderKL; without one, that of the shipped base model.
-    """
-
-    name = "latents of PSA Mini's VAE"
-
-    def __init__(self, vae: Any = None) -> None:
-        self._vae = _shipped_vae() if vae is None else vae
-
-    @torch.no_grad()
-    def __call__(self, pictures: Sequence[Image.Image]) -> np.ndarray:
-        from ..mini.base_model import LATENT_SCALE
-        from ..mini.detector import to_pixels
-
-        latents = [
-            self._vae.encode(part * 2 - 1).latent_dist.mode() * LATENT_SCALE
-            for part in to_pixels(pictures).split(_AT_ONCE)
-        ]
-        return torch.nn.functional.adaptive_avg_pool2d(torch.cat(latents), 4).flatten(1).double().numpy()
 
 
 class ClipFeatures:
@@ -94,14 +70,6 @@ class ClipFeatures:
     def _images(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
         pixels = self._processor(list(pictures), return_tensors="pt")["pixel_values"].to(self._device)
         return self._model.visual_projection(self._model.vision_model(pixels).pooler_output)
-
-
-def _shipped_vae() -> Any:
-    from diffusers import AutoencoderKL
-
-    from ..mini import BASE
-
-    return AutoencoderKL.from_pretrained(BASE / "vae").float().eval()
 
 
 def _parts(items: Sequence[Any]) -> list[Sequence[Any]]:

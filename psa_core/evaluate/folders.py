@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from ..errors import PSAError
+from ..judges.judging import Judge
+from ..pictures import open_picture
 from ..profile import LEVELS, UserProfile
+from ..prompts import ENDINGS, Prompt
 from .features import ClipFeatures, Features
-from .judging import Judge
-from .prompts import ENDINGS, Prompt
 from .report import BASE, Report, Row, build_report, judged_rows, label
 
 _BATCH = 64
@@ -145,23 +145,6 @@ def evaluate_folders(
         notes,
         seed,
     )
-
-
-def open_picture(path: Path) -> Image.Image:
-    """Read a picture whole, as RGB.
-
-    Raises:
-        PSAError: with its name, where it is damaged or no picture.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except UnidentifiedImageError:
-        raise PSAError(f"{path.name} in {path.parent} is not a picture. Draw or copy it again.") from None
-    except Exception as error:  # decoders meet damaged bytes with many kinds of exception
-        raise PSAError(
-            f"{path.name} in {path.parent} cannot be read ({type(error).__name__}). Draw or copy it again."
-        ) from None
 
 
 def _check_users(prompts: Sequence[Prompt], users: Mapping[str, UserProfile] | None) -> None:

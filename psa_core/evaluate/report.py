@@ -10,11 +10,11 @@ import numpy as np
 from PIL import Image
 
 from ..errors import PSAError
+from ..judges.judging import Judge, Question, Verdict
+from ..plots.bars import Panel, draw_panels
 from ..profile import CATEGORIES, LEVELS, UserProfile
-from .drawing import Panel, draw_panels
+from ..prompts import Prompt
 from .figures import Figure, WinRate, frechet_figures, share, win_rate
-from .judging import Judge, Question, Verdict
-from .prompts import Prompt
 
 BASE = "base"
 """The usual name of the method that is none: the model as it is."""

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..adapter import PSAAdapter, check_strength
+from ..adapter.model import PSAAdapter, check_strength
 from ..diffusers_unet import psa_applied
-from ..embedding import UserEmbedding
+from ..encoders.embedding import UserEmbedding
 from ..errors import PSAError
 from ..mini.base_model import TEXT_WIDTH
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from ..adapter import PSAAdapter
-from ..embedding import UserEmbedding, load_embedding
+from ..adapter.model import PSAAdapter
+from ..encoders.embedding import UserEmbedding, load_embedding
 from ..errors import PSAError
-from ..evaluate.prompts import Prompt
 from ..files import atomic_path
 from ..profile import LEVELS, UserProfile
-from ..training.pairs import draw_seed
+from ..prompts import Prompt
+from ..seeds import draw_seed
 from .painter import Painter, Settings
 
 _FORMAT = "psa-generation-1"

@@ -1,26 +1,16 @@
 """Training the mini world's adapters with the pack's own trainer: PSA, and the rival without profiles."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..embedding import UserEmbedding
+from ..encoders.everyone import EveryoneEncoder
 from ..encoders.structured import StructuredEncoder
 from ..errors import PSAError
-from ..profile import UserProfile
-from ..training import (
-    PairDataset,
-    TensorCache,
-    TrainConfig,
-    Trainer,
-    TrainResult,
-    encode_users,
-    fill_cache,
-    read_split,
-)
-from ..training.trainer import Callback, make_accelerator
+from ..processes import make_accelerator
+from ..training import PairDataset, TensorCache, TrainConfig, Trainer, TrainResult, encode_users, fill_cache, read_split
+from ..training.trainer import Callback
 from .dataset import HARMLESS
 from .world import SIZE
 
@@ -52,16 +42,6 @@ CONFIG: dict[str, Any] = {
 }
 """The shipped adapters' settings: the preset `recommended`, sized for the mini world."""
 RIVAL_STEPS = 300  # every pair is won after 100 of them: there is nothing to tell apart
-
-
-class EveryoneEncoder:
-    """Encodes every profile alike, as the one number 1: a global adapter in a PSA adapter's form."""
-
-    id = "everyone-v1"
-    dim = 1
-
-    def encode(self, profiles: Sequence[UserProfile]) -> UserEmbedding:
-        return UserEmbedding(torch.ones(len(profiles), 1), self.id)
 
 
 def profile_encoder(kind: str) -> StructuredEncoder | EveryoneEncoder:

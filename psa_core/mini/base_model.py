@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..files import atomic_path
-from ..training.pairs import draw_seed
+from ..seeds import draw_seed
 from .world import BACKGROUNDS, COLOURS, SHAPES, SIZE, SYMBOLS, render, sample_scene
 
 LATENT_SCALE = 0.18215  # SD1.5's: what its tools multiply the VAE's latents by

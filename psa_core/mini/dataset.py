@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import PSAError
 from ..files import atomic_path
 from ..profile import CATEGORIES, UserProfile
-from ..training.pairs import draw_seed
+from ..seeds import draw_seed
 from .users import sample_user
 from .world import SYMBOLS, Scene, render, sample_scene
 

@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..adapter import PSAAdapter
+from ..adapter.model import PSAAdapter
+from ..encoders.everyone import EveryoneEncoder
 from ..errors import PSAError
 from ..evaluate import Prompt, Report, Row, build_report, judged_rows
-from ..evaluate.features import MiniFeatures
-from ..evaluate.judges.mini import MiniJudge
 from ..evaluate.report import BASE
 from ..profile import CATEGORIES, LEVELS, UserProfile
-from ..training.pairs import draw_seed
-from .adapters import EveryoneEncoder
+from ..seeds import draw_seed
 from .dataset import HARMLESS, Sizes, mini_users
+from .features import MiniFeatures
 from .generate import MiniModel
+from .judge import MiniJudge
 from .world import SYMBOLS, render, sample_scene
 
 DATA_SEED = 0

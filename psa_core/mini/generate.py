@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from ..adapter import PSAAdapter
+from ..adapter.model import PSAAdapter
 from ..diffusers_unet import psa_applied
-from ..embedding import UserEmbedding
+from ..encoders.embedding import UserEmbedding
 from ..errors import PSAError
 from .base_model import LATENT_SCALE, PARTS, load_tokenizer, tokenize
 

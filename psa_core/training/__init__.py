@@ -1,11 +1,12 @@
 """Training adapters: Sage folder -> records -> cached tensors -> pairs -> LPPD -> adapter."""
 
+from ..dataset.sage import SageRecord, SageSplit, read_split
 from .cache import TensorCache
 from .config import PRESETS, TrainConfig
 from .denoiser import Denoiser, DiffusersDenoiser, User
+from .inputs import ImageEncoder, TextEncoder, encode_users, fill_cache
 from .metrics import read_metrics
-from .pairs import ImageEncoder, PairDataset, TextEncoder, encode_users, fill_cache
-from .records import SageRecord, SageSplit, read_split
+from .pairs import PairDataset
 from .trainer import Progress, StopTraining, Trainer, TrainResult
 
 __all__ = [

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import nn
 
-from ..adapter import PSAAdapter
+from ..adapter.model import PSAAdapter
 from ..diffusers_unet import cross_attention_layers, psa_applied
 
 

@@ -12,7 +12,7 @@ import torch
 from ..errors import PSAError
 from .config import TrainConfig
 from .denoiser import DiffusersDenoiser
-from .pairs import ImageEncoder, TextEncoder
+from .inputs import ImageEncoder, TextEncoder
 
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 

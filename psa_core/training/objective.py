@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import PSAError
-from ..losses import dpo_loss_of_errors
+from .losses import dpo_loss_of_errors
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from ..adapter import PSAAdapter
+from ..adapter.model import PSAAdapter
 
 _CONSTANT = 1e-6  # a coordinate that varies less than this share of its size does not vary
 

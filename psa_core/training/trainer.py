@@ -1,9 +1,8 @@
 """The trainer: LPPD over a Denoiser, with exact resume and any number of processes."""
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,20 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..adapter import PSAAdapter
-from ..adapter_files import load_adapter, save_adapter
+from ..adapter.files import load_adapter, save_adapter
+from ..adapter.model import PSAAdapter
 from ..errors import PSAError
-from ..losses import row_errors
+from ..processes import make_accelerator
+from ..seeds import draw_seed
+from .batches import PairBatches, reference_seed
 from .cache import cache_key
 from .config import TrainConfig
 from .denoiser import Denoiser, User
+from .losses import row_errors
 from .metrics import MetricsLog, Pace, WinnerWatch, check_finite
 from .objective import NoiseSchedule, Objective, draw_timesteps
 from .optimizers import build_optimizer, learning_rate
-from .pairs import PairBatches, PairDataset, draw_seed, reference_key, reference_seed
+from .pairs import PairDataset, reference_key
 from .standardise import Standardisation
 from .state import load_state, remove_parts, save_state
 
@@ -504,58 +506,6 @@ class _Rows:
     timesteps: torch.Tensor
     conditioning: dict[str, torch.Tensor]
     embeddings: torch.Tensor
-
-
-class OneProcess:
-    """What the trainer asks of Accelerate, answered for one process: so training there needs no further package."""
-
-    process_index, num_processes, is_main_process = 0, 1, True
-
-    @property
-    def device(self) -> torch.device:
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-    def wait_for_everyone(self) -> None:
-        pass
-
-    def prepare(self, module: nn.Module) -> nn.Module:
-        return module
-
-    def no_sync(self, _module: nn.Module) -> AbstractContextManager:
-        return nullcontext()
-
-    def reduce(self, tensor: torch.Tensor, _how: str) -> torch.Tensor:
-        return tensor
-
-
-def make_accelerator() -> Any:
-    """Accelerate's view of the processes, or `OneProcess`. Precision and devices stay with the denoiser.
-
-    Raises:
-        PSAError: where Accelerate is missing in a launch of several, or the launch is one that is not supported.
-    """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if processes == 1:
-        return OneProcess()
-    try:
-        from accelerate import Accelerator, DistributedType
-    except ImportError:
-        raise PSAError("Several processes need accelerate: pip install accelerate.") from None
-    accelerator = Accelerator(mixed_precision="no", device_placement=False)
-    kinds = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-    if accelerator.distributed_type not in kinds:
-        raise PSAError(
-            f"This runs in one process or under data parallelism, not under {accelerator.distributed_type.value}. "
-            "Choose 'multi-GPU' or 'multi-CPU' in accelerate config."
-        )
-    if accelerator.num_processes != processes:  # each would take itself for the only one, in one run folder
-        raise PSAError(
-            f"{processes} processes were launched, but Accelerate sees {accelerator.num_processes}. On a machine "
-            "without a GPU, set ACCELERATE_USE_CPU=true."
-        )
-    return accelerator
 
 
 def load_result(folder: Path | str) -> PSAAdapter:

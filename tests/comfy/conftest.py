@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from checkpoints import small_unet, write_checkpoint
 from small_models import add_models
 
-from psa_core.checkpoints import small_unet, write_checkpoint
 from psa_core.comfy_server import ComfyServer, ComfyUI, find_comfyui
 
 SUPPORT = Path(__file__).parents[1] / "support"

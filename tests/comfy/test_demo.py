@@ -5,7 +5,7 @@ import re
 
 from PIL import Image
 
-from psa_core import demo
+from psa_core.commands import demo
 
 
 def test_the_shipped_workflow_draws_each_viewer_what_they_allow(comfy, tmp_path, capsys):

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from small_models import add_models
 
 from psa_core import PSAAdapter, PSAError, save_adapter
-from psa_core.adapter_files import load_adapter
-from psa_core.mini.adapters import EveryoneEncoder
+from psa_core.adapter.files import load_adapter
+from psa_core.encoders.everyone import EveryoneEncoder
 from psa_core.mini.dataset import Sizes, write_dataset
 from psa_core.training import read_split
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from adapters import random_adapter, save_bin
+from checkpoints import small_unet
 from graphs import (
     Graph,
     apply,
@@ -22,7 +23,6 @@ from graphs import (
 from small_models import add_models
 
 from psa_core import LEVELS, StructuredEncoder, save_adapter
-from psa_core.checkpoints import small_unet
 from psa_core.diffusers_unet import cross_attention_layers
 
 STEP = 1 / 255  # of a saved picture

@@ -7,12 +7,12 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+from checkpoints import small_adapter, small_unet
 from graphs import apply, call, draw, encode, psa_stored, queue_as, save, txt2img, wait
 from PIL import Image
 from small_models import add_models
 
 from psa_core import save_adapter
-from psa_core.checkpoints import small_adapter, small_unet
 from psa_core.comfy_server import ComfyServer
 from psa_core.errors import PSAError
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 from adapters import random_adapter
+from checkpoints import ldm_state_dict, small_unet
 from graphs import Graph, apply, encode, output, profile_node, save, txt2img
 from safetensors.torch import load, load_file, save_file
 from tiny_training import write_split
 
 from psa_core import PSAError, save_adapter
-from psa_core.checkpoints import ldm_state_dict, small_unet
 from psa_core.diffusers_unet import cross_attention_layers
 from psa_core.training import DiffusersDenoiser, User, read_metrics
 

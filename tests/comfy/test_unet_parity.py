@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoints import ldm_state_dict
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from psa_core import PSAAdapter, save_adapter
-from psa_core.checkpoints import ldm_state_dict
 from psa_core.diffusers_unet import cross_attention_layers, psa_applied
 
 SCRIPT = Path(__file__).parent / "scripts" / "run_unet.py"

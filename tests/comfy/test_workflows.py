@@ -6,12 +6,12 @@ from io import BytesIO
 import numpy as np
 import pytest
 import torch
+from checkpoints import small_adapter, small_unet
 from PIL import Image
 from small_models import add_models
 from tiny_llm import make_tiny_llm
 
 from psa_core import PSAAdapter
-from psa_core.checkpoints import small_adapter, small_unet
 from psa_core.comfy_server import PACK
 from psa_core.encoders.language_model import DEFAULT_MODEL, LanguageModelEncoder
 from psa_core.workflow_format import ui_to_api

@@ -5,7 +5,7 @@ import torch
 from adapters import random_adapter
 
 from psa_core import LEVELS, PSAAdapter, PSAError, StructuredEncoder, UserEmbedding
-from psa_core.adapter import check_strength
+from psa_core.adapter.model import check_strength
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 4])

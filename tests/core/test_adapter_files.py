@@ -12,7 +12,7 @@ from damage import Touch, cuts, flipped, hostile_pickle
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-import psa_core.adapter_files
+import psa_core.adapter.files
 from psa_core import PSAError, load_adapter, save_adapter
 
 FORMATS = ("psa_adapter.bin", "legacy.bin", "adapter.safetensors")
@@ -319,7 +319,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatc
         temporary.write_bytes(before[:50])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(psa_core.adapter_files, "save_file", dies_halfway)
+    monkeypatch.setattr(psa_core.adapter.files, "save_file", dies_halfway)
     with pytest.raises(PSAError, match="No space left"):
         save_adapter(random_adapter(seed=1), path)
     assert path.read_bytes() == before

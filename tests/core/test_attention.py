@@ -5,7 +5,7 @@ import torch
 from adapters import random_adapter
 
 from psa_core import PSAError
-from psa_core.attention import UserKeyValue, user_attention
+from psa_core.adapter.attention import UserKeyValue, user_attention
 
 ROWS, LENGTH, HEADS, HEAD_DIM = 3, 5, 2, 4
 WIDTH = HEADS * HEAD_DIM

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoints import ldm_state_dict, preview_vae, small_adapter, small_unet, write_checkpoint
 from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from psa_core import LEVELS, PSAError, StructuredEncoder
-from psa_core.checkpoints import ldm_state_dict, preview_vae, small_adapter, small_unet, write_checkpoint
 from psa_core.diffusers_unet import cross_attention_layers, psa_applied
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"

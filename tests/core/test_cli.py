@@ -15,15 +15,7 @@ from adapters import published_layout, random_adapter
 from damage import hostile_pickle
 from safetensors.torch import load_file
 
-from psa_core import (
-    LEVELS,
-    StructuredEncoder,
-    UserProfile,
-    load_adapter,
-    load_embedding,
-    read_users_csv,
-    save_adapter,
-)
+from psa_core import LEVELS, StructuredEncoder, UserProfile, load_adapter, load_embedding, read_users_csv, save_adapter
 from psa_core.cli import main
 
 SECRET = {

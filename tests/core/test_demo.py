@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from psa_core import LEVELS, PSAError, demo
+from psa_core import LEVELS, PSAError
+from psa_core.commands import demo
 from psa_core.mini import SYMBOLS, Scene, parse_prompt, render
 from psa_core.mini.world import BACKGROUNDS, COLOURS, Thing
 

@@ -11,7 +11,7 @@ import torch
 from damage import Touch, cuts, flipped, hostile_pickle
 from safetensors.torch import save_file
 
-import psa_core.embedding
+import psa_core.encoders.embedding
 from psa_core import PSAError, UserEmbedding, load_embedding, save_embedding
 
 
@@ -260,7 +260,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(saved, monkeypatch):
         path.write_bytes(before[:20])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(psa_core.embedding, "save_file", dies_halfway)
+    monkeypatch.setattr(psa_core.encoders.embedding, "save_file", dies_halfway)
     with pytest.raises(PSAError, match="No space left"):
         save_embedding(UserEmbedding(torch.ones(1, 2)), saved)
     assert saved.read_bytes() == before

@@ -11,7 +11,7 @@ import torch
 from damage import flipped
 
 from psa_core import LEVELS, PSAError, UserEmbedding, UserProfile, load_embedding
-from psa_core.embedding_cache import EmbeddingCache
+from psa_core.encoders.cache import EmbeddingCache
 
 PROFILE = LEVELS["L2"]
 ID = "some-encoder:1"
@@ -145,7 +145,7 @@ def test_a_damaged_secret_is_replaced(cache, content):
 def test_processes_that_start_together_share_one_secret(cache):
     script = (
         "import sys, torch; from psa_core import LEVELS, UserEmbedding; "
-        "from psa_core.embedding_cache import EmbeddingCache; sys.stdin.readline(); "
+        "from psa_core.encoders.cache import EmbeddingCache; sys.stdin.readline(); "
         "EmbeddingCache(sys.argv[1]).save(UserEmbedding(torch.ones(1, 4), 'e'), 'profile', LEVELS[sys.argv[2]])"
     )
     levels = ("L0", "L1", "L2", "L3")

@@ -2,7 +2,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from psa_core import PSAError
-from psa_core.grid import Panel, labelled_grid, labelled_table
+from psa_core.plots.grid import Panel, labelled_grid, labelled_table
 
 COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (200, 200, 30), (30, 200, 200)]
 PICTURES = [Image.new("RGB", (96, 64), colour) for colour in COLOURS]

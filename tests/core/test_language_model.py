@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from tiny_llm import TEMPLATES, make_tiny_llm
 
 from psa_core import LEVELS, PSAError, UserProfile
-from psa_core.embedding_cache import EmbeddingCache
+from psa_core.encoders.cache import EmbeddingCache
 from psa_core.encoders.language_model import LanguageModelEncoder
 from psa_core.profile import CATEGORIES
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from psa_core import PSAError
-from psa_core.plots import training_plot, with_pictures
+from psa_core.plots.training import training_plot, with_pictures
 
 
 def rows(steps: int, falling: bool = True) -> list[dict[str, float]]:

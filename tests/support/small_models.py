@@ -5,10 +5,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+from checkpoints import UNET_PREFIX, ldm_state_dict, small_adapter, small_unet
 from safetensors.torch import save_file
 
-from psa_core.adapter_files import save_adapter
-from psa_core.checkpoints import UNET_PREFIX, ldm_state_dict, small_adapter, small_unet
+from psa_core.adapter.files import save_adapter
 
 _HINT_CHANNELS = (3, 16, 16, 32, 32, 96, 96, 256, 320)  # ControlNet's way from a picture to the first feature map
 

@@ -22,6 +22,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from psa_core import StructuredEncoder, UserProfile
+from psa_core.commands import train as command
+from psa_core.processes import make_accelerator
 from psa_core.training import (
     DiffusersDenoiser,
     ImageEncoder,
@@ -30,13 +32,11 @@ from psa_core.training import (
     TextEncoder,
     TrainConfig,
     Trainer,
-    command,
     encode_users,
     fill_cache,
     read_split,
 )
 from psa_core.training.objective import NoiseSchedule
-from psa_core.training.trainer import make_accelerator
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 SIZE = 64

@@ -15,7 +15,7 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 from random_unets import SD15, SDXL, unet_model
 
-core, apply, attn2 = (pack_module(name) for name in ("psa_core", "nodes.apply", "nodes.attn2"))
+core, apply, attn2 = (pack_module(name) for name in ("psa_core", "nodes.apply", "nodes.comfy.attn2"))
 
 SMALL = {
     "sd15": SD15

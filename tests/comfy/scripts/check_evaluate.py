@@ -20,9 +20,9 @@ from safetensors.torch import save_file
 
 import nodes
 
-core, training, pairs, evaluate, apply = (
+core, training, seeds, evaluate, apply = (
     pack_module(name)
-    for name in ("psa_core", "psa_core.training", "psa_core.training.pairs", "nodes.evaluate", "nodes.apply")
+    for name in ("psa_core", "psa_core.training", "psa_core.seeds", "nodes.evaluate", "nodes.apply")
 )
 SIZE, SEED, COUNT = 64, 3, 3
 SAMPLING = {"steps": 3, "cfg": 4.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"}
@@ -31,7 +31,7 @@ SAMPLING = {"steps": 3, "cfg": 4.0, "sampler_name": "dpmpp_2m", "scheduler": "ka
 def stock(model, caption, number):
     positive, negative = (nodes.CLIPTextEncode().encode(clip, text)[0] for text in (caption, ""))
     latent = {"samples": torch.zeros(1, 4, SIZE // 8, SIZE // 8)}
-    seed = pairs.draw_seed(SEED, number)
+    seed = seeds.draw_seed(SEED, number)
     settings = (SAMPLING[name] for name in ("steps", "cfg", "sampler_name", "scheduler"))
     (drawn,) = nodes.common_ksampler(model, seed, *settings, positive, negative, latent)
     return nodes.VAEDecode().decode(vae, drawn)[0][..., :3]

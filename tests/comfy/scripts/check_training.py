@@ -29,7 +29,14 @@ from random_unets import SD15, SDXL
 
 core, training, denoisers, apply, attn2, train = (
     pack_module(name)
-    for name in ("psa_core", "psa_core.training", "nodes.denoiser", "nodes.apply", "nodes.attn2", "nodes.train")
+    for name in (
+        "psa_core",
+        "psa_core.training",
+        "nodes.comfy.denoiser",
+        "nodes.apply",
+        "nodes.comfy.attn2",
+        "nodes.train",
+    )
 )
 
 POOLED, TEXT = 32, 48
@@ -395,7 +402,7 @@ def check_an_interrupted_run_ends_as_the_uninterrupted_one():
 def check_a_preview_shows_the_adapter_and_changes_nothing():
     from PIL import ImageChops
 
-    preview_module = pack_module("nodes.train_preview")
+    preview_module = pack_module("nodes.comfy.train_preview")
     model = small_model("sdxl")
     drawn = []
 

@@ -16,7 +16,7 @@ import torch
 from comfy.sd import load_diffusion_model_state_dict
 from safetensors.torch import load_file, save_file
 
-core, training, denoisers = (pack_module(name) for name in ("psa_core", "psa_core.training", "nodes.denoiser"))
+core, training, denoisers = (pack_module(name) for name in ("psa_core", "psa_core.training", "nodes.comfy.denoiser"))
 
 with torch.inference_mode():  # as ComfyUI runs its nodes
     model = load_diffusion_model_state_dict(load_file(folder / "unet.safetensors"))

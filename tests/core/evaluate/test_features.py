@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from psa_core import PSAError
-from psa_core.evaluate.features import ClipFeatures, MiniFeatures
+from psa_core.evaluate.features import ClipFeatures
 from psa_core.mini import base_model
+from psa_core.mini.features import MiniFeatures
 
 CAPTIONS = ["a sea with a red circle", "a desert with a star", "a snow with a blue square and a ring " + "and a " * 20]
 

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from psa_core import PSAError, UserProfile, evaluate_command
+from psa_core import PSAError, UserProfile
+from psa_core.commands import evaluate as evaluate_command
 from psa_core.evaluate import Prompt, Question
-from psa_core.evaluate.folders import Source, evaluate_folders, find_methods, find_sources, open_picture
-from psa_core.evaluate.judges import judge_of
-from psa_core.evaluate.judges.mini import MiniJudge
+from psa_core.evaluate.folders import Source, evaluate_folders, find_methods, find_sources
+from psa_core.judges import judge_of
 from psa_core.mini import SYMBOLS, render, sample_scene
+from psa_core.mini.judge import MiniJudge
+from psa_core.pictures import open_picture
 from psa_core.profile import LEVELS
 
 CATEGORIES = ("Violence", "Shocking", "Hate", None)  # of the prompts; L1 bans the first two, L5 all

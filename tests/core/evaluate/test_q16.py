@@ -13,8 +13,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from psa_core import LEVELS, PSAError
-from psa_core.evaluate.judges.q16 import Q16Judge, read_q16_prompts
-from psa_core.evaluate.judging import Question, Verdict
+from psa_core.judges.judging import Question, Verdict
+from psa_core.judges.q16 import Q16Judge, read_q16_prompts
 
 WIDTH = 24
 

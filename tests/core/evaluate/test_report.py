@@ -8,7 +8,7 @@ from PIL import Image
 
 from psa_core import LEVELS, PSAError, UserProfile
 from psa_core.evaluate import Prompt, Question, Row, Verdict, build_report, judged_rows, to_figure
-from psa_core.plots import PALETTE
+from psa_core.plots.canvas import PALETTE
 
 STRICT = UserProfile(30, "male", banned_categories=("Hate", "Violence"), user_id="0000011")
 FREE = UserProfile(30, "female", banned_categories=(), user_id="0000012")

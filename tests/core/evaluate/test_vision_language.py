@@ -13,13 +13,8 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from psa_core import LEVELS, PSAError, UserProfile
-from psa_core.evaluate.judges.vision_language import (
-    LocalVisionLanguageJudge,
-    VisionLanguageJudge,
-    read_reply,
-    request,
-)
-from psa_core.evaluate.judging import Question, Verdict
+from psa_core.judges.judging import Question, Verdict
+from psa_core.judges.vision_language import LocalVisionLanguageJudge, VisionLanguageJudge, read_reply, request
 
 SECRET = UserProfile(
     47, "female", "Buddhism", "hearing impairment", "sexual assault", ("Hate", "Violence"), user_id="7654321"
@@ -410,7 +405,7 @@ def test_a_local_model_hears_and_sees_what_it_should(vision_model):
 
 
 def test_a_local_model_that_babbles_gives_no_verdict(vision_model, monkeypatch):
-    from psa_core.evaluate.judges import vision_language
+    from psa_core.judges import vision_language
 
     monkeypatch.setattr(vision_language, "_REPLY_TOKENS", 5)
     judge = LocalVisionLanguageJudge(vision_model)

@@ -19,12 +19,13 @@ pytest.importorskip("diffusers")
 
 from tiny_training import user, write_model
 
-from psa_core import LEVELS, PSAError, StructuredEncoder, UserProfile, generate_command, save_adapter
+from psa_core import LEVELS, PSAError, StructuredEncoder, UserProfile, save_adapter
+from psa_core.commands import generate as generate_command
 from psa_core.diffusers_unet import cross_attention_layers
-from psa_core.embedding import UserEmbedding
+from psa_core.encoders.embedding import UserEmbedding
+from psa_core.encoders.everyone import EveryoneEncoder
 from psa_core.generate import BaseModel, Painter, Settings, is_whole
-from psa_core.mini.adapters import EveryoneEncoder
-from psa_core.training.pairs import draw_seed
+from psa_core.seeds import draw_seed
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch_dtype")  # the name that all supported versions know
 CAPTIONS = ("a quiet street", "a busy market", "a stormy sea", "ab")
@@ -438,7 +439,7 @@ def test_a_pickled_model_is_not_loaded(place, tmp_path):
 def test_two_processes_draw_what_one_does(place, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "import argparse, torch\nfrom psa_core import generate_command\ntorch.set_num_threads(1)\n"
+        "import argparse, torch\nfrom psa_core.commands import generate as generate_command\ntorch.set_num_threads(1)\n"
         "parser = argparse.ArgumentParser()\ngenerate_command.add_arguments(parser)\n"
         "generate_command.run(parser.parse_args())\n"
     )

@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from checkpoints import small_adapter
 
 from psa_core import PSAError, StructuredEncoder, UserProfile
-from psa_core.checkpoints import small_adapter
 from psa_core.diffusers_unet import cross_attention_layers
 from psa_core.mini import base_model
 from psa_core.mini.base_model import load_tokenizer, new_unet, new_vae, scenes, tokenize, words, write_tokenizer

@@ -12,8 +12,9 @@ from PIL import Image
 
 from psa_core import PSAError, StructuredEncoder, UserProfile, load_adapter
 from psa_core.cli import main
-from psa_core.mini import SYMBOLS, base_model, command, evaluate, parse_prompt, render, sample_scene
-from psa_core.mini.adapters import EveryoneEncoder
+from psa_core.commands import mini as command
+from psa_core.encoders.everyone import EveryoneEncoder
+from psa_core.mini import SYMBOLS, base_model, evaluate, parse_prompt, render, sample_scene
 from psa_core.mini.dataset import Sizes, mini_users, write_dataset
 from psa_core.mini.detector import to_pixels
 from psa_core.mini.evaluate import evaluate_mini, split_requests

@@ -5,11 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from in_comfyui import pack_module
 from mini_models import write_untrained_base
 
-from psa_core import PSAError
 from psa_core.mini import base_model
-from psa_core.mini.comfy_layout import read_part, text_weights, tokenizer_folder, unet_arguments, vae_arguments
+
+layout = pack_module("nodes.comfy.mini_layout")
+read_part, tokenizer_folder, text_weights = layout.read_part, layout.tokenizer_folder, layout.text_weights
+unet_arguments, vae_arguments = layout.unet_arguments, layout.vae_arguments
+PSAError = pack_module("psa_core").PSAError
 
 FILES = {
     "unet": ["config.json", "diffusion_pytorch_model.safetensors"],

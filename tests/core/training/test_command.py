@@ -16,7 +16,8 @@ import torch
 from tiny_training import write_model, write_split
 
 from psa_core import PSAError, load_adapter
-from psa_core.training import TrainConfig, command, read_metrics
+from psa_core.commands import train as command
+from psa_core.training import TrainConfig, read_metrics
 from psa_core.training.diffusers_models import DiffusersFolder
 
 TRAINING = {**tiny_training.QUICK, "resolution": 128, "bucket_step": 64, "evaluate_every": 2, "warmup_steps": 2}

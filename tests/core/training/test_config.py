@@ -3,8 +3,8 @@
 import pytest
 
 from psa_core import PSAError
+from psa_core.commands.train import RunFile
 from psa_core.training import PRESETS, TrainConfig
-from psa_core.training.command import RunFile
 from psa_core.training.optimizers import learning_rate
 
 

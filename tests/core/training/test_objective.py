@@ -10,8 +10,8 @@ from torch.testing import assert_close
 
 from psa_core import PSAAdapter, PSAError, dpo_loss, load_adapter
 from psa_core.diffusers_unet import psa_applied
-from psa_core.losses import row_errors
 from psa_core.training import DiffusersDenoiser, User
+from psa_core.training.losses import row_errors
 from psa_core.training.objective import NoiseSchedule, Objective, draw_timesteps
 from psa_core.training.standardise import Standardisation
 

@@ -22,7 +22,9 @@ from psa_core.training import (
     fill_cache,
     read_split,
 )
-from psa_core.training.pairs import PairBatches, buckets, load_picture, nearest_bucket
+from psa_core.training.batches import PairBatches
+from psa_core.training.buckets import buckets, nearest_bucket
+from psa_core.training.inputs import load_picture
 
 CONFIG = TrainConfig.from_dict(QUICK)
 

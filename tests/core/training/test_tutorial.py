@@ -10,7 +10,8 @@ from pathlib import Path
 from tiny_training import write_model
 
 from psa_core import load_adapter
-from psa_core.training import PRESETS, TrainConfig, command, read_metrics
+from psa_core.commands import train as command
+from psa_core.training import PRESETS, TrainConfig, read_metrics
 from psa_core.training.config import read_toml
 
 DOCS = Path(__file__).parents[3] / "docs"

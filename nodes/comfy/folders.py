@@ -1,0 +1,89 @@
+"""Where the pack's files live in ComfyUI: model folders, and the profile store under the user directory."""
+
+from pathlib import Path
+
+import folder_paths
+
+from ...psa_core.errors import PSAError
+from ...psa_core.files import safe_file_name
+
+ADAPTERS = "psa_adapters"
+EMBEDDINGS = "psa_embeddings"
+TEMPLATES = "psa_templates"
+LANGUAGE_MODELS = "LLM"
+
+_FILE_ENDINGS = {ADAPTERS: {".safetensors", ".bin"}, EMBEDDINGS: {".safetensors", ".npy"}}
+
+
+def register() -> None:
+    """Register the model folders with ComfyUI, beside any that extra_model_paths.yaml names."""
+    for name in (ADAPTERS, EMBEDDINGS, TEMPLATES, LANGUAGE_MODELS):
+        folder_paths.add_model_folder_path(name, str(Path(folder_paths.models_dir, name)))
+    for name, endings in _FILE_ENDINGS.items():
+        paths, known = folder_paths.folder_names_and_paths[name]
+        folder_paths.folder_names_and_paths[name] = (paths, set(known) | endings)
+
+
+def file_names(folder: str) -> list[str]:
+    """The files in a model folder, for a node's menu."""
+    return folder_paths.get_filename_list(folder)
+
+
+def find_file(folder: str, name: str) -> Path:
+    """The path of a file that a node's menu named.
+
+    Raises:
+        PSAError: for a name that is not in that folder's list, paths that leave it included.
+    """
+    path = folder_paths.get_full_path(folder, name) if name in file_names(folder) else None
+    if path is None:
+        raise PSAError(f"There is no such file in models/{folder}. Put it there, refresh the node list and pick it.")
+    return Path(path)
+
+
+def check_file(folder: str, name: str) -> bool | str:
+    """`validate_inputs` for a file menu: True, or the sentence that says what to do."""
+    try:
+        find_file(folder, name)
+    except PSAError as error:
+        return str(error)
+    return True
+
+
+def file_stamp(folder: str, name: str) -> tuple[str, int, int]:
+    """`fingerprint_inputs` for a file menu: another value once the file has changed."""
+    path = find_file(folder, name)
+    status = path.stat()
+    return str(path), status.st_mtime_ns, status.st_size
+
+
+def save_path(folder: str, name: str, ending: str) -> Path:
+    """A path in a model folder for a new file: `name`, or `name-2`, `name-3`, ... where it is taken."""
+    parent = Path(folder_paths.get_folder_paths(folder)[0])
+    path, number = parent / f"{name}{ending}", 1
+    while path.exists():
+        number += 1
+        path = parent / f"{name}-{number}{ending}"
+    return path
+
+
+def folder_names(folder: str, holding: str) -> list[str]:
+    """The subfolders of a model folder that hold the file `holding`, for a node's menu."""
+    roots = [Path(root) for root in folder_paths.get_folder_paths(folder)]
+    return sorted({path.parent.name for root in roots for path in root.glob(f"*/{holding}")})
+
+
+def find_folder(folder: str, name: str) -> Path:
+    """The subfolder of a model folder that a node's menu named, whether it is there or not.
+
+    Raises:
+        PSAError: for a name that is not a plain folder name.
+    """
+    roots = [Path(root) for root in folder_paths.get_folder_paths(folder)]
+    paths = [root / safe_file_name(name, "folder name") for root in roots]
+    return next((path for path in paths if path.is_dir()), paths[0])
+
+
+def system_folder(name: str) -> Path:
+    """A folder under ComfyUI's user directory that its HTTP interface does not serve (`__` names are system users)."""
+    return Path(folder_paths.get_user_directory(), f"__{name}")

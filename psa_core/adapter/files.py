@@ -1,0 +1,172 @@
+"""Reading and writing adapters: the two published formats in, `.safetensors` with metadata out."""
+
+import json
+import re
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ..errors import PSAError
+from ..files import atomic_path, existing_file
+from .model import PSAAdapter
+
+_FORMAT = "psa-adapter"
+_LAYER_KEY = re.compile(r"psa_adapter\.(\d+)\.to_([kv])_user\.(\d+)\.weight")
+_PROJECTION_KEYS = ("proj.weight", "proj.bias", "norm.weight", "norm.bias")
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_READABLE_DTYPES = (*_DTYPES, torch.float64)
+
+
+def load_adapter(path: Path | str) -> PSAAdapter:
+    """Load an adapter, published or ours, on the CPU, in the file's own dtype.
+
+    Two formats: `.safetensors` with keys `user_proj.*` and `psa_adapter.*` (with our metadata or
+    without any), and the published torch file `{"psa_adapter": {...}, "user_proj": {...}}`, which is
+    read by torch's weights-only reader: it builds tensors and containers and runs no code.
+
+    Raises:
+        PSAError: for a file that is missing, empty, truncated, not an adapter, of shapes that do not
+            fit together, with several projection pairs a layer, or with values that are not finite.
+    """
+    path = existing_file(path, "adapter file")
+    if path.suffix == ".safetensors":
+        tensors, metadata = _read_safetensors(path)
+    else:
+        tensors, metadata = _read_torch(path), {}
+    return _build(tensors, metadata, path.name)
+
+
+def save_adapter(adapter: PSAAdapter, path: Path | str, dtype: torch.dtype = torch.float32) -> None:
+    """Write `adapter` as `.safetensors`, atomically: the published layout plus a metadata block.
+
+    Args:
+        dtype: float32, float16 or bfloat16; half the size at half precision, as published files are.
+
+    Raises:
+        PSAError: for another file ending or dtype, or weights that are not finite in it.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise PSAError("Adapters are saved as .safetensors: end the file's name with .safetensors.")
+    if dtype not in _DTYPES:
+        raise PSAError("Adapters are saved as float32, float16 or bfloat16.")
+    tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in adapter.state_dict().items()}
+    _check_finite(tensors, f"The adapter in {dtype}")
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=_metadata(adapter))
+
+
+def _metadata(adapter: PSAAdapter) -> dict[str, str]:
+    return {
+        "format": _FORMAT,
+        "family": adapter.family,
+        "cross_attention_dim": str(adapter.cross_attention_dim),
+        "layer_widths": json.dumps(adapter.layer_widths),
+        "num_tokens": str(adapter.num_tokens),
+        "embedding_dim": str(adapter.embedding_dim),
+        "encoder_id": adapter.encoder_id or "",
+        "training": json.dumps(adapter.training_summary),
+    }
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise PSAError(
+            f"{path.name} is not a whole .safetensors file: it is truncated or damaged. Copy or download it again."
+        ) from error
+
+
+def _read_torch(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        groups = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the weights-only reader meets a damaged file with almost any exception
+        raise PSAError(
+            f"{path.name} cannot be read as plain weights: it is truncated, damaged, or tries to run code (nothing "
+            "of it was run). Download it again from its author, or ask for a .safetensors file."
+        ) from error
+    if not isinstance(groups, dict) or not all(isinstance(groups.get(g), dict) for g in ("psa_adapter", "user_proj")):
+        raise PSAError(f"{path.name} is not a PSA adapter: it lacks the parts 'psa_adapter' and 'user_proj'.")
+    return {f"{group}.{key}": value for group, values in groups.items() for key, value in values.items()}
+
+
+def _build(tensors: dict[str, torch.Tensor], metadata: dict[str, str], name: str) -> PSAAdapter:
+    _check_keys(tensors, name)
+    proj, norm = tensors["user_proj.proj.weight"], tensors["user_proj.norm.weight"]
+    values = [tensors[f"psa_adapter.{i}.to_v_user.0.weight"] for i in range(_layer_count(tensors))]
+    if proj.ndim != 2 or norm.ndim != 1 or any(value.ndim != 2 for value in values):
+        raise PSAError(f"{name} is damaged: a projection in it has the wrong number of dimensions.")
+    if any(0 in tensor.shape for tensor in (proj, norm, *values)):
+        raise PSAError(f"{name} is damaged: a projection in it is empty.")
+    if proj.shape[0] % norm.shape[0]:
+        raise PSAError(f"{name} is damaged: user_proj's sizes {tuple(proj.shape)} and {tuple(norm.shape)} do not fit.")
+    with torch.device("meta"):  # shapes alone: the file's tensors become the parameters, uncopied
+        adapter = PSAAdapter(
+            layer_widths=[value.shape[0] for value in values],
+            cross_attention_dim=norm.shape[0],
+            embedding_dim=proj.shape[1],
+            num_tokens=proj.shape[0] // norm.shape[0],
+            encoder_id=metadata.get("encoder_id") or None,
+            training=_training_summary(metadata, name),
+        )
+    for key, expected in adapter.state_dict().items():
+        if tensors[key].shape != expected.shape:
+            raise PSAError(
+                f"{name} is damaged: {key} has the shape {tuple(tensors[key].shape)}; "
+                f"{tuple(expected.shape)} was expected."
+            )
+    _check_finite(tensors, name)
+    adapter.load_state_dict(tensors, assign=True)
+    return adapter.eval()
+
+
+def _check_keys(tensors: dict[str, torch.Tensor], name: str) -> None:
+    for key, value in tensors.items():
+        if not _is_plain(value):
+            raise PSAError(
+                f"{name} is not a PSA adapter: its entry {key!r} is not a plain tensor of 16- to 64-bit floats."
+            )
+    if any((match := _LAYER_KEY.fullmatch(key)) and match[3] != "0" for key in tensors):
+        raise PSAError(
+            f"{name} has several projection pairs a layer (to_k_user.1, ...). Their meaning was never defined, and "
+            "the reference code ignores all but the first, so this file is refused. Use an adapter with one pair."
+        )
+    expected = {f"user_proj.{key}" for key in _PROJECTION_KEYS} | {
+        f"psa_adapter.{i}.to_{kind}_user.0.weight" for i in range(_layer_count(tensors)) for kind in "kv"
+    }
+    if _layer_count(tensors) == 0 or set(tensors) != expected:
+        odd = sorted(set(tensors) ^ expected)[:3]
+        raise PSAError(
+            f"{name} is not a whole PSA adapter: missing or unknown entries, such as {', '.join(odd) or 'all layers'}."
+        )
+
+
+def _is_plain(value: object) -> bool:
+    return (
+        isinstance(value, torch.Tensor)
+        and value.dtype in _READABLE_DTYPES
+        and value.layout == torch.strided
+        and not value.is_meta
+    )
+
+
+def _layer_count(tensors: dict[str, torch.Tensor]) -> int:
+    return len({match[1] for key in tensors if (match := _LAYER_KEY.fullmatch(key))})
+
+
+def _training_summary(metadata: dict[str, str], name: str) -> dict:
+    try:
+        summary = json.loads(metadata.get("training", "{}"))
+    except (ValueError, RecursionError) as error:
+        raise PSAError(f"{name} is damaged: its training summary is not JSON.") from error
+    return summary if isinstance(summary, dict) else {}
+
+
+def _check_finite(tensors: dict[str, torch.Tensor], name: str) -> None:
+    for key, value in tensors.items():
+        if not torch.isfinite(value).all():
+            raise PSAError(f"{name} holds NaN or infinite weights in {key}. Use another copy or checkpoint.")

@@ -1,0 +1,1 @@
+"""The subcommands of `psa`, one module each: `add_arguments(parser)` and `run(args) -> exit code`."""

@@ -1,0 +1,132 @@
+"""`psa encode`: profiles to embeddings, in our format or the published one."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..encoders.cache import EmbeddingCache
+from ..encoders.embedding import UserEmbedding, save_embedding
+from ..encoders.language_model import BANNED_BY, BY_PROFILE, LanguageModelEncoder, OnDevice
+from ..encoders.structured import StructuredEncoder
+from ..errors import PSAError
+from ..files import atomic_path, existing_file
+from ..profile import LEVELS, UserProfile
+from ..users import read_users_csv
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    who = parser.add_mutually_exclusive_group(required=True)
+    who.add_argument("--level", choices=LEVELS, help="one of the paper's six viewers")
+    who.add_argument("--profile", metavar="FILE.json", help="a profile in Sage's spelling")
+    who.add_argument("--users", metavar="FILE.csv", help="many, in the format of Sage's users.csv")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--encoder", choices=["structured"], default="structured", help="no model (the default)")
+    how.add_argument("--llm", metavar="FOLDER", help="a causal language model in Hugging Face layout")
+    llm = parser.add_argument_group("with --llm")
+    llm.add_argument("--templates", metavar="FOLDER", help="holds get_embeds.txt and get_banned.txt (default: ours)")
+    llm.add_argument(
+        "--banned-by",
+        choices=[_hyphenated(choice) for choice in BANNED_BY],
+        help=f"who says what is banned (default: {BY_PROFILE})",
+    )
+    llm.add_argument("--cache", metavar="FOLDER", help="keeps embeddings from one run to the next")
+    llm.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUT",
+        help="out.safetensors: all profiles, a row each; out.npy: one profile, the published kind; a folder: one "
+        "{User_ID}.npy a profile",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    profiles = _profiles(args)
+    write = _embedding_writer(args.output, profiles)  # to fail before the work
+    encoder = _encoder(args)
+    embedding = UserEmbedding(torch.cat(_rows(encoder, profiles)), encoder.id)
+    write(embedding)
+    print(f"Wrote {args.output}: {len(embedding)} x {embedding.dim}, by {encoder.id}")
+    return 0
+
+
+def _profiles(args: argparse.Namespace) -> list[UserProfile]:
+    if args.level:
+        return [LEVELS[args.level]]
+    if args.users:
+        return read_users_csv(args.users)
+    path = existing_file(args.profile, "profile")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        raise PSAError(f"{path.name} is not a JSON file in UTF-8. Write the profile as one JSON object.") from None
+    return [UserProfile.from_dict(data)]
+
+
+def _encoder(args: argparse.Namespace) -> Any:
+    options = {"--templates": args.templates, "--banned-by": args.banned_by, "--cache": args.cache}
+    if args.llm is None:
+        for option, value in (options | {"--device": args.device}).items():
+            if value is not None:
+                raise PSAError(f"{option} is for language models. Add --llm FOLDER, or leave it out.")
+        return StructuredEncoder()
+    return LanguageModelEncoder(
+        args.llm,
+        templates=args.templates,
+        banned_by=next(choice for choice in BANNED_BY if _hyphenated(choice) == (args.banned_by or BY_PROFILE)),
+        cache=None if args.cache is None else EmbeddingCache(args.cache),
+        placement=OnDevice(chosen_device(args.device)),
+    )
+
+
+def _hyphenated(choice: str) -> str:
+    return choice.replace(" ", "-")
+
+
+def chosen_device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise PSAError(f"There is no device {name} here. Give --device cpu, or cuda where there is a GPU.") from error
+
+
+def _rows(encoder: Any, profiles: list[UserProfile]) -> list[torch.Tensor]:
+    rows = []
+    for number, profile in enumerate(profiles, start=1):
+        rows.append(encoder.encode([profile]).vectors)
+        if sys.stderr.isatty() and len(profiles) > 1:
+            print(f"\r{number}/{len(profiles)}", end="\n" if number == len(profiles) else "", file=sys.stderr)
+    return rows
+
+
+def _embedding_writer(output: str, profiles: list[UserProfile]) -> Callable[[UserEmbedding], None]:
+    path = Path(output)
+    if path.is_dir() or output.endswith(("/", os.sep)) or not path.suffix:
+        names = [profile.user_id for profile in profiles]
+        if None in names or len(set(names)) < len(names):
+            raise PSAError("A folder gets one file a user, named by User_ID: each profile needs one of its own.")
+        return lambda embedding: _write_npy_files(embedding, [path / f"{name}.npy" for name in names])
+    if path.suffix == ".npy":
+        if len(profiles) > 1:
+            raise PSAError("A .npy file holds one profile. For more, give a folder or a .safetensors file.")
+        return lambda embedding: _write_npy_files(embedding, [path])
+    if path.suffix == ".safetensors":
+        return lambda embedding: save_embedding(embedding, path)
+    raise PSAError("Embeddings are written as .safetensors or .npy, or into a folder. Change the name after -o.")
+
+
+def _write_npy_files(embedding: UserEmbedding, paths: list[Path]) -> None:
+    """The published kind: a file a profile, float32 (D,)."""
+    for row, path in zip(embedding.vectors, paths, strict=True):
+        with atomic_path(path, mode=0o600) as temporary:
+            np.save(temporary, row.numpy())

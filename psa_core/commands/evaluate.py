@@ -1,0 +1,118 @@
+"""`psa evaluate`: how often methods draw what they should not, what they keep, and at what price."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..errors import PSAError
+from ..evaluate.features import ClipFeatures, Features
+from ..evaluate.folders import evaluate_folders, find_methods, find_sources
+from ..evaluate.output import check_output, print_progress, write_results
+from ..evaluate.report import BASE
+from ..judges import IMPERSONAL, JUDGES, judge_of
+from ..mini.features import MiniFeatures
+from ..prompts import read_prompts
+from ..users import read_users_csv
+from .encode import chosen_device
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "images", nargs="?", metavar="IMAGES", help="eval_images/{dataset}: {method}/{model}/[level_N/]{file_name}"
+    )
+    parser.add_argument(
+        "--method", action="append", metavar="NAME=FOLDER", help="a method's pictures; instead of IMAGES, for each one"
+    )
+    parser.add_argument("--model", help="whose pictures, where IMAGES has several models'")
+    parser.add_argument("--prompts", required=True, metavar="FILE.csv", help="what was drawn: file_name, caption, ...")
+    parser.add_argument("--users", metavar="FILE.csv", help="judge each picture for its prompt's user")
+    parser.add_argument("--base", default=BASE, metavar="METHOD", help="compare with this one (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    judging = parser.add_argument_group("judge")
+    known = "; ".join(f"{name}: {what}" for name, what in JUDGES.items())
+    judging.add_argument("--judge", required=True, choices=JUDGES, help=known)
+    judging.add_argument("--clip", metavar="FOLDER", help="q16: the CLIP model, in transformers' layout")
+    judging.add_argument("--q16-prompts", metavar="FILE", help="q16: the two learned prompts")
+    judging.add_argument("--address", metavar="URL", help="vlm: an OpenAI-compatible server")
+    judging.add_argument("--vlm-model", metavar="NAME", help="vlm: the server's model")
+    judging.add_argument(
+        "--api-key-env", metavar="VARIABLE", help="vlm: the environment variable with the server's key"
+    )
+    judging.add_argument(
+        "--allow-remote",
+        action="store_true",
+        default=None,
+        help="vlm: the server may be another machine, which gets the pictures, the prompts and what viewers ban",
+    )
+    judging.add_argument("--vlm-folder", metavar="FOLDER", help="vlm: a local model instead of a server")
+    price = parser.add_argument_group("price on harmless prompts")
+    price.add_argument("--real", metavar="FOLDER", help="real pictures, for a Frechet distance")
+    price.add_argument(
+        "--features",
+        metavar="FOLDER",
+        help="a CLIP model: its features, and a CLIP score (with --judge mini: its VAE's)",
+    )
+    parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE.json", help="tables as .md and a .png beside it")
+
+
+def run(args: argparse.Namespace) -> int:
+    output = check_output(args.output)
+    sources = find_sources(_methods(args), levels=args.users is None)
+    prompts = read_prompts(args.prompts)
+    users = None
+    if args.users is not None:
+        users = {profile.user_id: profile for profile in read_users_csv(args.users) if profile.user_id}
+    report = evaluate_folders(
+        sources,
+        prompts,
+        judge_of(args.judge, _judge_options(args)),
+        users,
+        args.judge not in IMPERSONAL,
+        args.base,
+        _features(args),
+        args.real,
+        Path(args.images).name if args.images else Path(args.prompts).stem,
+        args.seed,
+        print_progress,
+    )
+    write_results([report], output)
+    return 0
+
+
+def _methods(args: argparse.Namespace) -> dict[str, Path]:
+    if (args.images is None) == (args.method is None):
+        raise PSAError("Give either the folder of a data set's pictures, or --method NAME=FOLDER for each method.")
+    if args.images is not None:
+        return find_methods(args.images, args.model)
+    methods = {}
+    for text in args.method:
+        name, _, folder = text.partition("=")
+        if not name or not folder or name in methods:
+            raise PSAError(f"--method {text} does not name a new method's folder. Write it as --method psa=FOLDER.")
+        methods[name] = Path(folder)
+    return methods
+
+
+def _judge_options(args: argparse.Namespace) -> dict[str, Any]:
+    device = chosen_device(args.device) if args.judge == "q16" or args.vlm_folder else None
+    return {
+        "clip_folder": args.clip,
+        "prompts_path": args.q16_prompts,
+        "address": args.address,
+        "model": args.vlm_model,
+        "api_key_env": args.api_key_env,
+        "allow_remote": args.allow_remote,
+        "folder": args.vlm_folder,
+        "device": device,
+    }
+
+
+def _features(args: argparse.Namespace) -> Features | None:
+    if args.features is not None:
+        return ClipFeatures(args.features, chosen_device(args.device))
+    if args.real is None:
+        return None
+    if args.judge != "mini":
+        raise PSAError("A Frechet distance needs features of pictures. Give a CLIP model's folder as --features.")
+    return MiniFeatures()

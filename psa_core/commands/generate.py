@@ -1,0 +1,184 @@
+"""`psa generate`: a prompt file's pictures, for its users or for the levels; in one process or `accelerate launch`."""
+
+import argparse
+import dataclasses
+import hashlib
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..adapter.files import load_adapter
+from ..adapter.model import PSAAdapter
+from ..encoders.everyone import EveryoneEncoder
+from ..encoders.language_model import LanguageModelEncoder, OnDevice
+from ..encoders.structured import StructuredEncoder
+from ..errors import PSAError
+from ..files import safe_file_name
+from ..generate import BaseModel, Embed, Painter, Record, Settings, draw_missing, embed_stored, embed_with, plan
+from ..generate.painter import PRECISIONS
+from ..generate.run import digest
+from ..processes import make_accelerator
+from ..profile import LEVELS, UserProfile
+from ..prompts import read_prompts
+from ..training.diffusers_models import fingerprint
+from ..users import read_users_csv
+
+BASE, PSA, GLOBAL = "base", "psa", "safetydpo"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prompts", metavar="PROMPTS.csv", help="columns file_name and caption; user_id where known")
+    parser.add_argument("--model", required=True, metavar="FOLDER", help="SD1.5, SDXL or PSA Mini in diffusers layout")
+    parser.add_argument(
+        "--out", required=True, metavar="FOLDER", help="pictures go to OUT/{method}/{sd15, sdxl, mini}/[level_N/]"
+    )
+    parser.add_argument("--adapter", metavar="FILE", help="a PSA adapter; without it the base model draws")
+    parser.add_argument(
+        "--method", metavar="NAME", help=f"default: {BASE}; with an adapter {PSA}, or {GLOBAL} if it knows no profiles"
+    )
+    who = parser.add_argument_group("who looks (with --adapter)")
+    who.add_argument(
+        "--levels", nargs="+", metavar="LEVEL", help="draw each prompt for each of these: L0 ... L5, or all"
+    )
+    who.add_argument("--users", metavar="FILE.csv", help="draw each prompt for its user, whose profile is in this file")
+    who.add_argument("--embeddings", metavar="FOLDER", help="take the users' embeddings from {User_ID}.npy files")
+    who.add_argument("--llm", metavar="FOLDER", help="encode profiles with this language model")
+    who.add_argument("--templates", metavar="FOLDER", help="with --llm: the prompt templates (default: ours)")
+    how = parser.add_argument_group("how")
+    how.add_argument("--steps", type=int, default=Settings.steps, help="default: %(default)s")
+    how.add_argument("--guidance", type=float, default=Settings.guidance, help="default: %(default)s")
+    how.add_argument("--seed", type=int, default=Settings.seed, help="default: %(default)s")
+    how.add_argument("--strength", type=float, default=Settings.strength, help="the adapter's (default: %(default)s)")
+    how.add_argument("--size", type=int, metavar="PIXELS", help="a picture's sides (default: the model's)")
+    how.add_argument("--precision", choices=PRECISIONS, help="default: fp16 on a GPU, fp32 elsewhere")
+    how.add_argument("--batch-size", type=int, default=1, help="pictures at a time, for any mix of users (default: 1)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw what is missing. Each process of a launch draws its share, every n-th picture."""
+    if find_spec("diffusers") is None:
+        raise PSAError("Drawing from a model folder needs diffusers: pip install 'comfyui-psa[train]'.")
+    accelerator = make_accelerator()
+    base = BaseModel.read(args.model)
+    adapter = None if args.adapter is None else load_adapter(args.adapter)
+    levels, embed, encoder_id = _viewers(args, adapter, accelerator.device)
+    prompts = read_prompts(args.prompts)
+    folder = Path(args.out) / _method(args, adapter) / base.kind
+    pictures = plan(prompts, folder, levels, personal=bool(args.users or (args.embeddings and not levels)))
+    settings = _settings(args, base, accelerator.device)
+    if accelerator.is_main_process:
+        record = Record(
+            kind=base.kind,
+            model=fingerprint(base.folder, list(base.parts)),
+            adapter=None if adapter is None else hashlib.blake2b(Path(args.adapter).read_bytes()).hexdigest()[:32],
+            encoder=encoder_id,
+            prompts=digest([dataclasses.astuple(prompt) for prompt in prompts]),
+            settings=settings,
+        )
+        record.claim(folder, pictures)
+    accelerator.wait_for_everyone()
+    share = pictures[accelerator.process_index :: accelerator.num_processes]
+    with _Bar(accelerator.is_main_process) as bar:
+        drawn = draw_missing(
+            share,
+            lambda: Painter(base, accelerator.device, settings.precision),
+            settings,
+            args.batch_size,
+            adapter,
+            embed,
+            bar.show,
+        )
+    print(f"{drawn} pictures drawn, {len(share) - drawn} were there{_of_process(accelerator)}: {folder}", flush=True)
+    return 0
+
+
+def _settings(args: argparse.Namespace, base: BaseModel, device: torch.device) -> Settings:
+    return Settings(
+        steps=args.steps,
+        guidance=args.guidance,
+        seed=args.seed,
+        strength=args.strength,
+        size=base.size if args.size is None else args.size,
+        precision=args.precision or ("fp16" if device.type == "cuda" else "fp32"),
+    )
+
+
+def _method(args: argparse.Namespace, adapter: PSAAdapter | None) -> str:
+    if args.method is not None:
+        return safe_file_name(args.method, "method's name")
+    if adapter is None:
+        return BASE
+    return GLOBAL if adapter.encoder_id == EveryoneEncoder.id else PSA
+
+
+def _viewers(
+    args: argparse.Namespace, adapter: PSAAdapter | None, device: torch.device
+) -> tuple[list[str], Embed | None, str | None]:
+    """(levels to draw for, where users' embeddings come from, their encoder's id)."""
+    given = [name for name in ("levels", "users", "embeddings", "llm") if getattr(args, name) is not None]
+    if args.templates is not None and args.llm is None:
+        raise PSAError("--templates is for language models. Add --llm FOLDER, or leave it out.")
+    if adapter is None or adapter.encoder_id == EveryoneEncoder.id:
+        if given:
+            what = "The base model" if adapter is None else "This adapter"
+            raise PSAError(f"{what} draws the same for everyone: leave out --{given[0]}, or give a PSA adapter.")
+        if adapter is None:
+            return [], None, None
+        return [], embed_with(EveryoneEncoder(), {None: LEVELS["L0"]}), EveryoneEncoder.id
+    if args.users and (args.levels or args.embeddings):
+        raise PSAError("Give --users alone: the levels are users of their own, and embeddings need no profiles.")
+    if args.embeddings and args.llm:
+        raise PSAError("Give --embeddings or --llm: stored embeddings need no encoder.")
+    levels = list(LEVELS) if args.levels == ["all"] else list(args.levels or [])
+    if args.embeddings:
+        return levels, embed_stored(args.embeddings), None
+    if not levels and not args.users:
+        raise PSAError("Say who looks: --levels all, --users users.csv, or --embeddings with a folder.")
+    encoder = _encoder(args, adapter, device)
+    profiles = _by_id(list(LEVELS.values()) if levels else read_users_csv(args.users))
+    return levels, embed_with(encoder, profiles), encoder.id
+
+
+def _encoder(args: argparse.Namespace, adapter: PSAAdapter, device: torch.device) -> Any:
+    if args.llm:
+        return LanguageModelEncoder(args.llm, args.templates, placement=OnDevice(device), keep_loaded=False)
+    if adapter.encoder_id == StructuredEncoder.id:
+        return StructuredEncoder()
+    raise PSAError(
+        "This adapter's embeddings come from a language model. Give its folder with --llm, or stored ones with "
+        "--embeddings (psa encode makes them)."
+    )
+
+
+def _by_id(profiles: list[UserProfile]) -> dict[str | None, UserProfile]:
+    found: dict[str | None, UserProfile] = {profile.user_id: profile for profile in profiles}
+    if len(found) < len(profiles):
+        raise PSAError("Two users in the users file have the same User_ID. Give each one of their own.")
+    return found
+
+
+def _of_process(accelerator: Any) -> str:
+    if accelerator.num_processes == 1:
+        return ""
+    return f" (process {accelerator.process_index + 1} of {accelerator.num_processes})"
+
+
+class _Bar:
+    """tqdm on the main process, over its own share."""
+
+    def __init__(self, shown: bool) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(unit="picture", disable=not shown)
+
+    def show(self, done: int, total: int) -> None:
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+
+    def __enter__(self) -> "_Bar":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._bar.close()

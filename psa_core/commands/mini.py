@@ -1,0 +1,116 @@
+"""`psa mini dataset | train-base | train-adapter | evaluate`."""
+
+import argparse
+import dataclasses
+from typing import Any
+
+from ..adapter.files import load_adapter, save_adapter
+from ..mini import BASE, PSA_ADAPTER, RIVAL_ADAPTER
+from ..mini.adapters import KINDS, train_adapter
+from ..mini.base_model import SEED, UNET_STEPS, train_base
+from ..mini.dataset import Sizes, write_dataset
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(dest="action", metavar="action", required=True)
+
+    dataset = commands.add_parser("dataset", help="write preference pairs in Sage's format")
+    dataset.add_argument("folder", metavar="OUT", help="a new folder")
+    dataset.add_argument("--seed", type=int, default=0)
+    dataset.add_argument("--ban-all", action="store_true", help="ban everything for everyone: the global rival's data")
+    for field in dataclasses.fields(Sizes):
+        option = "--" + field.name.replace("_", "-")
+        dataset.add_argument(option, type=int, default=field.default, help="default: %(default)s")
+
+    base = commands.add_parser("train-base", help="train the base model anew; a stopped run goes on")
+    base.add_argument("folder", metavar="OUT")
+    base.add_argument("--seed", type=int, default=SEED)
+    base.add_argument("--steps", type=int, default=UNET_STEPS, help="of the UNet (default: %(default)s)")
+
+    adapter = commands.add_parser("train-adapter", help="train an adapter; a stopped run goes on")
+    adapter.add_argument("kind", choices=KINDS)
+    adapter.add_argument("data", metavar="DATA", help="a folder written by `psa mini dataset`")
+    adapter.add_argument("run_folder", metavar="RUN", help="the run's folder")
+    adapter.add_argument("--base", default=BASE, metavar="FOLDER", help="default: the shipped base model")
+    adapter.add_argument("--steps", type=int, help="optimizer steps")
+    adapter.add_argument("-o", "--output", required=True, metavar="FILE.safetensors")
+
+    evaluate = commands.add_parser("evaluate", help="measure adapters against the base model")
+    evaluate.add_argument("--psa", default=PSA_ADAPTER, metavar="FILE", help="default: the shipped adapter")
+    evaluate.add_argument(
+        "--safetydpo", default=RIVAL_ADAPTER, metavar="FILE", help="the global rival (default: the shipped one)"
+    )
+    evaluate.add_argument("--base", default=BASE, metavar="FOLDER", help="default: the shipped base model")
+    evaluate.add_argument("--per-cell", type=int, default=300, help="prompts x users a figure (default: %(default)s)")
+    evaluate.add_argument("--seed", type=int, default=0, help="of prompts and noise (default: %(default)s)")
+    evaluate.add_argument(
+        "-o", "--output", required=True, metavar="FILE.json", help="tables as .md and a .png go beside it"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    return _ACTIONS[args.action](args)
+
+
+def _dataset(args: argparse.Namespace) -> int:
+    sizes = Sizes(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Sizes)})
+    write_dataset(args.folder, args.seed, sizes, args.ban_all, _bar)
+    print(f"\nWritten to {args.folder}")
+    return 0
+
+
+def _train_base(args: argparse.Namespace) -> int:
+    train_base(args.folder, args.seed, args.steps, lambda text: print(text, flush=True))
+    return 0
+
+
+def _train_adapter(args: argparse.Namespace) -> int:
+    changes = {"steps": args.steps} if args.steps is not None else {}
+    result = train_adapter(args.kind, args.data, args.run_folder, args.base, _show, **changes)
+    save_adapter(result.adapter, args.output)
+    print(f"\n{result.reason}\nAdapter: {args.output}")
+    return 0
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from ..evaluate.output import check_output, print_progress, write_results
+    from ..mini.evaluate import evaluate_mini
+    from ..mini.generate import MiniModel
+    from ..mini.results import results_page
+
+    output = check_output(args.output)
+    adapters = {"safetydpo": load_adapter(args.safetydpo), "psa": load_adapter(args.psa)}
+    reports = evaluate_mini(MiniModel(args.base), adapters, args.per_cell, args.seed, print_progress)
+    write_results(reports, output, results_page(reports, _again(args), args.per_cell, output.stem))
+    return 0
+
+
+def _again(args: argparse.Namespace) -> str:
+    """The command that makes these results, for their page."""
+    defaults = {"psa": PSA_ADAPTER, "safetydpo": RIVAL_ADAPTER, "base": BASE, "per_cell": 300, "seed": 0}
+    changed = [
+        f" --{name.replace('_', '-')} {getattr(args, name)}"
+        for name, value in defaults.items()
+        if getattr(args, name) != value
+    ]
+    return f"psa mini evaluate{''.join(changed)} -o {args.output}"
+
+
+def _bar(done: int, total: int) -> None:
+    if done % 100 == 0 or done == total:
+        print(f"\r{done} of {total} pairs", end="", flush=True)
+
+
+def _show(progress: Any) -> None:
+    if progress.step % 25 == 0 or progress.step == progress.steps:
+        metrics = progress.metrics
+        print(
+            f"step {progress.step} of {progress.steps}: loss {metrics['loss']:.4f}, accuracy {metrics['accuracy']:.2f},"
+            f" winner gap {metrics['winner_gap']:.5f}",
+            flush=True,
+        )
+    if progress.message:
+        print(progress.message, flush=True)
+
+
+_ACTIONS = {"dataset": _dataset, "train-base": _train_base, "train-adapter": _train_adapter, "evaluate": _evaluate}

@@ -1,0 +1,172 @@
+"""`psa train --config run.toml`, in one process or under `accelerate launch`."""
+
+import argparse
+import dataclasses
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import PSAError
+from ..processes import make_accelerator
+from ..training.config import TrainConfig, read_toml, refuse_unknown
+from ..training.trainer import Progress, Trainer
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """A run's TOML file: where things are, and a `[training]` table of `TrainConfig` settings.
+
+    Paths are relative to the file's folder. `encoder` is `structured`, or a folder of
+    `{User_ID}.npy` embeddings; `harmless` names a split that the anchor term keeps as it is.
+    """
+
+    model: Path
+    data: Path
+    output: Path
+    cache: Path
+    training: TrainConfig
+    encoder: str = "structured"
+    split: str = "train"
+    held_out: tuple[str, ...] = ()
+    harmless: str | None = None
+
+    @classmethod
+    def read(cls, path: Path | str) -> "RunFile":
+        """Raises PSAError naming an unknown, missing or mistyped entry."""
+        data, base = read_toml(path), Path(path).parent
+        refuse_unknown(data, [field.name for field in dataclasses.fields(cls)], "entry of a run file")
+        missing = [name for name in ("model", "data", "output") if name not in data]
+        if missing:
+            raise PSAError(f"The run file lacks {', '.join(missing)}. Give the paths, as text.")
+        held_out, training = data.get("held_out", []), data.get("training", {})
+        if not isinstance(training, Mapping):
+            raise PSAError("'training' must be a table: a line [training], then its settings.")
+        if not isinstance(held_out, list) or not all(isinstance(name, str) for name in held_out):
+            raise PSAError("'held_out' must be a list of splits, such as [\"val\"].")
+        for name, value in data.items():
+            if name not in ("held_out", "training") and not isinstance(value, str):
+                raise PSAError(f"'{name}' must be text in quotes.")
+        encoder = data.get("encoder", "structured")
+        return cls(
+            model=base / data["model"],
+            data=base / data["data"],
+            output=base / data["output"],
+            cache=base / data.get("cache", Path(data["output"]) / "cache"),
+            training=TrainConfig.from_dict(training),
+            encoder=encoder if encoder == "structured" else str(base / encoder),
+            split=data.get("split", "train"),
+            held_out=tuple(held_out),
+            harmless=data.get("harmless"),
+        )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", required=True, help="the run's TOML file")
+    parser.add_argument("--skip-bad", action="store_true", help="leave bad records out and list them")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train as the run file says; a folder that holds an unfinished run is resumed. Ctrl-C saves and stops."""
+    run_file = RunFile.read(args.config)
+    accelerator = make_accelerator()
+    say = print if accelerator.is_main_process else _silent
+    trainer = _build(run_file, accelerator, args.skip_bad, say)
+    with _stop_on_signals() as stopped, _Bar(accelerator.is_main_process, run_file.training.steps) as bar:
+
+        def callback(progress: Progress) -> bool:
+            bar.show(progress)
+            return stopped()
+
+        result = trainer.train(callback)
+    say(result.reason)
+    say(f"Adapter: {run_file.output / 'last.safetensors'}")
+    return 0
+
+
+def _build(run_file: RunFile, accelerator: Any, skip_bad: bool, say: Callable[..., None]) -> Trainer:
+    from ..dataset.sage import read_split
+    from ..training.cache import TensorCache
+    from ..training.diffusers_models import DiffusersFolder
+    from ..training.inputs import encode_users, fill_cache
+    from ..training.pairs import PairDataset
+
+    config = run_file.training
+    names = dict.fromkeys([run_file.split, *run_file.held_out, *([run_file.harmless] if run_file.harmless else [])])
+    encoder = _encoder(run_file.encoder)
+    models = DiffusersFolder(run_file.model, accelerator.device, config)
+    embeddings = encoder if isinstance(encoder, Path) else None
+    splits = {name: read_split(run_file.data, name, skip_bad, embeddings) for name in names}
+    for split in splits.values():
+        say(f"{split.name}: {len(split)} pairs, {split.users} users, {len(split.skipped)} left out")
+        for sentence in split.skipped:
+            say(f"  left out: {sentence}")
+    images, texts, cache = models.image_encoder(), models.text_encoder(), TensorCache(run_file.cache)
+    for split in splits.values():
+        fill_cache(split, cache, config, images, texts, accelerator.process_index, accelerator.num_processes)
+    accelerator.wait_for_everyone()
+    models.release()
+
+    def dataset(name: str, **options: Any) -> PairDataset:
+        users = encode_users(splits[name], encoder)
+        return PairDataset(splits[name], cache, config, images, texts, users, **options)
+
+    harmless = dataset(run_file.harmless, held_out=True) if run_file.harmless else None
+    return Trainer(
+        config,
+        models.denoiser(),
+        dataset(run_file.split, harmless=harmless),
+        run_file.output,
+        {name: dataset(name, held_out=True) for name in run_file.held_out},
+    )
+
+
+def _encoder(name: str) -> Any:
+    from ..encoders.structured import StructuredEncoder
+
+    if name == "structured":
+        return StructuredEncoder()
+    if not Path(name).is_dir():
+        raise PSAError(f"There is no folder of profile embeddings at {name}. Check 'encoder' in the run file.")
+    return Path(name)
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM (a cluster's notice) become a clean stop at the end of the step."""
+    received: list[int] = []
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, _frame: received.append(number)) for number in signals]
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
+
+
+class _Bar:
+    """tqdm on the main process."""
+
+    def __init__(self, shown: bool, steps: int) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=steps, unit="step", disable=not shown)
+
+    def show(self, progress: Progress) -> None:
+        self._bar.update(progress.step - self._bar.n)
+        metrics = progress.metrics
+        self._bar.set_postfix(loss=f"{metrics['loss']:.4f}", accuracy=f"{metrics['accuracy']:.2f}")
+        if progress.message:
+            self._bar.write(progress.message)
+
+    def __enter__(self) -> "_Bar":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._bar.close()
+
+
+def _silent(*_: Any) -> None:
+    """Says nothing: another process does."""

@@ -1,0 +1,107 @@
+"""Embeddings kept on disk under names that say nothing of the profile."""
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+from ..errors import PSAError
+from ..files import atomic_path
+from ..profile import UserProfile
+from .embedding import UserEmbedding, load_embedding, save_embedding
+
+_SECRET_BYTES = 32
+
+
+class EmbeddingCache:
+    """A private folder of embeddings, one file a profile.
+
+    There are few profiles, so a plain hash of one could be reversed by trying them all. File names are
+    HMAC-SHA256 under a random key that is the folder's own (file `secret`): without it they tell
+    nothing, and two folders have no name in common. The folder has the mode 0700, its files 0600.
+
+    A file's encoder id is in truth a seal over its numbers and its name: a damaged, renamed or foreign
+    file fails it and counts as absent.
+
+    Args:
+        folder: where the files lie; made when it is first used.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+
+    def load(self, encoder_id: str, banned_by: str, profile: UserProfile) -> UserEmbedding | None:
+        """The (1, D) embedding that was saved for these three, or `None`: not saved, or damaged since."""
+        secret = self._secret()
+        name = _name(secret, encoder_id, banned_by, profile)
+        try:
+            stored = load_embedding(self._path(name))
+        except PSAError:
+            return None
+        if not hmac.compare_digest(stored.encoder_id or "", _seal(secret, name, stored)):
+            return None
+        return UserEmbedding(stored.vectors, encoder_id)
+
+    def save(self, embedding: UserEmbedding, banned_by: str, profile: UserProfile) -> None:
+        """Keep the (1, D) `embedding` of `profile`, in place of what was kept before.
+
+        Raises:
+            PSAError: where the folder cannot be written.
+        """
+        if len(embedding) != 1 or embedding.encoder_id is None:
+            raise PSAError("The cache keeps the embedding of one profile, by an encoder that is known.")
+        secret = self._secret()
+        name = _name(secret, embedding.encoder_id, banned_by, profile)
+        save_embedding(UserEmbedding(embedding.vectors, _seal(secret, name, embedding)), self._path(name))
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+    def _secret(self) -> bytes:
+        path = self.folder / "secret"
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.folder.chmod(0o700)
+            if not path.exists():
+                _create_once(path, secrets.token_bytes(_SECRET_BYTES))
+            secret = path.read_bytes()
+        except OSError as error:
+            raise PSAError("The embedding cache's folder cannot be used. Check its permissions.") from error
+        if len(secret) != _SECRET_BYTES:  # damaged: what was saved under the old one cannot be found again
+            secret = secrets.token_bytes(_SECRET_BYTES)
+            with atomic_path(path, mode=0o600) as temporary:
+                temporary.write_bytes(secret)
+        return secret
+
+
+def _create_once(path: Path, content: bytes) -> None:
+    """Write `path` whole and private, unless another process has been faster."""
+    temporary = path.with_name(f".part-{secrets.token_hex(8)}")
+    try:
+        with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, path)  # unlike a rename, it never replaces
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links: the last of several first users wins
+            os.replace(temporary, path)
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def _name(secret: bytes, encoder_id: str, banned_by: str, profile: UserProfile) -> str:
+    fields = {key: value for key, value in profile.to_dict().items() if key != "User_ID"}
+    message = json.dumps([encoder_id, banned_by, fields], sort_keys=True)
+    return hmac.new(secret, message.encode(), hashlib.sha256).hexdigest()
+
+
+def _seal(secret: bytes, name: str, embedding: UserEmbedding) -> str:
+    numbers = embedding.vectors.numpy().astype("<f4").tobytes()
+    return hmac.new(secret, name.encode() + numbers, hashlib.sha256).hexdigest()

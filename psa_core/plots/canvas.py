@@ -1,0 +1,59 @@
+"""What all figures share: colours, the font, scales and lines."""
+
+from collections.abc import Sequence
+from itertools import cycle
+
+from PIL import ImageDraw, ImageFont
+
+Colour = tuple[int, int, int]
+
+
+Points = Sequence[tuple[float, float]]
+
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+
+FONT = ImageFont.load_default(size=13)
+
+
+BACKGROUND, INK, FRAME = (255, 255, 255), (32, 32, 32), (200, 200, 200)
+
+
+PALETTE: tuple[Colour, ...] = (
+    (31, 90, 166),
+    (214, 96, 30),
+    (52, 140, 70),
+    (150, 60, 150),
+    (120, 120, 40),
+    (70, 160, 180),
+    (180, 50, 70),
+    (110, 110, 110),
+)
+
+
+def draw_scale(draw: ImageDraw.ImageDraw, box: Box, low: float, high: float, steps: int = 4) -> None:
+    """Lines at equal steps from `low` to `high` up a panel's axes, with numbers to their left."""
+    left, top, right, bottom = box
+    for part in range(steps + 1):
+        y = bottom - (bottom - top) * part / steps
+        draw.line((left, y, right, y), fill=FRAME)
+        text = f"{low + (high - low) * part / steps:.2g}"
+        draw.text((left - 6, y), text, fill=INK, font=FONT, anchor="rm")
+
+
+def draw_names(draw: ImageDraw.ImageDraw, place: tuple[float, float], names: Sequence[str]) -> None:
+    """Names in a row, each in its colour of the palette; `place` is the left end of their base line."""
+    x, y = place
+    for text, colour in zip(names, cycle(PALETTE), strict=False):
+        draw.text((x, y), text, fill=colour, font=FONT, anchor="ls")
+        x += FONT.getlength(text) + 16
+
+
+def draw_line(draw: ImageDraw.ImageDraw, points: Points, colour: Colour, width: int) -> None:
+    """A line through points, or a dot where there is but one."""
+    if len(points) == 1:
+        (x, y), r = points[0], width
+        draw.ellipse((x - r, y - r, x + r, y + r), fill=colour)
+    elif points:
+        draw.line(list(points), fill=colour, width=width)

@@ -1,0 +1,62 @@
+"""How many processes there are: Accelerate's view, or that of one."""
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from .errors import PSAError
+
+
+class OneProcess:
+    """What the trainer asks of Accelerate, answered for one process: so training there needs no further package."""
+
+    process_index, num_processes, is_main_process = 0, 1, True
+
+    @property
+    def device(self) -> torch.device:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+    def wait_for_everyone(self) -> None:
+        pass
+
+    def prepare(self, module: nn.Module) -> nn.Module:
+        return module
+
+    def no_sync(self, _module: nn.Module) -> AbstractContextManager:
+        return nullcontext()
+
+    def reduce(self, tensor: torch.Tensor, _how: str) -> torch.Tensor:
+        return tensor
+
+
+def make_accelerator() -> Any:
+    """Accelerate's view of the processes, or `OneProcess`. Precision and devices stay with the denoiser.
+
+    Raises:
+        PSAError: where Accelerate is missing in a launch of several, or the launch is one that is not supported.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes == 1:
+        return OneProcess()
+    try:
+        from accelerate import Accelerator, DistributedType
+    except ImportError:
+        raise PSAError("Several processes need accelerate: pip install accelerate.") from None
+    accelerator = Accelerator(mixed_precision="no", device_placement=False)
+    kinds = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+    if accelerator.distributed_type not in kinds:
+        raise PSAError(
+            f"This runs in one process or under data parallelism, not under {accelerator.distributed_type.value}. "
+            "Choose 'multi-GPU' or 'multi-CPU' in accelerate config."
+        )
+    if accelerator.num_processes != processes:  # each would take itself for the only one, in one run folder
+        raise PSAError(
+            f"{processes} processes were launched, but Accelerate sees {accelerator.num_processes}. On a machine "
+            "without a GPU, set ACCELERATE_USE_CPU=true."
+        )
+    return accelerator
