@@ -2,8 +2,8 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from ..nodes import NODES
-from ..nodes.comfy import folders, users
+from .nodes import NODES
+from .nodes.comfy import folders, users
 
 WEB_DIRECTORY = "./web"
 
