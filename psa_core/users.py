@@ -1,6 +1,7 @@
 """People in files: Sage's users.csv."""
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
 
 from .errors import PSAError
@@ -31,3 +32,16 @@ def read_users_csv(path: Path | str) -> list[UserProfile]:
         except PSAError as error:
             raise PSAError(f"{path.name}, user {number}: {error}") from None
     return profiles
+
+
+def by_id(profiles: Iterable[UserProfile]) -> dict[str | None, UserProfile]:
+    """Profiles by User_ID.
+
+    Raises:
+        PSAError: where two have the same one, so that nobody stands in for somebody else.
+    """
+    profiles = list(profiles)
+    found = {profile.user_id: profile for profile in profiles}
+    if len(found) < len(profiles):
+        raise PSAError("Two users in the users file have the same User_ID. Give each one of their own.")
+    return found
