@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from ..dataset.sage import SageRecord, SageSplit, user_embedding
+from ..dataset.sage import SageRecord, SageSplit
 from ..encoders.embedding import UserEmbedding
+from ..encoders.stored import StoredEncoder
 from ..errors import PSAError
 from .buckets import nearest_bucket
 from .cache import TensorCache, cache_key
@@ -91,12 +92,9 @@ def fill_cache(
 
 def encode_users(split: SageSplit, encoder: Any) -> UserEmbedding:
     """A row for each of `split.profiles`: by a ProfileEncoder, or from a folder (a path) of `{User_ID}.npy` files."""
-    if not isinstance(encoder, str | Path):
-        return encoder.encode(split.profiles)
-    rows = [user_embedding(Path(encoder), profile) for profile in split.profiles]
-    if len({row.shape for row in rows}) > 1:
-        raise PSAError(f"The embeddings in {encoder} are of different sizes. Make them with one encoder.")
-    return UserEmbedding(torch.cat(rows))
+    if isinstance(encoder, str | Path):
+        encoder = StoredEncoder(encoder)
+    return encoder.encode(split.profiles)
 
 
 def picture_key(record: SageRecord, config: TrainConfig, images: ImageEncoder) -> tuple[tuple[int, int], str]:
