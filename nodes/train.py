@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import folder_paths
-import torch
 from comfy import model_management
 from comfy.utils import ProgressBar
 from comfy_api.latest import io
@@ -18,19 +17,15 @@ from ..psa_core.files import safe_file_name
 from ..psa_core.plots.training import training_plot, with_pictures
 from ..psa_core.processes import make_accelerator
 from ..psa_core.training import (
-    PairDataset,
     Progress,
-    SageSplit,
     TensorCache,
     TrainConfig,
     Trainer,
-    encode_users,
-    fill_cache,
     read_metrics,
 )
+from ..psa_core.training.assembly import Splits, encoded_pairs
 from ..psa_core.training.trainer import load_result
 from . import sockets
-from .comfy.attn2 import cross_attention_sites
 from .comfy.denoiser import borrowed, check_trainable, has_size_vector
 from .comfy.images import to_comfy
 from .comfy.train_preview import LABELS, Preview
@@ -129,7 +124,7 @@ class Train(io.ComfyNode):
         held_out=None,
     ) -> io.NodeOutput:
         check_trainable(model)
-        make_accelerator()  # refuses now, not after hours of encoding, where a package is missing
+        processes = make_accelerator()  # refuses now, not after hours of encoding, where a package is missing
         settings = {
             "steps": steps,
             "batch_size": batch_size,
@@ -141,14 +136,15 @@ class Train(io.ComfyNode):
         config = training_config(preset, has_size_vector(model.model), settings, own)
         folder = run_folder(run_name)
         report = Report(cls.hidden.unique_id, folder, preview_every)
-        splits = [dataset] if held_out is None else [dataset, held_out]
+        splits = Splits(dataset, {held_out.name: held_out} if held_out else {})
+        images, texts = image_encoder(vae, model), text_encoder(clip, model)
+        cache = TensorCache(folder.parent / "_cache")  # no run can have that name
         encoder = encoder or StructuredEncoder()
-        pairs, *measured = cached_pairs(splits, config, model, clip, vae, encoder, folder.parent, report)
+        pairs = encoded_pairs(splits, config, cache, images, texts, encoder, processes, report.encoded)
         with borrowed(model, config.precision) as denoiser:
             if preview_every:
-                report.preview = Preview(denoiser, pairs, model.get_model_object("latent_format"))
-            by_name = {split.name: each for split, each in zip(splits[1:], measured, strict=True)}
-            result = Trainer(config, denoiser, pairs, folder, by_name).train(report)
+                report.preview = Preview(denoiser, pairs.train, model.get_model_object("latent_format"))
+            result = Trainer(config, denoiser, pairs.train, folder, pairs.held_out).train(report)
         adapter = load_result(folder) if held_out else result.adapter
         _log.info("PSA Train '%s': %s", run_name, result.reason)
         return io.NodeOutput(adapter, to_comfy([report.plot()]), ui={"text": (result.reason,)})
@@ -166,22 +162,6 @@ def training_config(preset: str, is_sdxl: bool, settings: dict[str, Any], own: d
 def run_folder(run_name: str) -> Path:
     """Raises PSAError for a name that is not a plain one."""
     return Path(folder_paths.get_output_directory(), "psa_training", safe_file_name(run_name, "run name"))
-
-
-def cached_pairs(
-    splits: list[SageSplit], config: TrainConfig, model, clip, vae, encoder, runs: Path, report: "Report"
-) -> list[PairDataset]:
-    """Each split's pairs, the first for training and the others held out, once the cache holds all they need."""
-    cache = TensorCache(runs / "_cache")  # no run can have that name
-    context_dim = cross_attention_sites(model.model.diffusion_model)[0].context_dim
-    images, texts = image_encoder(vae, model), text_encoder(clip, model, context_dim)
-    for split in splits:
-        fill_cache(split, cache, config, images, texts, progress=report.encoded)
-    with torch.inference_mode(False), torch.no_grad():
-        return [
-            PairDataset(split, cache, config, images, texts, encode_users(split, encoder), held_out=number > 0)
-            for number, split in enumerate(splits)
-        ]
 
 
 class Report:

@@ -92,7 +92,10 @@ def pixel_batches(paths: Sequence[Path], at_most: int) -> Iterator[slice]:
 
 
 def cover(
-    image: Image.Image, size: tuple[int, int], place: tuple[float, float]
+    image: Image.Image,
+    size: tuple[int, int],
+    place: tuple[float, float],
+    resample: Image.Resampling = Image.Resampling.LANCZOS,
 ) -> tuple[Image.Image, tuple[int, int], tuple[int, int]]:
     """Resize a picture to cover `size` (width, height) and crop it at `place`, shares of the slack in x and y.
 
@@ -113,7 +116,7 @@ def cover(
     across, down = image.width / whole[0], image.height / whole[1]
     right, bottom = min((left + width) * across, image.width), min((top + height) * down, image.height)
     box = (left * across, top * down, right, bottom)
-    return image.resize(size, Image.Resampling.LANCZOS, box=box), whole, (left, top)
+    return image.resize(size, resample, box=box), whole, (left, top)
 
 
 def to_tensor(images: Sequence[Image.Image]) -> torch.Tensor:

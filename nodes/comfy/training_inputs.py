@@ -7,6 +7,7 @@ from comfy.model_patcher import ModelPatcher
 
 from ...psa_core.errors import PSAError
 from ...psa_core.training import ImageEncoder, TextEncoder
+from .attn2 import cross_attention_sites
 from .denoiser import has_size_vector, weights_id
 
 
@@ -24,9 +25,10 @@ def image_encoder(vae: Any, model: ModelPatcher) -> ImageEncoder:
     return ImageEncoder(f"comfyui-{format_name}-{vae.vae_dtype}-{weights_id(vae.first_stage_model)}", encode)
 
 
-def text_encoder(clip: Any, model: ModelPatcher, context_dim: int) -> TextEncoder:
+def text_encoder(clip: Any, model: ModelPatcher) -> TextEncoder:
     """The text encoders, for plain captions: no weights in parentheses, and the first 77 tokens of a long one."""
     with_pooled = has_size_vector(model.model)
+    context_dim = cross_attention_sites(model.model.diffusion_model)[0].context_dim
 
     def encode(captions: list[str]) -> dict[str, torch.Tensor]:
         encoded = [_encode_caption(clip, caption) for caption in captions]

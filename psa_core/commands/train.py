@@ -9,18 +9,22 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
 
+from ..encoders.stored import StoredEncoder
+from ..encoders.structured import StructuredEncoder
 from ..errors import PSAError
 from ..processes import make_accelerator
 from ..settings import BaseSettings, FilePath, Listed, read_toml
+from ..training.assembly import folder_trainer, read_splits
 from ..training.config import TrainConfig
-from ..training.trainer import Progress, Trainer
+from ..training.trainer import Progress, TrainResult
 
 
 class RunFile(BaseSettings):
     """A run's TOML file: where things are, and a `[training]` table of `TrainConfig` settings.
 
     Paths are relative to the file's folder. `encoder` is `structured`, or a folder of
-    `{User_ID}.npy` embeddings; `harmless` names a split that the anchor term keeps as it is.
+    `{User_ID}.npy` embeddings; `users` is a Sage users file, which says what each record's user bans;
+    `harmless` names a split that the anchor term keeps as it is.
     """
 
     what: ClassVar[str] = "run file entry"
@@ -32,6 +36,7 @@ class RunFile(BaseSettings):
     cache: FilePath = Path()  # output/cache
     training: TrainConfig = TrainConfig()
     encoder: str = "structured"
+    users: FilePath | None = None
     split: str = "train"
     held_out: Annotated[tuple[str, ...], Listed] = Field((), description='a list of splits, such as ["val"]')
     harmless: str | None = None
@@ -47,7 +52,8 @@ class RunFile(BaseSettings):
     def read(cls, path: Path | str) -> "RunFile":
         """Raises PSAError naming an unknown, missing or mistyped entry."""
         base, run = Path(path).parent, cls(**read_toml(path))
-        paths = {name: base / getattr(run, name) for name in ("model", "data", "output")}
+        named = [name for name in ("model", "data", "output", "users") if getattr(run, name) is not None]
+        paths = {name: base / getattr(run, name) for name in named}
         paths["cache"] = base / run.cache if "cache" in run.model_fields_set else paths["output"] / "cache"
         encoder = run.encoder if run.encoder == "structured" else str(base / run.encoder)
         return run.model_copy(update={**paths, "encoder": encoder})
@@ -59,80 +65,81 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train as the run file says; a folder that holds an unfinished run is resumed. Ctrl-C saves and stops."""
+    """Train as the run file says; a folder that holds an unfinished run is resumed.
+
+    Ctrl-C and SIGTERM (a cluster's notice) stop it, within a step and with all that is done saved; the exit code is
+    then 130 or 143.
+    """
     run_file = RunFile.read(args.config)
-    accelerator = make_accelerator()
-    say = print if accelerator.is_main_process else _silent
-    trainer = _build(run_file, accelerator, args.skip_bad, say)
-    with _stop_on_signals() as stopped, _Bar(accelerator.is_main_process, run_file.training.steps) as bar:
+    processes = make_accelerator()
+    say = print if processes.is_main_process else _silent
+    with _Signals() as signals:
+        try:
+            result = _train(run_file, processes, args.skip_bad, signals, say)
+        except KeyboardInterrupt:
+            say("Unfinished: stopped before the first step. Start again to go on.")
+            return signals.exit_code
+    say(result.reason if result.finished else f"Unfinished. {result.reason}")
+    say(f"Adapter: {run_file.output / 'last.safetensors'}")
+    return 0 if result.finished else signals.exit_code
+
+
+def _train(
+    run_file: RunFile, processes: Any, skip_bad: bool, signals: "_Signals", say: Callable[..., None]
+) -> TrainResult:
+    encoder = StructuredEncoder() if run_file.encoder == "structured" else StoredEncoder(run_file.encoder)
+    names = (run_file.split, run_file.held_out, run_file.harmless)
+    splits = read_splits(run_file.data, encoder, *names, skip_bad, run_file.users)
+    for split in splits.all:
+        say(f"{split.name}: {len(split)} pairs, {split.users} users, {len(split.skipped)} left out")
+        for sentence in (*split.notes, *(f"left out: {skipped}" for skipped in split.skipped)):
+            say(f"  {sentence}")
+    config, folders = run_file.training, (run_file.cache, run_file.output)
+    trainer = folder_trainer(config, run_file.model, splits, encoder, *folders, processes)
+    with _Bar(processes.is_main_process, config.steps) as bar, signals.noted():
 
         def callback(progress: Progress) -> bool:
             bar.show(progress)
-            return stopped()
+            return signals.received
 
-        result = trainer.train(callback)
-    say(result.reason)
-    say(f"Adapter: {run_file.output / 'last.safetensors'}")
-    return 0
+        return trainer.train(callback)
 
 
-def _build(run_file: RunFile, accelerator: Any, skip_bad: bool, say: Callable[..., None]) -> Trainer:
-    from ..dataset.sage import read_split
-    from ..training.cache import TensorCache
-    from ..training.diffusers_models import DiffusersFolder
-    from ..training.inputs import encode_users, fill_cache
-    from ..training.pairs import PairDataset
+class _Signals:
+    """Within the block Ctrl-C and SIGTERM interrupt; while they are `noted`, they wait until somebody looks."""
 
-    config = run_file.training
-    names = dict.fromkeys([run_file.split, *run_file.held_out, *([run_file.harmless] if run_file.harmless else [])])
-    encoder = _encoder(run_file.encoder)
-    models = DiffusersFolder(run_file.model, accelerator.device, config)
-    embeddings = encoder if isinstance(encoder, Path) else None
-    splits = {name: read_split(run_file.data, name, skip_bad, embeddings) for name in names}
-    for split in splits.values():
-        say(f"{split.name}: {len(split)} pairs, {split.users} users, {len(split.skipped)} left out")
-        for sentence in split.skipped:
-            say(f"  left out: {sentence}")
-    images, texts, cache = models.image_encoder(), models.text_encoder(), TensorCache(run_file.cache)
-    for split in splits.values():
-        fill_cache(split, cache, config, images, texts, accelerator.process_index, accelerator.num_processes)
-    accelerator.wait_for_everyone()
-    models.release()
+    def __init__(self) -> None:
+        self._first: int | None = None
+        self._noting = False
 
-    def dataset(name: str, **options: Any) -> PairDataset:
-        users = encode_users(splits[name], encoder)
-        return PairDataset(splits[name], cache, config, images, texts, users, **options)
+    @property
+    def received(self) -> bool:
+        return self._first is not None
 
-    harmless = dataset(run_file.harmless, held_out=True) if run_file.harmless else None
-    return Trainer(
-        config,
-        models.denoiser(),
-        dataset(run_file.split, harmless=harmless),
-        run_file.output,
-        {name: dataset(name, held_out=True) for name in run_file.held_out},
-    )
+    @property
+    def exit_code(self) -> int:
+        """The shell's, of a process that the first signal has ended."""
+        return 128 + (self._first or signal.SIGINT)
 
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """A second Ctrl-C interrupts all the same."""
+        self._noting = True
+        yield
+        self._noting = False
 
-def _encoder(name: str) -> Any:
-    from ..encoders.structured import StructuredEncoder
+    def _receive(self, number: int, _frame: Any) -> None:
+        again, self._first = self.received, self._first or number
+        if not self._noting or (again and number == signal.SIGINT):
+            raise KeyboardInterrupt
 
-    if name == "structured":
-        return StructuredEncoder()
-    if not Path(name).is_dir():
-        raise PSAError(f"There is no folder of profile embeddings at {name}. Check 'encoder' in the run file.")
-    return Path(name)
+    def __enter__(self) -> "_Signals":
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        self._before = {number: signal.signal(number, self._receive) for number in numbers}
+        return self
 
-
-@contextmanager
-def _stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM (a cluster's notice) become a clean stop at the end of the step."""
-    received: list[int] = []
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda number, _frame: received.append(number)) for number in signals]
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in zip(signals, before, strict=True):
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
 
 

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from ..settings import BaseSettings, Listed
 
-_PUBLISHED: dict[str, Any] = {}  # the defaults of TrainConfig
+_AS_REFERENCE = {"aspect": "square", "resize": "bilinear", "latents": "sample", "sizes": "fixed"}
 _SDXL = {
     "resolution": 1024,
     "batch_size": 2,
@@ -23,13 +23,13 @@ _RECOMMENDED = {
     "timestep_range": (50, 1000),
 }
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "published": _PUBLISHED,
-    "published-sdxl": _SDXL,
+    "published": _AS_REFERENCE,
+    "published-sdxl": {**_AS_REFERENCE, **_SDXL},
     "recommended": _RECOMMENDED,
     "recommended-sdxl": {**_SDXL, **_RECOMMENDED},
 }
-"""`published`: the paper's settings for SD1.5 (`-sdxl`: for SDXL). `recommended`: the same run with the terms that
-keep winner and loser errors from growing together."""
+"""`published`: the paper's settings for SD1.5 (`-sdxl`: for SDXL), pictures read as its code does. `recommended`: the
+same run with whole pictures, and the terms that keep winner and loser errors from growing together."""
 
 _INT32 = 2**31 - 1
 _Count = Annotated[int, Field(ge=1, le=_INT32)]
@@ -40,11 +40,17 @@ _Positive = Annotated[float, Field(gt=0)]
 
 
 class TrainConfig(BaseSettings):
-    """A training run's settings. The defaults are the published ones for SD1.5 (arXiv 2508.01151).
+    """A training run's settings. `from_dict` gives a preset's, by default the published ones (arXiv 2508.01151).
+
+    A setting's own default is what runs did before there was such a setting, so that what an older
+    version saved means what it meant.
 
     Pictures: `resolution` is the side of the square that every bucket's area stays within; bucket
-    sides are multiples of `bucket_step` pixels. `crop` cuts both pictures of a pair at the same
-    place, the centre or one drawn per pair; `flip` mirrors both, at random.
+    sides are multiples of `bucket_step` pixels; with `aspect = "square"` every picture becomes a square
+    of that side. `crop` cuts both pictures of a pair at the same place, the centre or one drawn per
+    pair; `flip` mirrors both, at random. `latents` are the mean of the VAE's posterior, or a sample,
+    drawn once a picture. `sizes` are SDXL's size numbers: each picture's own, or `fixed` to
+    (R, R, 0, 0, R, R), R being `resolution`.
 
     Objective: `beta` of LPPD; `winner_weight`, `anchor_weight` (see `objective.py`); `standardise`
     the profile embeddings over the training users (folded into the saved adapter). Timesteps are
@@ -68,7 +74,11 @@ class TrainConfig(BaseSettings):
     preset: Literal[tuple(PRESETS)] = "published"  # type: ignore[valid-type]
     resolution: _Count = 512
     bucket_step: _Count = 64
+    aspect: Literal["kept", "square"] = "kept"
+    resize: Literal["lanczos", "bilinear"] = "lanczos"
     crop: Literal["center", "random"] = "center"
+    latents: Literal["mean", "sample"] = "mean"
+    sizes: Literal["own", "fixed"] = "own"
     flip: bool = True
     caption_dropout: _Share = 0.2
     profile_dropout: _Share = 0.0
