@@ -29,7 +29,7 @@ from ..psa_core.training import (
     fill_cache,
     read_metrics,
 )
-from ..psa_core.training.trainer import load_result
+from ..psa_core.training.folder import load_result
 from . import sockets
 from .comfy.attn2 import cross_attention_sites
 from .comfy.denoiser import borrowed, check_trainable, has_size_vector

@@ -120,6 +120,7 @@ def _build(run_file: RunFile, accelerator: Any, skip_bad: bool, say: Callable[..
         dataset(run_file.split, harmless=harmless),
         run_file.output,
         {name: dataset(name, held_out=True) for name in run_file.held_out},
+        accelerator,
     )
 
 

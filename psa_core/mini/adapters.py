@@ -89,5 +89,6 @@ def train_adapter(
         return PairDataset(split, cache, config, images, texts, encode_users(split, encoder), **options)
 
     train = pairs("train", harmless=pairs(HARMLESS, held_out=True))
-    trainer = Trainer(config, models.denoiser(), train, output, {name: pairs(name, held_out=True) for name in held_out})
+    measured = {name: pairs(name, held_out=True) for name in held_out}
+    trainer = Trainer(config, models.denoiser(), train, output, measured, accelerator)
     return trainer.train(callback)

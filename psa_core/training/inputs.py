@@ -1,7 +1,9 @@
 """What training reads of a record, encoded once: latents of both pictures, the caption, and the users' embeddings."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -104,11 +106,20 @@ def picture_key(record: SageRecord, config: TrainConfig, images: ImageEncoder) -
         turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8 swap the sides
         width, height = reversed(image.size) if turned else image.size
     bucket = nearest_bucket(width, height, config.resolution, config.bucket_step)
-    files = []
-    for path in (record.chosen, record.rejected):
-        stat = path.stat()
-        files.append([str(path.resolve()), stat.st_size, stat.st_mtime_ns])
+    files = [_content_of(path) for path in (record.chosen, record.rejected)]
     return bucket, cache_key("pictures", files, bucket, config.crop, config.flip, images.id)
+
+
+def _content_of(path: Path) -> str:
+    """A hash of the file's bytes: wherever it lies, and whatever its date. Each file is read once a process."""
+    stat = path.stat()
+    return _hash_of(path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+@lru_cache(maxsize=1 << 18)
+def _hash_of(path: Path, *_changes: int) -> str:
+    """A change of the file changes its `ctime`, which no program can set back."""
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
 
 def _encode_pair(
