@@ -24,7 +24,7 @@ from ..psa_core.training import (
     read_metrics,
 )
 from ..psa_core.training.assembly import Splits, encoded_pairs
-from ..psa_core.training.trainer import load_result
+from ..psa_core.training.folder import load_result
 from . import sockets
 from .comfy.denoiser import borrowed, check_trainable, has_size_vector
 from .comfy.images import to_comfy
@@ -144,7 +144,9 @@ class Train(io.ComfyNode):
         with borrowed(model, config.precision) as denoiser:
             if preview_every:
                 report.preview = Preview(denoiser, pairs.train, model.get_model_object("latent_format"))
-            result = Trainer(config, denoiser, pairs.train, folder, pairs.held_out).train(report)
+            result = Trainer(config, denoiser, pairs.train, folder, pairs.held_out, processes).train(
+                report, report.prepared
+            )
         adapter = load_result(folder) if held_out else result.adapter
         _log.info("PSA Train '%s': %s", run_name, result.reason)
         return io.NodeOutput(adapter, to_comfy([report.plot()]), ui={"text": (result.reason,)})
@@ -181,6 +183,12 @@ class Report:
         """Progress of filling the cache."""
         model_management.throw_exception_if_processing_interrupted()
         self._text(f"encoding pictures and captions: {done} of {count}")
+        self._bar.update_absolute(done, count)
+
+    def prepared(self, done: int, count: int) -> None:
+        """Progress of the pass over the base model."""
+        model_management.throw_exception_if_processing_interrupted()
+        self._text(f"base model: {done} of {count}")
         self._bar.update_absolute(done, count)
 
     def __call__(self, progress: Progress) -> None:

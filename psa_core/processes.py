@@ -1,6 +1,7 @@
 """How many processes there are: Accelerate's view, or that of one."""
 
 import os
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -32,6 +33,30 @@ class OneProcess:
 
     def reduce(self, tensor: torch.Tensor, _how: str) -> torch.Tensor:
         return tensor
+
+
+def mean_over_processes(processes: Any, values: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """Scalars by name, as the mean over all processes."""
+    stacked = torch.stack([value.float() for value in values.values()])
+    return dict(zip(values, processes.reduce(stacked, "mean").tolist(), strict=True))
+
+
+def from_main(processes: Any, data: bytes) -> bytes:
+    """The main process's `data` in every process; the same length everywhere."""
+    if processes.num_processes == 1:
+        return data
+    mine = torch.tensor(list(data), dtype=torch.float32, device=processes.device)
+    shared = processes.reduce(mine if processes.is_main_process else torch.zeros_like(mine), "sum")
+    return bytes(int(value) for value in shared)
+
+
+def anyone(processes: Any, wish: bool) -> bool:
+    """Whether any process's `wish` is true."""
+    return (
+        wish
+        if processes.num_processes == 1
+        else bool(processes.reduce(torch.tensor(float(wish), device=processes.device), "sum"))
+    )
 
 
 def make_accelerator() -> Any:

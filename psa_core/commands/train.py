@@ -102,7 +102,7 @@ def _train(
             bar.show(progress)
             return signals.received
 
-        return trainer.train(callback)
+        return trainer.train(callback, preparing=lambda _done, _count: signals.received)
 
 
 class _Signals:

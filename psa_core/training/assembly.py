@@ -107,4 +107,4 @@ def folder_trainer(
     images, texts = models.image_encoder(), models.text_encoder()
     pairs = encoded_pairs(splits, config, TensorCache(cache), images, texts, encoder, processes, progress)
     models.release()
-    return Trainer(config, models.denoiser(), pairs.train, output, pairs.held_out)
+    return Trainer(config, models.denoiser(), pairs.train, output, pairs.held_out, processes)

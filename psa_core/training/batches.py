@@ -8,11 +8,13 @@ from ..seeds import draw_seed
 
 
 class PairBatches:
-    """The endless stream of batches of one process, as a stateful batch sampler.
+    """The endless stream of batches of one process, as a batch sampler.
 
     A batch holds pairs of one bucket. Each epoch shuffles anew; a bucket's last batch is filled up
     with pairs from that bucket's start, so every pair is seen at least once an epoch. Batch `b` of
-    the stream goes to process `b mod processes`: the stream is the same for any number of them.
+    the stream goes to process `b mod processes`: the stream is the same for any number of them. It is a
+    function of the seed, so a resumed run needs to know only how many batches were given: `given`, to all
+    processes together.
     """
 
     def __init__(
@@ -23,10 +25,11 @@ class PairBatches:
         rank: int = 0,
         processes: int = 1,
         reference_draws: int = 0,
+        given: int = 0,
     ) -> None:
         self.bucket_ids, self.batch_size, self.seed = bucket_ids, batch_size, seed
         self.rank, self.processes, self.reference_draws = rank, processes, reference_draws
-        self._given = 0  # batches given to all processes together
+        self._given = given
         self._epoch, self._batches = -1, np.empty((0, batch_size), np.int64)
 
     def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
@@ -35,16 +38,10 @@ class PairBatches:
     def __next__(self) -> list[tuple[int, int, int]]:
         batch = self._given + self.rank
         self._given += self.processes
-        epoch, row = divmod(batch, self._per_epoch())
+        epoch, place = divmod(batch, self._per_epoch())
         if epoch != self._epoch:
             self._epoch, self._batches = epoch, self._shuffled(epoch)
-        return [self._place(int(index), batch, j) for j, index in enumerate(self._batches[row])]
-
-    def state_dict(self) -> dict[str, int]:
-        return {"given": self._given}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self._given = state["given"]
+        return [self._place(int(index), batch, j) for j, index in enumerate(self._batches[place])]
 
     def _per_epoch(self) -> int:
         _, counts = np.unique(self.bucket_ids, return_counts=True)
@@ -54,8 +51,8 @@ class PairBatches:
         rng = np.random.default_rng(draw_seed(self.seed, "epoch", epoch))
         batches = []
         for bucket in np.unique(self.bucket_ids):
-            rows = rng.permutation(np.flatnonzero(self.bucket_ids == bucket))
-            batches.append(np.resize(rows, (-(-len(rows) // self.batch_size), self.batch_size)))
+            indices = rng.permutation(np.flatnonzero(self.bucket_ids == bucket))
+            batches.append(np.resize(indices, (-(-len(indices) // self.batch_size), self.batch_size)))
         return rng.permutation(np.concatenate(batches))
 
     def _place(self, index: int, batch: int, j: int) -> tuple[int, int, int]:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from ..errors import PSAError
-from ..files import atomic_path
+from .sealed import SealError, read_sealed, write_sealed
+
+_LAYOUT = "v2"  # of the entries: others lie in another folder, and are not met
 
 
 def cache_key(*parts: Any) -> str:
@@ -19,7 +19,7 @@ def cache_key(*parts: Any) -> str:
 
 
 class TensorCache:
-    """A folder of memory-mapped .safetensors files, one an entry.
+    """A folder of memory-mapped .safetensors files, one an entry, each sealed with its key.
 
     An entry is written whole or not at all and never changes, so an interrupt loses at most the
     entry at work, processes can share a folder, and no index is held in memory.
@@ -32,25 +32,22 @@ class TensorCache:
         return self._path(key).is_file()
 
     def put(self, key: str, tensors: dict[str, torch.Tensor]) -> None:
-        tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        with atomic_path(self._path(key)) as temporary:
-            save_file(tensors, temporary)
+        write_sealed(self._path(key), key, None, tensors)
 
     def get(self, key: str, *names: str) -> dict[str, torch.Tensor]:
         """The entry's tensors, or those of `names` alone.
 
         Raises:
-            PSAError: for an entry that is missing or damaged.
+            PSAError: for an entry that is missing or damaged, or another's in its place.
         """
         path = self._path(key)
         try:
-            with safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in names or file.keys()}
-        except (SafetensorError, OSError) as error:
+            return read_sealed(path, key, *names)[1]
+        except SealError as error:
             raise PSAError(
-                f"The cache entry {path} is missing or damaged. Delete it if it is there, and start again: "
-                "it is computed anew."
+                f"The cache entry {path} is not what was written there: {error}. Delete it if it is there, and start "
+                "again: it is computed anew."
             ) from error
 
     def _path(self, key: str) -> Path:
-        return self.folder / key[:2] / f"{key}.safetensors"
+        return self.folder / _LAYOUT / key[:2] / f"{key}.safetensors"

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -104,21 +105,29 @@ def picture_key(record: SageRecord, config: TrainConfig, images: ImageEncoder) -
     bucket = (config.resolution, config.resolution)
     if config.aspect == "kept":
         bucket = nearest_bucket(*picture_size(record.chosen), config.resolution, config.bucket_step)
-    files = [_content(path) for path in (record.chosen, record.rejected)]
+    files = [_content_of(path) for path in (record.chosen, record.rejected)]
     drawn = "sample" if _sampled(config, images) else "mean"
     settings = (config.resize, config.crop, config.flip, config.sizes, drawn)
     return bucket, cache_key("pictures", files, bucket, *settings, images.id)
 
 
-def _content(path: Path) -> str:
+def _sampled(config: TrainConfig, images: ImageEncoder) -> bool:
+    return config.latents == "sample" and images.sample is not None
+
+
+def _content_of(path: Path) -> str:
+    """A hash of the file's bytes: wherever it lies, and whatever its date. Each file is read once a process."""
     try:
-        return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+        stat = path.stat()
+        return _hash_of(path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
     except OSError as error:
         raise PSAError(f"{path} cannot be read any more: {error.strerror}. Put the picture back.") from None
 
 
-def _sampled(config: TrainConfig, images: ImageEncoder) -> bool:
-    return config.latents == "sample" and images.sample is not None
+@lru_cache(maxsize=1 << 18)
+def _hash_of(path: Path, *_changes: int) -> str:
+    """A change of the file changes its `ctime`, which no program can set back."""
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
 
 def _encode_pair(

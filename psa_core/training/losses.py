@@ -57,27 +57,32 @@ def dpo_loss(model_pred: torch.Tensor, ref_pred: torch.Tensor, target: torch.Ten
     if isinstance(beta, bool) or not isinstance(beta, int | float) or not (math.isfinite(beta) and beta > 0):
         raise PSAError("dpo_loss needs a finite beta above 0.")
 
-    model_errors = row_errors(model_pred, target)
-    ref_errors = row_errors(ref_pred, target)
-    return dpo_loss_of_errors(model_errors, ref_errors, beta)
-
-
-def dpo_loss_of_errors(model_errors: torch.Tensor, ref_errors: torch.Tensor, beta: float) -> DPOLoss:
-    """`dpo_loss` from squared errors: (2B,) of the policy and (2B,) of the reference, chosen rows first."""
-    ref_errors = ref_errors.detach()
-    winner, loser = model_errors.chunk(2)
-    ref_winner, ref_loser = ref_errors.chunk(2)
-    difference = (winner - ref_winner) - (loser - ref_loser)
-    logits = -(beta / 2) * difference
+    model_errors, ref_errors = row_errors(model_pred, target), row_errors(ref_pred, target).detach()
+    loss, difference = preference_loss(model_errors, ref_errors, beta)
+    winner, loser = model_errors.detach().chunk(2)
     return DPOLoss(
-        loss=-F.logsigmoid(logits).mean(),
-        accuracy=(difference < 0).float().mean().detach(),
-        model_mse=model_errors.mean().detach(),
+        loss=loss,
+        accuracy=(difference < 0).float().mean(),
+        model_mse=model_errors.detach().mean(),
         ref_mse=ref_errors.mean(),
-        model_losses_w=winner.mean().detach(),
-        model_losses_l=loser.mean().detach(),
-        dpo_preference=logits.mean().detach(),
+        model_losses_w=winner.mean(),
+        model_losses_l=loser.mean(),
+        dpo_preference=-(beta / 2) * difference.mean(),
     )
+
+
+def preference_loss(
+    model_errors: torch.Tensor, ref_errors: torch.Tensor, beta: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`dpo_loss` from squared errors: (2B,) of the policy and (2B,) of the reference, chosen rows first.
+
+    Returns:
+        The scalar loss, and d (B,), without gradients: below 0 where the policy prefers the chosen one more.
+    """
+    difference = model_errors - ref_errors.detach()
+    winner, loser = difference.chunk(2)
+    difference = winner - loser
+    return -F.logsigmoid(-(beta / 2) * difference).mean(), difference.detach()
 
 
 def row_errors(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

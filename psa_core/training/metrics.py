@@ -2,8 +2,11 @@
 
 import json
 import math
+import os
 import time
+import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import PSAError
@@ -15,43 +18,97 @@ _SMOOTHING = 0.9
 class MetricsLog:
     """`metrics.jsonl` in the run's folder, one object a step, and TensorBoard event files beside it.
 
-    A resumed run drops the lines after `step`: they are written again. Rows are plain numbers by
-    name; held-out figures are named `{split}/{metric}`.
+    An entry is plain numbers by name, held-out figures are named `{split}/{metric}`, and `check` is the CRC-32 of
+    the line without it. A resumed run drops the entries after `step`: they are written again.
+
+    Raises:
+        PSAError: for a damaged file, one that ends before `step`, or one that cannot be written.
     """
 
     def __init__(self, folder: Path, step: int, tensorboard: bool = False) -> None:
         self.path = folder / "metrics.jsonl"
-        kept = [row for row in read_metrics(folder) if row["step"] <= step]
+        known = read_metrics(folder)
+        if self.path.exists() and step and (not known or known[-1]["step"] < step):
+            raise PSAError(
+                f"{self.path} ends before step {step}, where the run stands: it was cut. Put it back whole, or delete "
+                "it to go on without the earlier figures."
+            )
         with atomic_path(self.path) as temporary:
-            temporary.write_text("".join(f"{json.dumps(row)}\n" for row in kept))
+            temporary.write_text("".join(_line(entry) for entry in known if entry["step"] <= step), encoding="utf-8")
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  (closed by close)
         self._board = _summary_writer(folder / "tensorboard", step) if tensorboard else None
 
-    def write(self, row: Mapping[str, float]) -> None:
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+    def write(self, entry: Mapping[str, float]) -> None:
+        """Raises PSAError where the disk takes no more; half a line is no harm, as a resumed run drops it."""
+        try:
+            self._file.write(_line(entry))
+            self._file.flush()
+        except OSError as error:
+            raise PSAError(
+                f"{self.path.name} cannot be written to {self.path.parent}: {error.strerror}. Free some space and "
+                "start again; the run goes on where it stopped."
+            ) from error
         if self._board:
-            for name, value in row.items():
-                self._board.add_scalar(name, value, row["step"])
+            for name, value in entry.items():
+                self._board.add_scalar(name, value, entry["step"])
+
+    def sync(self) -> None:
+        """Have the disk hold what was written, before a state says that it is there."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # what a full disk did not take was said before
+            self._file.close()
         if self._board:
             self._board.close()
 
 
 def read_metrics(folder: Path | str) -> list[dict[str, float]]:
-    """The rows of a run folder's `metrics.jsonl`, without a last line that a kill cut short."""
+    """The entries of a run folder's `metrics.jsonl`, without a last line that a kill cut short.
+
+    Raises:
+        PSAError: for a damaged line, naming it.
+    """
     path = Path(folder) / "metrics.jsonl"
     if not path.is_file():
         return []
-    rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+    *lines, rest = path.read_bytes().split(b"\n")
+    lines += [rest] if rest else []
+    entries: list[dict[str, float]] = []
+    sealed = False
+    for number, line in enumerate(lines, 1):
+        entry = _entry(line)
+        follows = entry is not None and (not entries or entry["step"] == entries[-1]["step"] + 1)
+        has_check = entry is not None and entry.pop("check", None) is not None
+        if entry is None and rest and number == len(lines):
             break
-    return rows
+        if entry is None or not follows or (entries and has_check != sealed):
+            raise PSAError(
+                f"Line {number} of {path} is damaged. Put a copy of the file back, or delete it: the adapter and the "
+                "run's state do not depend on it."
+            )
+        sealed = has_check
+        entries.append(entry)
+    return entries
+
+
+def _line(entry: Mapping[str, float]) -> str:
+    return json.dumps({**entry, "check": zlib.crc32(json.dumps(entry).encode())}) + "\n"
+
+
+def _entry(line: bytes) -> dict[str, float] | None:
+    """A line's numbers by name; none where it holds anything else, or its check does not fit."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(entry, dict) or type(entry.get("step")) is not int or entry["step"] < 1:
+        return None
+    if not all(type(value) in (int, float) for value in entry.values()):
+        return None
+    if "check" in entry and line + b"\n" != _line({k: v for k, v in entry.items() if k != "check"}).encode():
+        return None
+    return entry
 
 
 class Pace:

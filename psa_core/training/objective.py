@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import PSAError
-from .losses import dpo_loss_of_errors
+from .losses import preference_loss
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 
@@ -43,20 +43,21 @@ class Objective:
         Returns:
             The scalar loss, and detached scalars by metric name.
         """
+        winner, loser = errors.chunk(2)
         reference_winner, reference_loser = reference_errors.detach().chunk(2)
-        lppd = dpo_loss_of_errors(errors, reference_errors, self.beta)
-        gap = (errors.chunk(2)[0] - reference_winner).mean()
-        loss = lppd.loss
+        preference, difference = preference_loss(errors, reference_errors, self.beta)
+        gap = (winner - reference_winner).mean()
+        loss = preference
         if self.winner_weight:
             loss = loss + self.winner_weight * gap
         if self.anchor_weight and anchor_error is not None:
             loss = loss + self.anchor_weight * anchor_error
         metrics = {
             "loss": loss,
-            "preference_loss": lppd.loss,
-            "accuracy": lppd.accuracy,
-            "winner_error": lppd.model_losses_w,
-            "loser_error": lppd.model_losses_l,
+            "preference_loss": preference,
+            "accuracy": (difference < 0).float().mean(),
+            "winner_error": winner.mean(),
+            "loser_error": loser.mean(),
             "reference_winner_error": reference_winner.mean(),
             "reference_loser_error": reference_loser.mean(),
             "winner_gap": gap,
@@ -80,6 +81,8 @@ class NoiseSchedule:
                 f"The model predicts '{prediction_type}'; training knows {' and '.join(PREDICTION_TYPES)} models."
             )
         self.alphas_cumprod = alphas_cumprod.detach().double().cpu()
+        if not ((self.alphas_cumprod >= 0) & (self.alphas_cumprod <= 1)).all():
+            raise PSAError("The model's noise schedule is damaged: its shares of signal (alphas_cumprod) leave [0, 1].")
         self.prediction_type = prediction_type
 
     def noisy(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
@@ -96,7 +99,11 @@ class NoiseSchedule:
         """Cumulative probabilities (T,) of timesteps in [first, last).
 
         `min-snr` draws in proportion to the weight of arXiv 2303.09556: min(SNR, gamma) / SNR for noise
-        prediction, min(SNR, gamma) / (SNR + 1) for velocity; `uniform` draws evenly.
+        prediction, min(SNR, gamma) / (SNR + 1) for velocity; `uniform` draws evenly. Where a schedule ends in
+        noise alone (SNR 0), the first is its limit, 1.
+
+        Raises:
+            PSAError: for a range outside the schedule, or one without a timestep that has a weight.
         """
         count = len(self.alphas_cumprod)
         if not 0 <= first < last <= count:
@@ -104,9 +111,12 @@ class NoiseSchedule:
         snr = self.alphas_cumprod / (1 - self.alphas_cumprod)
         weights = torch.ones_like(snr)
         if sampling == "min-snr":
-            weights = snr.clamp(max=gamma) / (snr if self.prediction_type == "epsilon" else snr + 1)
+            noise_weights = (gamma / snr).clamp(max=1)
+            weights = noise_weights if self.prediction_type == "epsilon" else noise_weights * self.alphas_cumprod
         weights[:first] = 0
         weights[last:] = 0
+        if not weights.any():
+            raise PSAError("timestep_range holds only timesteps without noise, which min-snr never draws. Widen it.")
         return (weights / weights.sum()).cumsum(0)
 
     def _scales(self, timesteps: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -70,6 +70,21 @@ def build_optimizer(parameters: Sequence[torch.nn.Parameter], config: TrainConfi
     return AdamW8bit(parameters, lr=rate, betas=config.betas, weight_decay=decay)
 
 
+def apply_gradients(
+    optimizer: torch.optim.Optimizer | Muon, parameters: Sequence[torch.nn.Parameter], rate: float, max_norm: float
+) -> float:
+    """One step at the learning rate `rate` with gradients clipped to `max_norm`; their norm before that.
+
+    Gradients that are not finite change nothing: the norm says so.
+    """
+    norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_norm))
+    if math.isfinite(norm):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+    return norm
+
+
 def learning_rate(config: TrainConfig, step: int) -> float:
     """The rate of optimizer step `step`, counted from 0: a linear warm-up, then the schedule."""
     if step < config.warmup_steps:

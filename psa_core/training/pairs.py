@@ -22,10 +22,13 @@ _HARMLESS_SHARE = 0.75  # of the anchor's rows, where there are harmless picture
 
 
 class PairDataset(Dataset):
-    """A split's pairs as tensors, out of a filled cache; an item is asked for by (index, seed, reference draw).
+    """A split's pairs as tensors, out of a filled cache; an item is asked for by (index, seed, draw).
+
+    The seed is of all that is drawn at random in it; the draw numbers a pair's reference draws, and changes nothing.
 
     The settings that shape an item (dropouts, flip) are `config`'s, or off for a held-out split.
-    `users` (U, D) holds the embedding of each distinct profile once.
+    `users` (U, D) holds the embedding of each distinct profile once. `id` stands for the content: pictures,
+    captions and embeddings, wherever they lie.
     """
 
     def __init__(
@@ -46,10 +49,9 @@ class PairDataset(Dataset):
         self.profile_dropout = 0.0 if held_out else config.profile_dropout
         self.anchored = config.anchor_weight > 0 and not held_out
         self.harmless = harmless
-        self.reference_id: str | None = None  # set once the reference errors are in the cache
         self.empty_text = cache_key("text", "", texts.id)
         size_ids: dict[tuple[int, int], int] = {}
-        rows = {profile: row for row, profile in enumerate(split.profiles)}
+        users_of = {profile: number for number, profile in enumerate(split.profiles)}
         count = len(split)
         self.picture_keys, self.text_keys = np.empty(count, "S32"), np.empty(count, "S32")
         self.bucket_ids, self.user_ids = np.empty(count, np.int32), np.empty(count, np.int32)
@@ -57,7 +59,7 @@ class PairDataset(Dataset):
             bucket, self.picture_keys[index] = picture_key(record, config, images)
             self.text_keys[index] = cache_key("text", record.caption, texts.id)
             self.bucket_ids[index] = size_ids.setdefault(bucket, len(size_ids))
-            self.user_ids[index] = rows[record.profile]
+            self.user_ids[index] = users_of[record.profile]
             for key in (self.picture_keys[index], self.text_keys[index]):
                 if key.decode() not in cache:
                     raise PSAError(
@@ -79,9 +81,9 @@ class PairDataset(Dataset):
 
         `latents` (2, c, h, w) chosen then rejected, `sizes` (2, 6), `noise` (c, h, w) shared by both,
         `when` in [0, 1) to become a timestep, `embedding` (D,), `conditioning` {name: (...)}; with the
-        anchor on the same of its row, under `anchor_`; `reference_errors` (2,) where they are reused.
+        anchor on the same of its row, under `anchor_`.
         """
-        index, seed, draw = place
+        index, seed, _ = place
         generator = torch.Generator().manual_seed(seed)
         flip, drop_caption, drop_profile, when, anchor, which = torch.rand(6, generator=generator).tolist()
         latents, sizes = self._pictures(index, self.flip and flip < 0.5)
@@ -97,9 +99,6 @@ class PairDataset(Dataset):
         }
         if self.anchored:
             item |= self._anchor(item, embedding, self.sizes[self.bucket_ids[index]], anchor, which)
-        if self.reference_id:
-            key = reference_key(self.reference_id, self.picture_keys[index], self.text_keys[index])
-            item["reference_errors"] = self.cache.get(key)["errors"][draw]
         return item
 
     def _pictures(self, index: int, flipped: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -111,15 +110,15 @@ class PairDataset(Dataset):
         self, item: dict[str, Any], embedding: torch.Tensor, size: tuple[int, int], anchor: float, which: float
     ) -> dict[str, Any]:
         """A harmless picture for this user or, for some of the items, this pair's prompt for nobody."""
-        rows = self.harmless.rows_of_size(size) if self.harmless is not None and anchor < _HARMLESS_SHARE else ()
-        if self.harmless is None or not len(rows):
+        harmless = self.harmless.of_size(size) if self.harmless is not None and anchor < _HARMLESS_SHARE else ()
+        if self.harmless is None or not len(harmless):
             return {
                 "anchor_latents": item["latents"][0],
                 "anchor_sizes": item["sizes"][0],
                 "anchor_embedding": torch.zeros_like(embedding),
                 "anchor_conditioning": item["conditioning"],
             }
-        index = int(rows[int(which * len(rows))])
+        index = int(harmless[int(which * len(harmless))])
         latents, sizes = self.harmless._pictures(index, False)
         return {
             "anchor_latents": latents[0],
@@ -128,12 +127,8 @@ class PairDataset(Dataset):
             "anchor_conditioning": self.cache.get(self.harmless.text_keys[index].decode()),
         }
 
-    def rows_of_size(self, size: tuple[int, int]) -> np.ndarray:
+    def of_size(self, size: tuple[int, int]) -> np.ndarray:
         """Indices of the pairs in the bucket `size`."""
         if size not in self.sizes:
             return np.empty(0, np.int64)
         return np.flatnonzero(self.bucket_ids == self.sizes.index(size))
-
-
-def reference_key(reference_id: str, picture_key: bytes, text_key: bytes) -> str:
-    return cache_key("reference", reference_id, picture_key.decode(), text_key.decode())

@@ -25,13 +25,20 @@ class Standardisation:
         self.mean, self.scale = mean, scale
 
     @classmethod
-    def fit(cls, embeddings: torch.Tensor) -> "Standardisation":
-        """Over (U, D) embeddings; a coordinate that is the same for everyone keeps scale 1."""
+    def fit(cls, embeddings: torch.Tensor, centre_all: bool = False) -> "Standardisation":
+        """Over (U, D) embeddings; a coordinate that is the same for everyone stays as it is.
+
+        `fold` writes the mean into the adapter's bias, where it could be read, and a coordinate that never varies
+        would show what all these users answered: of a single user, everything. (`centre_all`: as runs that
+        version 0.1 began centred it all the same.)
+        """
         values = embeddings.double()
-        scale = values.std(0, correction=0)
+        mean, scale = values.mean(0), values.std(0, correction=0)
         constant = scale <= _CONSTANT * values.abs().amax(0)
         scale[constant] = 1.0
-        return cls(values.mean(0).float(), scale.float())
+        if not centre_all:
+            mean[constant] = 0.0
+        return cls(mean.float(), scale.float())
 
     @classmethod
     def none(cls, dim: int) -> "Standardisation":

@@ -35,11 +35,15 @@ from psa_core.training import (
     encode_users,
     fill_cache,
     read_split,
+    sealed,
 )
+from psa_core.training import trainer as trainer_module
+from psa_core.training.folder import RunFolder
 from psa_core.training.objective import NoiseSchedule
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 SIZE = 64
+KEY = bytes(range(16))  # so that runs can be compared
 CAPTIONS = ("a quiet street", "a busy market", "a stormy sea")
 QUICK = {
     "resolution": SIZE,
@@ -202,11 +206,16 @@ def dataset(folder: Path, name: str, config: TrainConfig, **options) -> PairData
 
 
 def trainer(
-    folder: Path, run: Path, held_out: tuple[str, ...] = (), base: DiffusersDenoiser | None = None, **settings
+    folder: Path,
+    run: Path,
+    held_out: tuple[str, ...] = (),
+    base: DiffusersDenoiser | None = None,
+    key: bytes | None = KEY,
+    **settings,
 ) -> Trainer:
     config = TrainConfig.from_dict({**QUICK, **settings})
     held = {name: dataset(folder, name, config, held_out=True) for name in held_out}
-    return Trainer(config, base or denoiser(), dataset(folder, "train", config), run, held)
+    return Trainer(config, base or denoiser(), dataset(folder, "train", config), run, held, key=key)
 
 
 def main() -> None:
@@ -218,6 +227,7 @@ def main() -> None:
     """
     torch.set_num_threads(1)
     if sys.argv[1] == "train":
+        trainer_module.new_key = lambda: KEY
         parser = argparse.ArgumentParser()
         command.add_arguments(parser)
         sys.exit(command.run(parser.parse_args(sys.argv[2:])))
@@ -261,23 +271,23 @@ def _attempt(folder: Path, run: str, held_out: tuple[str, ...], settings: dict, 
 
 def _save_slowly(pipe: int, after: int) -> None:
     """The `after`-th state of this process is written by half, tells the parent, and waits to be killed."""
-    whole_save, count = torch.save, 0
+    whole_save, count = sealed.save_file, 0
 
-    def half_save(state, path) -> None:
+    def half_save(tensors, path, **options) -> None:
         nonlocal count
         count += 1
-        whole_save(state, path)
+        whole_save(tensors, path, **options)
         if count == after:
             os.truncate(path, Path(path).stat().st_size // 2)
             os.write(pipe, b"s")
             time.sleep(60)
 
-    torch.save = half_save
+    sealed.save_file = half_save
 
 
 def _saved_step(run: Path) -> int:
-    state = run / "state.pt"
-    return torch.load(state, weights_only=True)["step"] if state.is_file() else 0
+    state = RunFolder(run).load()
+    return state["step"] if state else 0
 
 
 if __name__ == "__main__":

@@ -15,9 +15,16 @@ from tiny_training import dataset, denoiser, trainer, write_split
 
 from psa_core import PSAError, StructuredEncoder, load_adapter
 from psa_core.diffusers_unet import psa_applied
-from psa_core.training import StopTraining, TrainConfig, Trainer, read_metrics
+from psa_core.training import DiffusersDenoiser, StopTraining, TrainConfig, Trainer, read_metrics
+from psa_core.training.average import warm_decay
+from psa_core.training.batches import reference_seed
+from psa_core.training.folder import RunFolder, load_result
+from psa_core.training.losses import row_errors
 from psa_core.training.metrics import WinnerWatch
-from psa_core.training.trainer import load_result
+from psa_core.training.objective import NoiseSchedule
+from psa_core.training.reference import ReferencedPairs
+from psa_core.training.rows import RowMaker
+from psa_core.training.run import Run
 
 USERS, STRANGERS = range(0, 24), range(100, 124)
 
@@ -43,6 +50,16 @@ def assert_identical(one, other) -> None:
     one, other = weights(one), weights(other)
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def state(run: Path) -> dict:
+    found = RunFolder(run).load()
+    assert found is not None
+    return found
+
+
+def row_maker(config: TrainConfig, base: DiffusersDenoiser) -> RowMaker:
+    return RowMaker(NoiseSchedule(base.alphas_cumprod), config, base.device)
 
 
 def assert_close_weights(one, other, rtol: float) -> None:
@@ -77,9 +94,10 @@ def test_saved_adapter_is_the_trained_policy(data, tmp_path):
     unet = tiny_training.golden_unet()
     with torch.no_grad(), psa_applied(unet, adapter, adapter.user_tokens(embeddings)):
         from_file = unet(noisy, t, text).sample
+    policy = Run.of_state(state(tmp_path / "run"), job.config, job.denoiser, job.pairs).policy
     with torch.no_grad():
-        trained = job._policy(noisy, t, {"text": text}, embeddings)
-        empty = job._policy(noisy, t, {"text": text}, torch.zeros_like(embeddings))
+        trained = policy(noisy, t, {"text": text}, embeddings)
+        empty = policy(noisy, t, {"text": text}, torch.zeros_like(embeddings))
     torch.testing.assert_close(from_file, trained, rtol=1e-3, atol=1e-4)
     with torch.no_grad(), psa_applied(unet, adapter, adapter.uncond_tokens(1)):
         torch.testing.assert_close(unet(noisy, t, text).sample, empty, rtol=1e-3, atol=1e-4)
@@ -104,10 +122,11 @@ def test_metrics_are_complete_and_written_down(data, tmp_path):
     assert_identical(seen[-1].adapter(), result.adapter)
 
 
-def test_anchor_covers_the_timesteps_that_the_preference_leaves_out(data, tmp_path):
-    job = trainer(data, tmp_path, steps=1, anchor_weight=1.0, timestep_range=[600, 700])
-    batch = torch.utils.data.default_collate([job.pairs[number % 8, number, 0] for number in range(64)])
-    timesteps = job._rows(batch, anchored=True).timesteps
+def test_anchor_covers_the_timesteps_that_the_preference_leaves_out(data):
+    config = TrainConfig.from_dict({**tiny_training.QUICK, "anchor_weight": 1.0, "timestep_range": [600, 700]})
+    pairs = dataset(data, "train", config)
+    batch = torch.utils.data.default_collate([pairs[number % 8, number, 0] for number in range(64)])
+    timesteps = row_maker(config, denoiser()).rows(batch).timesteps
     assert len(timesteps) == 3 * 64
     assert timesteps[:128].min() >= 600 and timesteps[:128].max() < 700
     assert timesteps[128:].min() < 100 and timesteps[128:].max() > 900
@@ -190,7 +209,8 @@ class Interrupted:
 
 def interrupted(data, run, call, what, **settings):
     config = TrainConfig.from_dict({**tiny_training.QUICK, **settings})
-    return Trainer(config, Interrupted(denoiser(), call, what), dataset(data, "train", config), run)
+    base = Interrupted(denoiser(), call, what)
+    return Trainer(config, base, dataset(data, "train", config), run, key=tiny_training.KEY)
 
 
 def test_cancelled_inside_a_step_drops_the_step_and_resumes_bit_identical(data, tmp_path):
@@ -199,7 +219,7 @@ def test_cancelled_inside_a_step_drops_the_step_and_resumes_bit_identical(data, 
     job = interrupted(data, tmp_path / "cut", 4 * 3 + 3, Cancelled(), **settings)  # step 4, its second batch
     with pytest.raises(Cancelled):
         job.train()
-    assert torch.load(tmp_path / "cut" / "state.pt", weights_only=True)["step"] == 3
+    assert state(tmp_path / "cut")["step"] == 3
     assert_identical(trainer(data, tmp_path / "cut", **settings).train().adapter, whole.adapter)
 
 
@@ -207,16 +227,16 @@ def test_nan_loss_stops_with_a_sentence_and_keeps_the_last_good_state(data, tmp_
     job = interrupted(data, tmp_path / "nan", 4 * 4 + 2, float("nan"), steps=6, save_every=2)
     with pytest.raises(PSAError, match=r"step 5: the loss is nan\. The last saved state is kept"):
         job.train()
-    state = torch.load(tmp_path / "nan" / "state.pt", weights_only=True)
-    assert state["step"] == 4 and all(torch.isfinite(value).all() for value in state["adapter"].values())
+    kept = state(tmp_path / "nan")
+    assert kept["step"] == 4 and all(torch.isfinite(value).all() for value in kept["adapter"].values())
     whole = trainer(data, tmp_path / "whole", steps=6, save_every=2).train()
     assert_identical(trainer(data, tmp_path / "nan", steps=6, save_every=2).train().adapter, whole.adapter)
 
 
-@pytest.mark.parametrize(("limit", "name"), [(20_000, "last.safetensors"), (80_000, "state.pt")])
+@pytest.mark.parametrize(("limit", "name"), [(20_000, "last.safetensors"), (80_000, "state.safetensors")])
 def test_full_disk_says_so_and_keeps_the_last_state(data, tmp_path, limit, name):
     trainer(data, tmp_path, steps=2).train()
-    before = (tmp_path / "state.pt").read_bytes()
+    before = (tmp_path / "state.safetensors").read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill_disk(_):
@@ -227,7 +247,7 @@ def test_full_disk_says_so_and_keeps_the_last_state(data, tmp_path, limit, name)
             trainer(data, tmp_path, steps=4).train(fill_disk)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert (tmp_path / "state.pt").read_bytes() == before
+    assert (tmp_path / "state.safetensors").read_bytes() == before
     assert not list(tmp_path.glob(".part-*"))
     assert trainer(data, tmp_path, steps=4).train().finished
 
@@ -282,20 +302,16 @@ def test_workers_change_no_result(data, tmp_path):
 
 
 def test_moving_average_is_what_is_saved_and_evaluated(data, tmp_path):
-    job = trainer(data, tmp_path, steps=3, ema_decay=0.5)
     history = []
-
-    def remember(_):
-        history.append([parameter.detach().clone() for parameter in job._parameters])
-
-    start = trainer(data, tmp_path / "start", steps=1, learning_rate=1e-30).train().adapter
-    result = job.train(remember)
-    value = start.user_proj.proj.weight
-    expected = value.clone()
-    for parameters in history:
-        expected = 0.5 * expected + 0.5 * parameters[0]
-    torch.testing.assert_close(result.adapter.user_proj.proj.weight, expected)
-    assert not torch.equal(job._policy.adapter.user_proj.proj.weight, result.adapter.user_proj.proj.weight)
+    expected = trainer(data, tmp_path / "start", steps=1, learning_rate=1e-30).train().adapter.user_proj.proj.bias
+    plain = trainer(data, tmp_path / "plain", steps=3).train(lambda progress: history.append(progress.adapter()))
+    result = trainer(data, tmp_path / "averaged", steps=3, ema_decay=0.15).train()
+    for step, adapter in enumerate(history):
+        decay = min(0.15, (1 + step) / (10 + step))
+        assert decay == warm_decay(0.15, step)
+        expected = decay * expected + (1 - decay) * adapter.user_proj.proj.bias
+    torch.testing.assert_close(result.adapter.user_proj.proj.bias, expected)
+    assert not torch.equal(plain.adapter.user_proj.proj.bias, result.adapter.user_proj.proj.bias)
 
 
 def test_reference_errors_are_computed_once_and_give_the_same_training(data, tmp_path):
@@ -311,7 +327,7 @@ def test_reference_errors_are_computed_once_and_give_the_same_training(data, tmp
 
     def run(folder):
         model = Counting(denoiser(), 0, None)
-        return Trainer(config, model, dataset(data, "train", config), folder)
+        return Trainer(config, model, dataset(data, "train", config), folder, key=tiny_training.KEY)
 
     first = run(tmp_path / "first").train()
     assert calls.count(True) == 48 and calls.count(False) == 8  # 48 pairs x 2 draws in twos; then the policy alone
@@ -319,12 +335,12 @@ def test_reference_errors_are_computed_once_and_give_the_same_training(data, tmp
     assert_identical(run(tmp_path / "second").train().adapter, first.adapter)
     assert calls.count(True) == 0
 
-    job = run(tmp_path / "check")
-    job._prepare()
-    batch = next(job._batches)
-    known = batch.pop("reference_errors")
-    rows = job._rows(batch, anchored=False)
-    fresh = torch.nn.functional.mse_loss(job._reference(rows, 0), rows.target, reduction="none").mean((1, 2, 3))
+    base, pairs = denoiser(), dataset(data, "train", config)
+    items = [ReferencedPairs(pairs, config, base)[i, reference_seed(config.seed, i, 1), 1] for i in range(6)]
+    batch = torch.utils.data.default_collate(items)
+    rows = row_maker(config, base).rows(batch)
+    known = batch["reference_errors"]
+    fresh = row_errors(rows.reference(base), rows.target)
     torch.testing.assert_close(torch.cat([known[:, 0], known[:, 1]]), fresh, rtol=1e-5, atol=1e-6)
 
 

@@ -1,0 +1,116 @@
+"""A folder for one process at a time."""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from .errors import PSAError
+
+_NAME = ".lock"
+_LOCKED_BYTE = 1 << 20  # far behind the text: Windows lets nobody read what is locked
+
+
+@contextmanager
+def locked_folder(folder: Path, doing: str) -> Iterator[None]:
+    """Within the block no other process holds `folder`, which must exist.
+
+    The lock ends with its process, however that ends: what a killed one leaves is no obstacle.
+
+    Raises:
+        PSAError: where another process holds it, saying which; `doing` says what one does there.
+    """
+    path = folder / _NAME
+    try:
+        handle = _open(path)
+        if not _take(handle):
+            holder = _read(handle)
+            if not _is_dead(holder):
+                os.close(handle)
+                raise PSAError(
+                    f"Another process is {doing} {folder}: {_named(holder)}. Wait for it, stop it, or choose another "
+                    "folder."
+                )
+            os.close(handle)
+            path.unlink()  # a killed process's children live on for a moment, and with them its lock
+            handle = _open(path)
+            _take(handle)
+        mine = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M")}
+        os.ftruncate(handle, 0)
+        os.lseek(handle, 0, os.SEEK_SET)
+        os.write(handle, json.dumps(mine).encode())
+    except OSError as error:
+        raise PSAError(
+            f"{folder} cannot be written to: {error.strerror}. Check the folder and its permissions, or choose another."
+        ) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.ftruncate(handle, 0)
+        os.close(handle)
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+
+
+def _take(handle: int) -> bool:
+    """Lock the open file, or say that another holds it. Where a file system knows no locks, its text decides."""
+    try:
+        import fcntl
+    except ImportError:
+        return _take_on_windows(handle)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return _is_dead(_read(handle) or {"pid": 0, "host": platform.node()})
+    return True
+
+
+def _take_on_windows(handle: int) -> bool:
+    import msvcrt
+
+    os.lseek(handle, _LOCKED_BYTE, os.SEEK_SET)
+    try:
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+    except OSError:
+        return False
+    finally:
+        os.lseek(handle, 0, os.SEEK_SET)
+    return True
+
+
+def _read(handle: int) -> dict[str, Any]:
+    try:
+        os.lseek(handle, 0, os.SEEK_SET)
+        holder = json.loads(os.read(handle, 1000))
+    except (OSError, ValueError):
+        return {}
+    return holder if isinstance(holder, dict) else {}
+
+
+def _is_dead(holder: dict[str, Any]) -> bool:
+    """Whether `holder` is surely no living process: one of this machine's that is not there."""
+    pid = holder.get("pid")
+    if holder.get("host") != platform.node() or type(pid) is not int or os.name != "posix":
+        return False
+    try:
+        os.kill(pid, 0) if pid > 0 else None
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return pid <= 0
+
+
+def _named(holder: dict[str, Any]) -> str:
+    if not holder:
+        return "it has not said yet which one it is"
+    return f"process {holder.get('pid')} on {holder.get('host')}, since {holder.get('since')}"

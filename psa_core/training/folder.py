@@ -1,0 +1,90 @@
+"""A run's folder: what lies in it, and who may write there."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..adapter.files import load_adapter, save_adapter
+from ..adapter.model import PSAAdapter
+from ..errors import PSAError
+from ..locks import locked_folder
+from .state import load_old_state, load_state, save_state
+
+_STATE, _OLD_STATE = "state.safetensors", "state.pt"
+_KIND = "psa training run, 2"
+_WRITTEN = ("last.safetensors", "best.safetensors", "metrics.jsonl")  # beside the state
+_OLD_RUN = {"key": "", "pending": None}  # what version 0.1 did not note
+
+
+class RunFolder:
+    """`state.safetensors` (all that a resume needs), `last.safetensors`, `best.safetensors`, `metrics.jsonl`.
+
+    A state is there from the run's first moment on, so files beside none are not this run's.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Within the block the folder is there, and this process's alone.
+
+        Raises:
+            PSAError: where it cannot be written, another process trains in it, or it holds files of something else.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PSAError(
+                f"The run folder {self.path} cannot be made: {error.strerror}. Choose another one."
+            ) from error
+        with locked_folder(self.path, "training in"):
+            self._check_own()
+            for part in self.path.glob(".part-*"):  # what a killed run left half-written
+                part.unlink(missing_ok=True)
+            yield
+
+    def check(self) -> None:
+        """Find out before hours of encoding what `held` would say after them."""
+        with self.held():
+            pass
+
+    def load(self) -> dict[str, Any] | None:
+        """The state of the run that began here; none where none did."""
+        if self.state_path.is_file():
+            return load_state(self.state_path, _KIND)
+        if not (self.path / _OLD_STATE).is_file():
+            return None
+        state = load_old_state(self.path / _OLD_STATE)
+        identity = {"config": json.loads(json.dumps(state.get("config", {})))}
+        return {**_OLD_RUN, **state, "identity": identity}
+
+    def save(self, state: dict[str, Any]) -> None:
+        save_state(self.state_path, _KIND, state)
+        (self.path / _OLD_STATE).unlink(missing_ok=True)
+
+    def write_adapter(self, name: str, adapter: PSAAdapter) -> None:
+        save_adapter(adapter, self.path / name)
+
+    @property
+    def state_path(self) -> Path:
+        return self.path / _STATE
+
+    def _check_own(self) -> None:
+        if self.state_path.exists() or (self.path / _OLD_STATE).exists():
+            return
+        strange = [name for name in _WRITTEN if (self.path / name).exists()]
+        if strange:
+            raise PSAError(
+                f"{self.path} holds {' and '.join(strange)}, but no state of a run: training would overwrite what "
+                "another made. Choose another folder, or move them away."
+            )
+
+
+def load_result(folder: Path | str) -> PSAAdapter:
+    """The adapter of a run folder: its best by held-out loss, or the last where nothing was evaluated."""
+    folder = Path(folder)
+    best = folder / "best.safetensors"
+    return load_adapter(best if best.is_file() else folder / "last.safetensors")

@@ -1,0 +1,59 @@
+"""Held-out figures: the loss and its parts on pairs that nothing is learned from."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import default_collate
+
+from ..processes import mean_over_processes
+from ..seeds import draw_seed
+from .config import TrainConfig
+from .denoiser import Denoiser
+from .losses import row_errors
+from .objective import Objective
+from .pairs import PairDataset
+from .rows import RowMaker
+
+
+@torch.no_grad()
+def held_out_figures(
+    policy: nn.Module,
+    splits: Mapping[str, PairDataset],
+    config: TrainConfig,
+    denoiser: Denoiser,
+    rows: RowMaker,
+    processes: Any,
+) -> dict[str, float]:
+    """`{split}/{metric}`: LPPD's loss and its parts over up to `evaluate_pairs` pairs of each split.
+
+    Each pair has a fixed noise and timestep, so figures of different steps and runs can be compared.
+    """
+    figures: dict[str, float] = {}
+    for name, pairs in splits.items():
+        measured = _measured(policy, pairs, config, denoiser, rows, processes)
+        figures |= {f"{name}/{metric}": value for metric, value in measured.items()}
+    return figures
+
+
+def _measured(
+    policy: nn.Module, pairs: PairDataset, config: TrainConfig, denoiser: Denoiser, rows: RowMaker, processes: Any
+) -> dict[str, float]:
+    objective = Objective(config.beta)
+    sums: dict[str, torch.Tensor] = {}
+    count = min(config.evaluate_pairs, len(pairs))
+    chosen = torch.linspace(0, len(pairs) - 1, count).round().long()  # spread over the split
+    shares = processes.num_processes if count >= processes.num_processes else 1  # else all do all of it
+    chosen = chosen[processes.process_index % shares :: shares]
+    buckets = torch.from_numpy(pairs.bucket_ids)[chosen]
+    for bucket in buckets.unique():
+        for indices in chosen[buckets == bucket].split(config.batch_size):
+            items = [pairs[int(index), draw_seed(config.seed, "held out", int(index)), 0] for index in indices]
+            asked = rows.rows(default_collate(items))
+            reference = row_errors(asked.reference(denoiser), asked.target)
+            prediction = policy(asked.noisy, asked.timesteps, asked.conditioning, asked.embeddings)
+            _, terms = objective(row_errors(prediction, asked.target), reference)
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + value * len(indices) / count * shares
+    return mean_over_processes(processes, sums)

@@ -1,0 +1,72 @@
+"""Sealed files: tensors and plain data in one .safetensors that knows what it stands for and whether it is whole."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ..files import atomic_path
+
+_ENTRY = "psa"  # one entry: several would be written in another order each time
+_DIGEST_HEX = 32
+
+
+class SealError(Exception):
+    """A sealed file is missing, damaged, or stands for something else. The reader's caller says what to do."""
+
+
+def write_sealed(path: Path, stands_for: str, data: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write JSON-compatible `data` and `tensors`; whole or not at all, and the same content as the same bytes."""
+    plain: dict[str, torch.Tensor] = {}
+    places: set[int] = set()
+    for name, value in tensors.items():
+        value = value.detach().to("cpu").contiguous()
+        if value.numel() and value.untyped_storage().data_ptr() in places:
+            value = value.clone()  # the format shares no memory
+        places.add(value.untyped_storage().data_ptr())
+        plain[name] = value
+    digests = {name: _digest(name, value) for name, value in plain.items()}
+    head = json.dumps({"stands_for": stands_for, "data": data, "digests": digests}, sort_keys=True)
+    with atomic_path(path) as temporary:
+        save_file(plain, temporary, metadata={_ENTRY: _hash(head.encode()) + head})
+
+
+def read_sealed(path: Path, stands_for: str, *names: str) -> tuple[Any, dict[str, torch.Tensor]]:
+    """The data, and all tensors or those of `names` alone, on the CPU. What is read was verified.
+
+    Raises:
+        SealError: for a file that is missing, damaged, or was written to stand for something else.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            entry = (file.metadata() or {}).get(_ENTRY, "")
+            seal, text = entry[:_DIGEST_HEX], entry[_DIGEST_HEX:]
+            if seal != _hash(text.encode()):
+                raise SealError("its header is damaged")
+            head = json.loads(text)
+            if head["stands_for"] != stands_for:
+                raise SealError("it stands for something else")
+            tensors = {name: file.get_tensor(name) for name in names or head["digests"]}
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise SealError("it is missing or damaged") from error
+    for name, value in tensors.items():
+        if head["digests"].get(name) != _digest(name, value):
+            raise SealError("its values are damaged")
+    return head["data"], tensors
+
+
+def _digest(name: str, value: torch.Tensor) -> str:
+    values = value.reshape(-1).view(torch.uint8).numpy()
+    return _hash(f"{name} {value.dtype} {tuple(value.shape)}\n".encode(), values)
+
+
+def _hash(*parts: Any) -> str:
+    digest = hashlib.blake2b(digest_size=_DIGEST_HEX // 2)
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
