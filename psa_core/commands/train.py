@@ -2,8 +2,7 @@
 
 import argparse
 import signal
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -12,6 +11,7 @@ from pydantic import Field, field_validator
 from ..encoders.stored import StoredEncoder
 from ..encoders.structured import StructuredEncoder
 from ..errors import PSAError
+from ..extras import require
 from ..processes import make_accelerator
 from ..settings import BaseSettings, FilePath, Listed, read_toml
 from ..training.assembly import folder_trainer, read_splits
@@ -70,18 +70,19 @@ def run(args: argparse.Namespace) -> int:
     Ctrl-C and SIGTERM (a cluster's notice) stop it, within a step and with all that is done saved; the exit code is
     then 130 or 143.
     """
+    require("train", "Training on a model folder", "diffusers", "tqdm", "transformers")
     run_file = RunFile.read(args.config)
     processes = make_accelerator()
     say = print if processes.is_main_process else _silent
-    with _Signals() as signals:
-        try:
-            result = _train(run_file, processes, args.skip_bad, signals, say)
-        except KeyboardInterrupt:
-            say("Unfinished: stopped before the first step. Start again to go on.")
-            return signals.exit_code
+    signals = _Signals()
+    try:
+        result = _train(run_file, processes, args.skip_bad, signals, say)
+    except (KeyboardInterrupt, SystemExit):
+        say("Unfinished: stopped before the first step. Start again to go on.")
+        raise
     say(result.reason if result.finished else f"Unfinished. {result.reason}")
     say(f"Adapter: {run_file.output / 'last.safetensors'}")
-    return 0 if result.finished else signals.exit_code
+    return 0 if result.finished else 128 + signals.received
 
 
 def _train(
@@ -96,47 +97,28 @@ def _train(
             say(f"  {sentence}")
     config, folders = run_file.training, (run_file.cache, run_file.output)
     trainer = folder_trainer(config, run_file.model, splits, encoder, *folders, processes)
-    with _Bar(processes.is_main_process, config.steps) as bar, signals.noted():
+    with _Bar(processes.is_main_process, config.steps) as bar, signals:
 
         def callback(progress: Progress) -> bool:
             bar.show(progress)
-            return signals.received
+            return bool(signals.received)
 
-        return trainer.train(callback, preparing=lambda _done, _count: signals.received)
+        return trainer.train(callback, preparing=lambda _done, _count: bool(signals.received))
 
 
 class _Signals:
-    """Within the block Ctrl-C and SIGTERM interrupt; while they are `noted`, they wait until somebody looks."""
+    """Within the block Ctrl-C and SIGTERM wait until somebody asks; a second Ctrl-C does not."""
 
-    def __init__(self) -> None:
-        self._first: int | None = None
-        self._noting = False
-
-    @property
-    def received(self) -> bool:
-        return self._first is not None
-
-    @property
-    def exit_code(self) -> int:
-        """The shell's, of a process that the first signal has ended."""
-        return 128 + (self._first or signal.SIGINT)
-
-    @contextmanager
-    def noted(self) -> Iterator[None]:
-        """A second Ctrl-C interrupts all the same."""
-        self._noting = True
-        yield
-        self._noting = False
+    received = 0  # the first one's number
 
     def _receive(self, number: int, _frame: Any) -> None:
-        again, self._first = self.received, self._first or number
-        if not self._noting or (again and number == signal.SIGINT):
+        if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
+        self.received = self.received or number
 
-    def __enter__(self) -> "_Signals":
+    def __enter__(self) -> None:
         numbers = (signal.SIGINT, signal.SIGTERM)
         self._before = {number: signal.signal(number, self._receive) for number in numbers}
-        return self
 
     def __exit__(self, *_: Any) -> None:
         for number, handler in self._before.items():
