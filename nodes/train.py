@@ -1,6 +1,7 @@
 """PSA Train: a MODEL, a CLIP, a VAE and preference pairs become an adapter."""
 
 import logging
+import shutil
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -23,10 +24,11 @@ from ..psa_core.training import (
     Trainer,
     read_metrics,
 )
-from ..psa_core.training.assembly import Splits, encoded_pairs
+from ..psa_core.training.assembly import Splits, as_begun, encoded_pairs
 from ..psa_core.training.folder import load_result
 from . import sockets
 from .comfy.denoiser import borrowed, check_trainable, has_size_vector
+from .comfy.folders import system_folder
 from .comfy.images import to_comfy
 from .comfy.train_preview import LABELS, Preview
 from .comfy.training_inputs import image_encoder, text_encoder
@@ -49,7 +51,7 @@ class Train(io.ComfyNode):
             display_name="PSA Train",
             category=sockets.CATEGORY,
             description="Trains an adapter on preference pairs. Cancel keeps everything; the same graph, queued again, "
-            "goes on where it stopped. The run's folder is output/psa_training/<run_name>.",
+            "goes on where it stopped. The run's folder is user/__psa_training/<run_name>.",
             inputs=[
                 io.Model.Input("model", tooltip="SD1.5 or SDXL, with LoRAs if you like. It is left as it is."),
                 io.Clip.Input("clip", tooltip="The model's text encoders. Each caption is encoded once."),
@@ -133,8 +135,8 @@ class Train(io.ComfyNode):
             "evaluate_every": _EVALUATE_EVERY if held_out else 0,
         }
         own = {"learning_rate": learning_rate, "resolution": resolution, "num_tokens": num_tokens}
-        config = training_config(preset, has_size_vector(model.model), settings, own)
         folder = run_folder(run_name)
+        config = as_begun(training_config(preset, has_size_vector(model.model), settings, own), folder)
         report = Report(cls.hidden.unique_id, folder, preview_every)
         splits = Splits(dataset, {held_out.name: held_out} if held_out else {})
         images, texts = image_encoder(vae, model), text_encoder(clip, model)
@@ -162,8 +164,19 @@ def training_config(preset: str, is_sdxl: bool, settings: dict[str, Any], own: d
 
 
 def run_folder(run_name: str) -> Path:
-    """Raises PSAError for a name that is not a plain one."""
-    return Path(folder_paths.get_output_directory(), "psa_training", safe_file_name(run_name, "run name"))
+    """Where the run is kept: out of reach of ComfyUI's HTTP interface, and of what lists its outputs as assets.
+
+    A run that an earlier version left in output/psa_training is moved there.
+
+    Raises:
+        PSAError: for a name that is not a plain one.
+    """
+    folder = system_folder("psa_training") / safe_file_name(run_name, "run name")
+    earlier = Path(folder_paths.get_output_directory(), "psa_training", run_name)
+    if (earlier / "state.pt").is_file() and not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(earlier, folder)
+    return folder
 
 
 class Report:

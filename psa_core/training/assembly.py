@@ -14,7 +14,8 @@ from ..dataset.sage import SageSplit, read_split
 from ..encoders.protocol import ProfileEncoder
 from ..encoders.stored import StoredEncoder
 from .cache import TensorCache
-from .config import TrainConfig
+from .config import READING, TrainConfig
+from .folder import RunFolder
 from .inputs import ImageEncoder, TextEncoder, encode_users, fill_cache
 from .pairs import PairDataset
 from .trainer import Trainer
@@ -89,6 +90,18 @@ def encoded_pairs(
         return Pairs(pairs(splits.train, harmless=harmless), held_out)
 
 
+def as_begun(config: TrainConfig, folder: Path | str) -> TrainConfig:
+    """`config`, with pictures read as version 0.1 read them where it has begun the run in `folder`.
+
+    It had no settings for that, and its presets said nothing of them.
+    """
+    state = RunFolder(folder).load()
+    if state is None or state.get("key"):  # the key that a run has since then
+        return config
+    begun = state.get("identity", {}).get("config", {})
+    return config.changed(**{name: begun.get(name, TrainConfig.model_fields[name].default) for name in READING})
+
+
 def folder_trainer(
     config: TrainConfig,
     model: Path | str,
@@ -103,6 +116,7 @@ def folder_trainer(
     """The trainer of a base model in diffusers layout, in the run folder `output`; its encoders have left memory."""
     from .diffusers_models import DiffusersFolder
 
+    config = as_begun(config, output)
     models = DiffusersFolder(model, device or processes.device, config)
     images, texts = models.image_encoder(), models.text_encoder()
     pairs = encoded_pairs(splits, config, TensorCache(cache), images, texts, encoder, processes, progress)

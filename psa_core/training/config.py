@@ -31,6 +31,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 """`published`: the paper's settings for SD1.5 (`-sdxl`: for SDXL), pictures read as its code does. `recommended`: the
 same run with whole pictures, and the terms that keep winner and loser errors from growing together."""
 
+READING = tuple(_AS_REFERENCE)
+"""The settings that say how pictures are read."""
+
 _INT32 = 2**31 - 1
 _Count = Annotated[int, Field(ge=1, le=_INT32)]
 _CountOrOff = Annotated[int, Field(ge=0, le=_INT32)]

@@ -141,12 +141,12 @@ def latents(server, graph: Graph) -> tuple[torch.Tensor, Watch]:
 
 
 def test_cancel_then_the_same_graph_again_ends_as_an_uninterrupted_run(server, sage):
-    runs = server.base / "output" / "psa_training"
+    runs = server.base / "user" / "__psa_training"
     plain, _ = latents(server, txt2img())
     with pytest.raises(PSAError, match="interrupted"):
         server.run(training_graph(sage).prompt, Watch(server, cancel_at=5))
     reached = len(read_metrics(runs / "cancelled"))
-    assert 5 <= reached < STEPS and (runs / "cancelled" / "state.pt").is_file()
+    assert 5 <= reached < STEPS and (runs / "cancelled" / "state.safetensors").is_file()
 
     trained, watch = latents(server, training_graph(sage))
     assert watch.steps == list(range(reached + 1, STEPS + 1))
