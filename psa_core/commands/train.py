@@ -34,7 +34,7 @@ class RunFile(BaseSettings):
     data: FilePath
     output: FilePath
     cache: FilePath = Path()  # output/cache
-    training: TrainConfig = TrainConfig()
+    training: TrainConfig = Field(default_factory=lambda: TrainConfig.from_dict({}))
     encoder: str = "structured"
     users: FilePath | None = None
     split: str = "train"
