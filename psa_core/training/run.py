@@ -181,7 +181,7 @@ def check_state(state: Mapping[str, Any]) -> None:
         "identity": (dict,),
     }  # fmt: skip
     for name, kinds in types.items():
-        if type(state.get(name)) not in kinds:
+        if name not in state or type(state[name]) not in kinds:
             raise StateError(f"its entry '{name}' is missing, or of another type")
     config = state["identity"].get("config")
     if not isinstance(config, dict) or type(config.get("steps")) is not int:

@@ -169,7 +169,8 @@ class Trainer:
                 len(self.pairs.users),
                 FEW_PEOPLE,
             )
-        run = Run(self.config, self.denoiser, self.pairs, from_main(self._processes, self._key or new_key()))
+        key = from_main(self._processes, new_key() if self._key is None else self._key)
+        run = Run(self.config, self.denoiser, self.pairs, key)
         self._save(run)
         return run
 
@@ -188,8 +189,8 @@ class Trainer:
             )
         if "base" not in state["identity"]:
             _log.warning(
-                "%s was begun by version 0.1, which noted nothing of base model and pictures that can be compared: see to "
-                "it that they are the same.",
+                "%s was begun by version 0.1, which noted nothing of base model and pictures that can be compared: see "
+                "to it that they are the same.",
                 self._folder.path,
             )
         return state

@@ -259,6 +259,7 @@ def test_a_state_runs_no_code(data, tmp_path):
         def __reduce__(self):
             return (Path.touch, (tmp_path / "ran",))
 
+    (tmp_path / "state.safetensors").unlink()
     torch.save({"format": 1, "step": Bomb()}, tmp_path / "state.pt")
     with pytest.raises(PSAError, match="nothing of it was run"):
         trainer(data, tmp_path, steps=1).train()
@@ -366,13 +367,19 @@ def test_rising_winner_error_warns_and_can_stop(data, tmp_path, caplog):
     messages = [watch.update({"winner_gap": 0.2, "reference_winner_error": 1.0}) for _ in range(10)]
     assert sum(message is not None for message in messages) == 1 and "has risen" in messages[2]
 
-    settings = {"steps": 40, "learning_rate": 0.3, "winner_rise_limit": 0.01}
-    seen = []
-    result = trainer(data, tmp_path / "warn", **settings).train(seen.append)
-    assert result.step == 40 and any("has risen" in record.message for record in caplog.records)
-    assert any(progress.message for progress in seen)
-    result = trainer(data, tmp_path / "stop", **settings, on_winner_rise="stop").train()
-    assert result.finished and result.step < 40 and "has risen" in result.reason
+    class Drifting(Interrupted):
+        """A base model whose policy errs by 9 more, whatever it has learned."""
+
+        def __call__(self, noisy, timesteps, conditioning, user=None):
+            return self._inner(noisy, timesteps, conditioning, user) + (0.0 if user is None else 3.0)
+
+    seen, base = [], Drifting(denoiser(), 0, None)
+    result = trainer(data, tmp_path / "warn", base=base, steps=4).train(seen.append)
+    assert result.step == 4 and any("has risen" in record.message for record in caplog.records)
+    assert [bool(progress.message) for progress in seen] == [True, False, False, False]
+    result = trainer(data, tmp_path / "stop", base=base, steps=4, on_winner_rise="stop").train()
+    assert result.finished and result.step == 1 and "has risen" in result.reason
+    assert trainer(data, tmp_path / "stop", base=base, steps=4, on_winner_rise="stop").train().step == 1
 
 
 def test_early_stop_and_best(data, tmp_path):
