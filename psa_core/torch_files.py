@@ -39,7 +39,11 @@ _STORAGES = {
     "torch CharStorage": torch.int8,
     "torch ByteStorage": torch.uint8,
     "torch BoolStorage": torch.bool,
+    "torch ComplexFloatStorage": torch.complex64,
+    "torch ComplexDoubleStorage": torch.complex128,
+    "torch.storage UntypedStorage": torch.uint8,  # of the types below
 }
+_UNTYPED = {f"torch {name}": getattr(torch, name) for name in ("float8_e4m3fn", "float8_e5m2")}
 _FAULTS = (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, OSError, EOFError, MemoryError)
 
 _Storage = Callable[[str, torch.dtype, int], torch.Tensor]
@@ -263,6 +267,10 @@ def _built(name: Any, arguments: Any) -> Any:
             return {}
         case _Name("torch._utils _rebuild_parameter"), (torch.Tensor() as tensor, *_):
             return tensor
+        case _Name("torch._utils _rebuild_tensor_v3"), (torch.Tensor() as flat, *shape, grad, hooks, _Name(kind)):
+            if kind not in _UNTYPED:
+                raise ValueError("an unknown type of numbers")
+            return _built(_Name("torch._utils _rebuild_tensor_v2"), (flat.view(_UNTYPED[kind]), *shape, grad, hooks))
         case _Name("torch._utils _rebuild_tensor_v2"), (
             torch.Tensor() as flat,
             start,
