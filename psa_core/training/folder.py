@@ -9,6 +9,7 @@ from typing import Any
 from ..adapter.files import load_adapter, save_adapter
 from ..adapter.model import PSAAdapter
 from ..errors import PSAError
+from ..files import sweep_parts
 from ..locks import locked_folder
 from .state import load_old_state, load_state, save_state
 
@@ -42,8 +43,7 @@ class RunFolder:
             ) from error
         with locked_folder(self.path, "training in"):
             self._check_own()
-            for part in self.path.glob(".part-*"):  # what a killed run left half-written
-                part.unlink(missing_ok=True)
+            sweep_parts(self.path)
             yield
 
     def check(self) -> None:

@@ -17,7 +17,7 @@ from damage import Touch
 from PIL import Image
 from tiny_training import QUICK, dataset, denoiser, trainer, write_split
 
-from psa_core import PSAError
+from psa_core import PSAError, load_adapter
 from psa_core.locks import locked_folder
 from psa_core.training import DiffusersDenoiser, TrainConfig, Trainer, read_metrics
 from psa_core.training.folder import RunFolder
@@ -129,8 +129,8 @@ def test_a_finished_run_mends_its_adapter_from_its_state(data, run, whole):
 
 def test_the_same_run_gives_the_same_bytes(data, tmp_path, whole):
     trainer(data, tmp_path, ("val",), **SETTINGS).train()
-    names = ("state.safetensors",)
-    assert {name: contents(tmp_path)[name] for name in names} == {name: contents(whole)[name] for name in names}
+    assert contents(tmp_path) == contents(whole)
+    assert set(contents(whole)) == {"state.safetensors", "last.safetensors", "best.safetensors"}
 
 
 def test_sealed_files_know_what_they_stand_for(tmp_path):
@@ -153,6 +153,21 @@ def test_nested_states_come_back_as_they_were(tmp_path):
     assert again["a"] == state["a"] and again["inf"] == state["inf"] and torch.equal(again["t"][1]["x"], torch.zeros(1))
     with pytest.raises(PSAError, match="stands for something else"):
         load_state(tmp_path / "s", "another kind")
+
+
+@pytest.mark.parametrize("name", ["last.safetensors", "best.safetensors"])
+def test_every_flipped_bit_of_an_adapter_is_refused_or_without_effect(run, name):
+    path, rng = run / name, random.Random(4)
+    content, whole = path.read_bytes(), load_adapter(path)
+    header = 8 + int.from_bytes(content[:8], "little")
+    for place in (*rng.sample(range(header), 150), *rng.sample(range(header, len(content)), 150)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << rng.randrange(8)]) + content[place + 1 :])
+        try:
+            adapter = load_adapter(path)
+        except PSAError:
+            continue
+        assert place < header and adapter.training_summary == whole.training_summary
+        assert all(torch.equal(value, whole.state_dict()[key]) for key, value in adapter.state_dict().items())
 
 
 def entries(pairs) -> list[Path]:
