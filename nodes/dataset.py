@@ -4,15 +4,17 @@ from pathlib import Path
 
 import folder_paths
 import numpy as np
-import torch
 from comfy_api.latest import io, ui
 from PIL import Image, ImageOps
 
 from ..psa_core.errors import PSAError
 from ..psa_core.files import existing_file
+from ..psa_core.pictures import open_picture
 from ..psa_core.plots.grid import labelled_grid
 from ..psa_core.training import SageRecord, SageSplit, read_split
 from . import sockets
+from .comfy.fingerprints import fingerprint
+from .comfy.images import to_comfy
 
 SPLITS = ("train", "val", "test_seen", "test_unseen")
 _SAMPLES = 3
@@ -41,40 +43,49 @@ class LoadDataset(io.ComfyNode):
                     default=False,
                     tooltip="Leave bad records out and list them. Off: the first bad one stops the run.",
                 ),
+                io.String.Input(
+                    "users",
+                    default="",
+                    optional=True,
+                    tooltip="A file such as Sage's users.csv, which says by User_ID what each record's user bans; in "
+                    "the folder, or by an absolute path. Empty: the records say it, or the rules they follow.",
+                ),
             ],
             outputs=[sockets.Dataset.Output(display_name="dataset")],
             is_output_node=True,
         )
 
     @classmethod
-    def validate_inputs(cls, folder=None, split=None) -> bool | str:
+    def validate_inputs(cls, folder=None, split=None, users=None) -> bool | str:
         if folder is None or split is None:  # linked: known when it runs
             return True
         try:
             _metadata(folder, split)
+            _users(folder, users)
         except PSAError as error:
             return str(error)
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, folder, split, skip_bad) -> tuple:
-        path = _metadata(folder, split)
-        status = path.stat()
-        return str(path), status.st_mtime_ns, status.st_size
+    def fingerprint_inputs(cls, folder=None, split=None, skip_bad=None, users=None) -> str:
+        if folder is None or split is None:  # linked: the values themselves count
+            return ""
+        paths = [path for path in (_metadata(folder, split), _users(folder, users)) if path]
+        stamps = [(path.stat().st_mtime_ns, path.stat().st_size) for path in paths]
+        return fingerprint(*map(str, paths), *(number for stamp in stamps for number in stamp))
 
     @classmethod
-    def execute(cls, folder, split, skip_bad) -> io.NodeOutput:
+    def execute(cls, folder, split, skip_bad, users="") -> io.NodeOutput:
         _metadata(folder, split)
-        dataset = read_split(_root(folder), split, skip_bad)
-        pictures = torch.from_numpy(np.array(_sample_pairs(dataset))).float().div(255).unsqueeze(0)
-        shown = ui.PreviewImage(pictures).as_dict()
+        dataset = read_split(_root(folder), split, skip_bad, users=_users(folder, users))
+        shown = ui.PreviewImage(to_comfy([_sample_pairs(dataset)])).as_dict()
         return io.NodeOutput(dataset, ui={**shown, "text": (summary(dataset),)})
 
 
 def summary(dataset: SageSplit) -> str:
     """Counts, in words; nothing of a profile."""
     categories = ", ".join(f"{name} {count}" for name, count in dataset.categories.most_common())
-    lines = [f"{dataset.name}: {len(dataset)} pairs, {dataset.users} users", categories]
+    lines = [f"{dataset.name}: {len(dataset)} pairs, {dataset.users} users", categories, *dataset.notes]
     if dataset.skipped:
         lines += [f"{len(dataset.skipped)} records left out:", *dataset.skipped[:_LISTED]]
     return "\n".join(line for line in lines if line)
@@ -82,6 +93,10 @@ def summary(dataset: SageSplit) -> str:
 
 def _root(folder: str) -> Path:
     return Path(folder_paths.get_input_directory()) / Path(folder).expanduser()
+
+
+def _users(folder: str, users: str | None) -> Path | None:
+    return existing_file(_root(folder) / Path(users).expanduser(), "users file") if users else None
 
 
 def _metadata(folder: str, split: str) -> Path:
@@ -105,6 +120,5 @@ def _label(record: SageRecord, which: str) -> str:
 
 
 def _thumbnail(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        image.draft("RGB", (2 * _SAMPLE_SIDE, 2 * _SAMPLE_SIDE))
-        return ImageOps.pad(ImageOps.exif_transpose(image).convert("RGB"), (_SAMPLE_SIDE, _SAMPLE_SIDE), color="white")
+    image = open_picture(path, least=(2 * _SAMPLE_SIDE, 2 * _SAMPLE_SIDE))
+    return ImageOps.pad(image, (_SAMPLE_SIDE, _SAMPLE_SIDE), color="white")

@@ -1,14 +1,13 @@
 """PSA Train: a MODEL, a CLIP, a VAE and preference pairs become an adapter."""
 
 import logging
+import shutil
 import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import folder_paths
-import numpy as np
-import torch
 from comfy import model_management
 from comfy.utils import ProgressBar
 from comfy_api.latest import io
@@ -19,20 +18,18 @@ from ..psa_core.files import safe_file_name
 from ..psa_core.plots.training import training_plot, with_pictures
 from ..psa_core.processes import make_accelerator
 from ..psa_core.training import (
-    PairDataset,
     Progress,
-    SageSplit,
     TensorCache,
     TrainConfig,
     Trainer,
-    encode_users,
-    fill_cache,
     read_metrics,
 )
+from ..psa_core.training.assembly import Splits, as_begun, encoded_pairs
 from ..psa_core.training.folder import load_result
 from . import sockets
-from .comfy.attn2 import cross_attention_sites
 from .comfy.denoiser import borrowed, check_trainable, has_size_vector
+from .comfy.folders import system_folder
+from .comfy.images import to_comfy
 from .comfy.train_preview import LABELS, Preview
 from .comfy.training_inputs import image_encoder, text_encoder
 
@@ -54,7 +51,7 @@ class Train(io.ComfyNode):
             display_name="PSA Train",
             category=sockets.CATEGORY,
             description="Trains an adapter on preference pairs. Cancel keeps everything; the same graph, queued again, "
-            "goes on where it stopped. The run's folder is output/psa_training/<run_name>.",
+            "goes on where it stopped. The run's folder is user/__psa_training/<run_name>.",
             inputs=[
                 io.Model.Input("model", tooltip="SD1.5 or SDXL, with LoRAs if you like. It is left as it is."),
                 io.Clip.Input("clip", tooltip="The model's text encoders. Each caption is encoded once."),
@@ -129,7 +126,7 @@ class Train(io.ComfyNode):
         held_out=None,
     ) -> io.NodeOutput:
         check_trainable(model)
-        make_accelerator()  # refuses now, not after hours of encoding, where a package is missing
+        processes = make_accelerator()  # refuses now, not after hours of encoding, where a package is missing
         settings = {
             "steps": steps,
             "batch_size": batch_size,
@@ -138,20 +135,23 @@ class Train(io.ComfyNode):
             "evaluate_every": _EVALUATE_EVERY if held_out else 0,
         }
         own = {"learning_rate": learning_rate, "resolution": resolution, "num_tokens": num_tokens}
-        config = training_config(preset, has_size_vector(model.model), settings, own)
         folder = run_folder(run_name)
+        config = as_begun(training_config(preset, has_size_vector(model.model), settings, own), folder)
         report = Report(cls.hidden.unique_id, folder, preview_every)
-        splits = [dataset] if held_out is None else [dataset, held_out]
+        splits = Splits(dataset, {held_out.name: held_out} if held_out else {})
+        images, texts = image_encoder(vae, model), text_encoder(clip, model)
+        cache = TensorCache(folder.parent / "_cache")  # no run can have that name
         encoder = encoder or StructuredEncoder()
-        pairs, *measured = cached_pairs(splits, config, model, clip, vae, encoder, folder.parent, report)
+        pairs = encoded_pairs(splits, config, cache, images, texts, encoder, processes, report.encoded)
         with borrowed(model, config.precision) as denoiser:
             if preview_every:
-                report.preview = Preview(denoiser, pairs, model.get_model_object("latent_format"))
-            by_name = {split.name: each for split, each in zip(splits[1:], measured, strict=True)}
-            result = Trainer(config, denoiser, pairs, folder, by_name).train(report)
+                report.preview = Preview(denoiser, pairs.train, model.get_model_object("latent_format"))
+            result = Trainer(config, denoiser, pairs.train, folder, pairs.held_out, processes).train(
+                report, report.prepared
+            )
         adapter = load_result(folder) if held_out else result.adapter
         _log.info("PSA Train '%s': %s", run_name, result.reason)
-        return io.NodeOutput(adapter, _image(report.plot()), ui={"text": (result.reason,)})
+        return io.NodeOutput(adapter, to_comfy([report.plot()]), ui={"text": (result.reason,)})
 
 
 def training_config(preset: str, is_sdxl: bool, settings: dict[str, Any], own: dict[str, Any]) -> TrainConfig:
@@ -164,24 +164,19 @@ def training_config(preset: str, is_sdxl: bool, settings: dict[str, Any], own: d
 
 
 def run_folder(run_name: str) -> Path:
-    """Raises PSAError for a name that is not a plain one."""
-    return Path(folder_paths.get_output_directory(), "psa_training", safe_file_name(run_name, "run name"))
+    """Where the run is kept: out of reach of ComfyUI's HTTP interface, and of what lists its outputs as assets.
 
+    A run that an earlier version left in output/psa_training is moved there.
 
-def cached_pairs(
-    splits: list[SageSplit], config: TrainConfig, model, clip, vae, encoder, runs: Path, report: "Report"
-) -> list[PairDataset]:
-    """Each split's pairs, the first for training and the others held out, once the cache holds all they need."""
-    cache = TensorCache(runs / "_cache")  # no run can have that name
-    context_dim = cross_attention_sites(model.model.diffusion_model)[0].context_dim
-    images, texts = image_encoder(vae, model), text_encoder(clip, model, context_dim)
-    for split in splits:
-        fill_cache(split, cache, config, images, texts, progress=report.encoded)
-    with torch.inference_mode(False), torch.no_grad():
-        return [
-            PairDataset(split, cache, config, images, texts, encode_users(split, encoder), held_out=number > 0)
-            for number, split in enumerate(splits)
-        ]
+    Raises:
+        PSAError: for a name that is not a plain one.
+    """
+    folder = system_folder("psa_training") / safe_file_name(run_name, "run name")
+    earlier = Path(folder_paths.get_output_directory(), "psa_training", run_name)
+    if (earlier / "state.pt").is_file() and not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(earlier, folder)
+    return folder
 
 
 class Report:
@@ -201,6 +196,12 @@ class Report:
         """Progress of filling the cache."""
         model_management.throw_exception_if_processing_interrupted()
         self._text(f"encoding pictures and captions: {done} of {count}")
+        self._bar.update_absolute(done, count)
+
+    def prepared(self, done: int, count: int) -> None:
+        """Progress of the pass over the base model."""
+        model_management.throw_exception_if_processing_interrupted()
+        self._text(f"base model: {done} of {count}")
         self._bar.update_absolute(done, count)
 
     def __call__(self, progress: Progress) -> None:
@@ -234,7 +235,3 @@ class Report:
             from server import PromptServer
 
             PromptServer.instance.send_progress_text(text, self._node_id)
-
-
-def _image(picture: Image.Image) -> torch.Tensor:
-    return torch.from_numpy(np.array(picture)).float().div(255).unsqueeze(0)

@@ -1,7 +1,6 @@
 """ComfyUI's MODEL as the trainer's Denoiser: its own UNet, borrowed for the time of a training run."""
 
 import gc
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -21,9 +20,9 @@ from ...psa_core.errors import PSAError
 from ...psa_core.training import User
 from ...psa_core.training.denoiser import normal_tensors
 from .attn2 import cross_attention_sites
+from .weights import weights_id
 
 _SAMPLING_PATCHES = ("patches", "patches_replace", "wrappers", "callbacks")
-_SAMPLED_VALUES = 64  # of each weight, for its fingerprint
 _ABSENT = object()
 
 
@@ -40,7 +39,7 @@ class ComfyDenoiser:
         self.cross_attention_dim = sites[0].context_dim
         self.alphas_cumprod = 1 / (self.model_sampling.sigmas.double().cpu() ** 2 + 1)
         self.prediction_type = prediction_type(self.model_sampling)
-        self.id = weights_id(model.model.diffusion_model)
+        self.id = weights_id(model, model.model.diffusion_model)
         self._device = model.load_device
         self._base = model.model
         self._dtype = dtype
@@ -93,12 +92,14 @@ def borrowed(model: ModelPatcher, precision: str) -> Iterator[ComfyDenoiser]:
     It computes in bfloat16, or in float32 where `precision` is `fp32`, where the device has no
     bfloat16, and on a CPU for float32 weights. Each block's activations are computed again in the
     backward pass. Weights made under inference mode become ordinary tensors of the same values; all
-    else is on exit as it was, and a UNet that was not loaded before is unloaded.
+    else is on exit as it was, and a UNet that was not loaded before is unloaded. Where ComfyUI moves
+    weights while a model runs (dynamic VRAM), it is a full copy of the MODEL that is borrowed.
 
     Raises:
         PSAError: for a MODEL that cannot be trained on (see `check_trainable`), or that does not fit in memory whole.
     """
     check_trainable(model)
+    model = _whole(model)
     unet = model.model.diffusion_model
     was_loaded = bool(_entries(model))
     try:
@@ -114,14 +115,15 @@ def borrowed(model: ModelPatcher, precision: str) -> Iterator[ComfyDenoiser]:
         normal_tensors(unet)
         dtype = _compute_dtype(unet.dtype, model.load_device, precision)
         with ExitStack() as changes:
+            changes.enter_context(replaced([model_management], "in_training", lambda _: True))
             changes.callback(_set_gradients, unet, frozen)
             _set_gradients(unet, dict.fromkeys(frozen, False))
             layers = [module for module in unet.modules() if hasattr(module, "comfy_cast_weights")]
             if dtype != unet.dtype:
-                changes.enter_context(_attribute(layers, "comfy_cast_weights", lambda _: True))
-            changes.enter_context(_attribute(layers, "training", lambda _: True))  # fp8 layers: no kernel without one
+                changes.enter_context(replaced(layers, "comfy_cast_weights", lambda _: True))
+            changes.enter_context(replaced(layers, "training", lambda _: True))  # fp8 layers: no kernel without one
             blocks = [module for module in unet.modules() if isinstance(module, ResBlock | BasicTransformerBlock)]
-            changes.enter_context(_attribute(blocks, "forward", lambda block: partial(_recomputed, block.forward)))
+            changes.enter_context(replaced(blocks, "forward", lambda block: partial(_recomputed, block.forward)))
             denoiser = ComfyDenoiser(model, dtype)
             changes.callback(denoiser.release)
             yield denoiser
@@ -130,6 +132,23 @@ def borrowed(model: ModelPatcher, precision: str) -> Iterator[ComfyDenoiser]:
             _unload(model)
         gc.collect()
         model_management.soft_empty_cache()
+
+
+def _whole(model: ModelPatcher) -> ModelPatcher:
+    """`model`, or under dynamic VRAM a full copy that stays where it is loaded, as ComfyUI's own trainer takes one.
+
+    There weights come and go from layer to layer, while a backward pass still needs them.
+    """
+    if not getattr(model, "is_dynamic", bool)():
+        return model
+    try:
+        with torch.inference_mode(False):
+            return model.clone(disable_dynamic=True, force_deepcopy=True)
+    except RuntimeError as error:
+        raise PSAError(
+            "Under dynamic VRAM training takes a copy of the MODEL, and that of this loader can't be loaded again: "
+            f"{error} Load it with a loader of ComfyUI's own, or start ComfyUI with --disable-dynamic-vram."
+        ) from error
 
 
 def check_trainable(model: ModelPatcher) -> None:
@@ -185,17 +204,6 @@ def prediction_type(sampling: Any) -> str:
     )
 
 
-@torch.no_grad()
-def weights_id(module: nn.Module) -> str:
-    """A hash of names, shapes, dtypes and some values of every weight: cheap, and another one for other weights."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in module.state_dict().items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        flat = tensor.detach().reshape(-1)
-        digest.update(flat[:: max(1, flat.numel() // _SAMPLED_VALUES)].float().cpu().numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _with_gradients(_chosen: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
     """PyTorch's attention, whichever was chosen for sampling: some of those have no backward pass."""
     return attention_pytorch(*args, **kwargs)
@@ -222,7 +230,7 @@ def _set_gradients(unet: nn.Module, flags: Mapping[str, bool]) -> None:
 
 
 @contextmanager
-def _attribute(objects: Sequence[Any], name: str, value: Callable[[Any], Any]) -> Iterator[None]:
+def replaced(objects: Sequence[Any], name: str, value: Callable[[Any], Any]) -> Iterator[None]:
     """Within the block each object's own attribute `name` is `value(object)`."""
     before = [(each, vars(each).get(name, _ABSENT)) for each in objects]
     try:

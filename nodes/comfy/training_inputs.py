@@ -3,30 +3,46 @@
 from typing import Any
 
 import torch
+from comfy.ldm.models.autoencoder import DiagonalGaussianRegularizer
 from comfy.model_patcher import ModelPatcher
 
 from ...psa_core.errors import PSAError
 from ...psa_core.training import ImageEncoder, TextEncoder
-from .denoiser import has_size_vector, weights_id
+from .attn2 import cross_attention_sites
+from .denoiser import has_size_vector, replaced
+from .weights import weights_id
 
 
 def image_encoder(vae: Any, model: ModelPatcher) -> ImageEncoder:
-    """The VAE's encoder, its latents scaled as `model` samples them."""
+    """The VAE's encoder, its latents scaled as `model` samples them, in float32."""
     latent_format = model.get_model_object("latent_format")
 
     def encode(pixels: torch.Tensor) -> torch.Tensor:
         latents = vae.encode((pixels.movedim(1, -1) + 1) / 2)
         if latents.ndim != 4 or latents.shape[1] != latent_format.latent_channels:
             raise PSAError("This VAE belongs to another kind of model. Connect the one of the MODEL to train on.")
-        return latent_format.process_in(latents)
+        return latent_format.process_in(latents.float())
 
-    format_name = type(latent_format).__name__
-    return ImageEncoder(f"comfyui-{format_name}-{vae.vae_dtype}-{weights_id(vae.first_stage_model)}", encode)
+    def sample(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        def drawn(moments: torch.Tensor) -> tuple[torch.Tensor, None]:
+            mean, log_variance = moments.float().chunk(2, 1)
+            noise = torch.randn(mean.shape, generator=generator).to(mean)
+            return mean + (log_variance.clamp(-30, 20) / 2).exp() * noise, None
+
+        with replaced([vae.first_stage_model.regularization], "forward", lambda _: drawn):
+            # One at a time: ComfyUI cuts batches by the memory that is free, and noise must not depend on that.
+            return torch.cat([encode(each) for each in pixels.split(1)])
+
+    posterior = isinstance(getattr(vae.first_stage_model, "regularization", None), DiagonalGaussianRegularizer)
+    weights = weights_id(vae.patcher, vae.first_stage_model)
+    name = f"comfyui-{type(latent_format).__name__}-{vae.vae_dtype}-{weights}"
+    return ImageEncoder(name, encode, sample if posterior else None)
 
 
-def text_encoder(clip: Any, model: ModelPatcher, context_dim: int) -> TextEncoder:
+def text_encoder(clip: Any, model: ModelPatcher) -> TextEncoder:
     """The text encoders, for plain captions: no weights in parentheses, and the first 77 tokens of a long one."""
     with_pooled = has_size_vector(model.model)
+    context_dim = cross_attention_sites(model.model.diffusion_model)[0].context_dim
 
     def encode(captions: list[str]) -> dict[str, torch.Tensor]:
         encoded = [_encode_caption(clip, caption) for caption in captions]
@@ -35,9 +51,8 @@ def text_encoder(clip: Any, model: ModelPatcher, context_dim: int) -> TextEncode
             raise PSAError("This CLIP belongs to another kind of model. Connect the one of the MODEL to train on.")
         return {"text": text} | ({"pooled": torch.cat([p for _, p in encoded]).float()} if with_pooled else {})
 
-    clip.load_model()  # with its LoRAs, which count
     options = f"{clip.layer_idx}-{sorted(clip.tokenizer_options.items())}"
-    return TextEncoder(f"comfyui-{options}-{with_pooled}-{weights_id(clip.cond_stage_model)}", encode)
+    return TextEncoder(f"comfyui-{options}-{with_pooled}-{weights_id(clip.patcher, clip.cond_stage_model)}", encode)
 
 
 def _encode_caption(clip: Any, caption: str) -> tuple[torch.Tensor, torch.Tensor | None]:

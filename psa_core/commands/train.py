@@ -1,67 +1,62 @@
 """`psa train --config run.toml`, in one process or under `accelerate launch`."""
 
 import argparse
-import dataclasses
 import signal
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
+from pydantic import Field, field_validator
+
+from ..encoders.stored import StoredEncoder
+from ..encoders.structured import StructuredEncoder
 from ..errors import PSAError
 from ..extras import require
 from ..processes import make_accelerator
-from ..training.config import TrainConfig, read_toml, refuse_unknown
-from ..training.trainer import Progress, Trainer
+from ..settings import BaseSettings, FilePath, Listed, read_toml
+from ..training.assembly import folder_trainer, read_splits
+from ..training.config import TrainConfig
+from ..training.trainer import Progress, TrainResult
 
 
-@dataclass(frozen=True)
-class RunFile:
+class RunFile(BaseSettings):
     """A run's TOML file: where things are, and a `[training]` table of `TrainConfig` settings.
 
     Paths are relative to the file's folder. `encoder` is `structured`, or a folder of
-    `{User_ID}.npy` embeddings; `harmless` names a split that the anchor term keeps as it is.
+    `{User_ID}.npy` embeddings; `users` is a Sage users file, which says what each record's user bans;
+    `harmless` names a split that the anchor term keeps as it is.
     """
 
-    model: Path
-    data: Path
-    output: Path
-    cache: Path
-    training: TrainConfig
+    what: ClassVar[str] = "run file entry"
+    where: ClassVar[str] = "The run file"
+
+    model: FilePath
+    data: FilePath
+    output: FilePath
+    cache: FilePath = Path()  # output/cache
+    training: TrainConfig = TrainConfig()
     encoder: str = "structured"
+    users: FilePath | None = None
     split: str = "train"
-    held_out: tuple[str, ...] = ()
+    held_out: Annotated[tuple[str, ...], Listed] = Field((), description='a list of splits, such as ["val"]')
     harmless: str | None = None
+
+    @field_validator("training", mode="before")
+    @classmethod
+    def _with_preset(cls, training: Any) -> TrainConfig:
+        if not isinstance(training, Mapping):
+            raise PSAError("'training' must be a table: a line [training], then its settings.")
+        return TrainConfig.from_dict(training)
 
     @classmethod
     def read(cls, path: Path | str) -> "RunFile":
         """Raises PSAError naming an unknown, missing or mistyped entry."""
-        data, base = read_toml(path), Path(path).parent
-        refuse_unknown(data, [field.name for field in dataclasses.fields(cls)], "entry of a run file")
-        missing = [name for name in ("model", "data", "output") if name not in data]
-        if missing:
-            raise PSAError(f"The run file lacks {', '.join(missing)}. Give the paths, as text.")
-        held_out, training = data.get("held_out", []), data.get("training", {})
-        if not isinstance(training, Mapping):
-            raise PSAError("'training' must be a table: a line [training], then its settings.")
-        if not isinstance(held_out, list) or not all(isinstance(name, str) for name in held_out):
-            raise PSAError("'held_out' must be a list of splits, such as [\"val\"].")
-        for name, value in data.items():
-            if name not in ("held_out", "training") and not isinstance(value, str):
-                raise PSAError(f"'{name}' must be text in quotes.")
-        encoder = data.get("encoder", "structured")
-        return cls(
-            model=base / data["model"],
-            data=base / data["data"],
-            output=base / data["output"],
-            cache=base / data.get("cache", Path(data["output"]) / "cache"),
-            training=TrainConfig.from_dict(training),
-            encoder=encoder if encoder == "structured" else str(base / encoder),
-            split=data.get("split", "train"),
-            held_out=tuple(held_out),
-            harmless=data.get("harmless"),
-        )
+        base, run = Path(path).parent, cls(**read_toml(path))
+        named = [name for name in ("model", "data", "output", "users") if getattr(run, name) is not None]
+        paths = {name: base / getattr(run, name) for name in named}
+        paths["cache"] = base / run.cache if "cache" in run.model_fields_set else paths["output"] / "cache"
+        encoder = run.encoder if run.encoder == "structured" else str(base / run.encoder)
+        return run.model_copy(update={**paths, "encoder": encoder})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,82 +65,63 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train as the run file says; a folder that holds an unfinished run is resumed. Ctrl-C saves and stops."""
+    """Train as the run file says; a folder that holds an unfinished run is resumed.
+
+    Ctrl-C and SIGTERM (a cluster's notice) stop it, within a step and with all that is done saved; the exit code is
+    then 130 or 143.
+    """
     require("train", "Training on a model folder", "diffusers", "tqdm", "transformers")
     run_file = RunFile.read(args.config)
-    accelerator = make_accelerator()
-    say = print if accelerator.is_main_process else _silent
-    trainer = _build(run_file, accelerator, args.skip_bad, say)
-    with _stop_on_signals() as stopped, _Bar(accelerator.is_main_process, run_file.training.steps) as bar:
+    processes = make_accelerator()
+    say = print if processes.is_main_process else _silent
+    signals = _Signals()
+    try:
+        result = _train(run_file, processes, args.skip_bad, signals, say)
+    except (KeyboardInterrupt, SystemExit):
+        say("Unfinished: stopped before the first step. Start again to go on.")
+        raise
+    say(result.reason if result.finished else f"Unfinished. {result.reason}")
+    say(f"Adapter: {run_file.output / 'last.safetensors'}")
+    return 0 if result.finished else 128 + signals.received
+
+
+def _train(
+    run_file: RunFile, processes: Any, skip_bad: bool, signals: "_Signals", say: Callable[..., None]
+) -> TrainResult:
+    encoder = StructuredEncoder() if run_file.encoder == "structured" else StoredEncoder(run_file.encoder)
+    names = (run_file.split, run_file.held_out, run_file.harmless)
+    splits = read_splits(run_file.data, encoder, *names, skip_bad, run_file.users)
+    for split in splits.all:
+        say(f"{split.name}: {len(split)} pairs, {split.users} users, {len(split.skipped)} left out")
+        for sentence in (*split.notes, *(f"left out: {skipped}" for skipped in split.skipped)):
+            say(f"  {sentence}")
+    config, folders = run_file.training, (run_file.cache, run_file.output)
+    trainer = folder_trainer(config, run_file.model, splits, encoder, *folders, processes)
+    with _Bar(processes.is_main_process, config.steps) as bar, signals:
 
         def callback(progress: Progress) -> bool:
             bar.show(progress)
-            return stopped()
+            return bool(signals.received)
 
-        result = trainer.train(callback)
-    say(result.reason)
-    say(f"Adapter: {run_file.output / 'last.safetensors'}")
-    return 0
+        return trainer.train(callback, preparing=lambda _done, _count: bool(signals.received))
 
 
-def _build(run_file: RunFile, accelerator: Any, skip_bad: bool, say: Callable[..., None]) -> Trainer:
-    from ..dataset.sage import read_split
-    from ..training.cache import TensorCache
-    from ..training.diffusers_models import DiffusersFolder
-    from ..training.inputs import encode_users, fill_cache
-    from ..training.pairs import PairDataset
+class _Signals:
+    """Within the block Ctrl-C and SIGTERM wait until somebody asks; a second Ctrl-C does not."""
 
-    config = run_file.training
-    names = dict.fromkeys([run_file.split, *run_file.held_out, *([run_file.harmless] if run_file.harmless else [])])
-    encoder = _encoder(run_file.encoder)
-    models = DiffusersFolder(run_file.model, accelerator.device, config)
-    embeddings = encoder if isinstance(encoder, Path) else None
-    splits = {name: read_split(run_file.data, name, skip_bad, embeddings) for name in names}
-    for split in splits.values():
-        say(f"{split.name}: {len(split)} pairs, {split.users} users, {len(split.skipped)} left out")
-        for sentence in split.skipped:
-            say(f"  left out: {sentence}")
-    images, texts, cache = models.image_encoder(), models.text_encoder(), TensorCache(run_file.cache)
-    for split in splits.values():
-        fill_cache(split, cache, config, images, texts, accelerator.process_index, accelerator.num_processes)
-    accelerator.wait_for_everyone()
-    models.release()
+    received = 0  # the first one's number
 
-    def dataset(name: str, **options: Any) -> PairDataset:
-        users = encode_users(splits[name], encoder)
-        return PairDataset(splits[name], cache, config, images, texts, users, **options)
+    def _receive(self, number: int, _frame: Any) -> None:
+        if self.received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = self.received or number
 
-    harmless = dataset(run_file.harmless, held_out=True) if run_file.harmless else None
-    return Trainer(
-        config,
-        models.denoiser(),
-        dataset(run_file.split, harmless=harmless),
-        run_file.output,
-        {name: dataset(name, held_out=True) for name in run_file.held_out},
-        accelerator,
-    )
+    def __enter__(self) -> None:
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        self._before = {number: signal.signal(number, self._receive) for number in numbers}
 
-
-def _encoder(name: str) -> Any:
-    from ..encoders.structured import StructuredEncoder
-
-    if name == "structured":
-        return StructuredEncoder()
-    if not Path(name).is_dir():
-        raise PSAError(f"There is no folder of profile embeddings at {name}. Check 'encoder' in the run file.")
-    return Path(name)
-
-
-@contextmanager
-def _stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM (a cluster's notice) become a clean stop at the end of the step."""
-    received: list[int] = []
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda number, _frame: received.append(number)) for number in signals]
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in zip(signals, before, strict=True):
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
 
 

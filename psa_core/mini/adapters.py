@@ -9,7 +9,8 @@ from ..encoders.everyone import EveryoneEncoder
 from ..encoders.structured import StructuredEncoder
 from ..errors import PSAError
 from ..processes import make_accelerator
-from ..training import PairDataset, TensorCache, TrainConfig, Trainer, TrainResult, encode_users, fill_cache, read_split
+from ..training import TrainConfig, TrainResult
+from ..training.assembly import folder_trainer, read_splits
 from ..training.trainer import Callback
 from .dataset import HARMLESS
 from .world import SIZE
@@ -68,27 +69,10 @@ def train_adapter(
     Raises:
         PSAError: as the reader and the trainer do.
     """
-    from ..training.diffusers_models import DiffusersFolder
-
     encoder = profile_encoder(kind)
     own = {} if kind == "psa" else {"steps": RIVAL_STEPS}
     config = TrainConfig.from_dict({**CONFIG, **own, **changes})
-    accelerator = make_accelerator()
-    models = DiffusersFolder(base, torch.device("cpu"), config)
-    images, texts = models.image_encoder(), models.text_encoder()
-    cache = TensorCache(Path(data) / "cache")
-    held_out = ("val",) if config.evaluate_every else ()
-    splits = {name: read_split(data, name) for name in (HARMLESS, *held_out, "train")}
-    for split in splits.values():
-        fill_cache(split, cache, config, images, texts, accelerator.process_index, accelerator.num_processes)
-    accelerator.wait_for_everyone()
-    models.release()
-
-    def pairs(name: str, **options: Any) -> PairDataset:
-        split = splits[name]
-        return PairDataset(split, cache, config, images, texts, encode_users(split, encoder), **options)
-
-    train = pairs("train", harmless=pairs(HARMLESS, held_out=True))
-    measured = {name: pairs(name, held_out=True) for name in held_out}
-    trainer = Trainer(config, models.denoiser(), train, output, measured, accelerator)
+    splits = read_splits(data, encoder, held_out=("val",) if config.evaluate_every else (), harmless=HARMLESS)
+    places = (Path(data) / "cache", Path(output))
+    trainer = folder_trainer(config, base, splits, encoder, *places, make_accelerator(), torch.device("cpu"))
     return trainer.train(callback)

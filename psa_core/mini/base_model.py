@@ -21,6 +21,9 @@ from torch import nn
 
 from ..files import atomic_path
 from ..seeds import draw_seed
+from ..training.average import WeightAverage
+from ..training.optimizers import apply_gradients
+from ..training.state import load_state, save_state
 from .world import BACKGROUNDS, COLOURS, SHAPES, SIZE, SYMBOLS, render, sample_scene
 
 LATENT_SCALE = 0.18215  # SD1.5's: what its tools multiply the VAE's latents by
@@ -40,6 +43,7 @@ _KL_WEIGHT = 0.0001
 _MIN_SNR = 5.0
 _CARRIED = 8  # channels that carry colours through the untrained VAE
 _SAVE_EVERY = 100
+_STATE, _LATENTS = "psa mini base model, 1", "psa mini latents, 1"  # the kinds of the files of a training
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _BLOCKS = {"vae": (32, 32, 64, 64), "unet": (64, 64, 64)}
@@ -187,7 +191,7 @@ def _train_vae(work: Path, seed: int, report: Report) -> Any:
         return F.l1_loss(decoded, pixels) + _KL_WEIGHT * posterior.kl().sum() / posterior.mean.numel()
 
     data_seed = draw_seed(seed, "vae data")
-    _optimise(work / "vae.pt", nn.ModuleList([vae]), loss, VAE_STEPS, VAE_RATE, data_seed, report)
+    _optimise(work / "vae.safetensors", nn.ModuleList([vae]), loss, VAE_STEPS, VAE_RATE, data_seed, report)
     _standardise_latents(vae, pictures[: VAE_SCENES // 2])
     return vae.eval().requires_grad_(False)
 
@@ -262,7 +266,7 @@ def _train_unet(
     torch.manual_seed(draw_seed(seed, "unet"))
     unet, text_encoder = new_unet(), new_text_encoder()
     pictures, prompts = scenes(seed, SCENES)
-    latents = _latents(work / "latents.pt", vae, pictures)
+    latents = _latents(work / "latents.safetensors", vae, pictures)
     tokens = tokenize(tokenizer, [*prompts, ""])
     alphas = new_scheduler().alphas_cumprod
 
@@ -278,7 +282,9 @@ def _train_unet(
         return (errors * (_MIN_SNR * (1 - share) / share).clamp(max=1).flatten()).mean()
 
     models = nn.ModuleList([unet, text_encoder])
-    _optimise(work / "unet.pt", models, loss, steps, UNET_RATE, draw_seed(seed, "unet data"), report, averaged=True)
+    _optimise(
+        work / "unet.safetensors", models, loss, steps, UNET_RATE, draw_seed(seed, "unet data"), report, averaged=True
+    )
     return unet.eval(), text_encoder.eval()
 
 
@@ -304,11 +310,10 @@ def scenes(seed: int, count: int) -> tuple[torch.Tensor, list[str]]:
 @torch.no_grad()
 def _latents(path: Path, vae: Any, pictures: torch.Tensor) -> torch.Tensor:
     if path.is_file():
-        return torch.load(path, weights_only=True)
+        return load_state(path, _LATENTS)["latents"]
     latents = torch.cat([vae.encode(part.float() / 127.5 - 1).latent_dist.mode() for part in pictures.split(64)])
     latents *= LATENT_SCALE
-    with atomic_path(path) as temporary:
-        torch.save(latents, temporary)
+    save_state(path, _LATENTS, {"latents": latents})
     return latents
 
 
@@ -325,34 +330,31 @@ def _optimise(
     """AdamW, warm-up and cosine; `averaged` leaves an exponential average of the weights."""
     parameters = list(models.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=1e-2)
-    average = [p.detach().clone() for p in parameters] if averaged else []
-    start = 0
+    average, start = WeightAverage(parameters) if averaged else None, 0
     if path.is_file():
-        state = torch.load(path, weights_only=True)
+        state = load_state(path, _STATE)
         models.load_state_dict(state["models"])
         optimizer.load_state_dict(state["optimizer"])
-        average, start = state["average"], state["step"]
+        start = state["step"]
+        if average:
+            average.restore(state["average"])
     recent = 0.0
     for step in range(start, steps):
-        for group in optimizer.param_groups:
-            group["lr"] = rate * min((step + 1) / 50, 0.02 + 0.49 * (1 + math.cos(math.pi * step / steps)))
         value = loss(step, torch.Generator().manual_seed(draw_seed(seed, step)))
         optimizer.zero_grad(set_to_none=True)
         value.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        for kept, parameter in zip(average, parameters, strict=False):
-            kept.lerp_(parameter.detach(), max(0.002, 1 / (step + 1)))
+        factor = min((step + 1) / 50, 0.02 + 0.49 * (1 + math.cos(math.pi * step / steps)))
+        apply_gradients(optimizer, parameters, rate * factor, 1.0)
+        if average:
+            average.update(min(0.998, step / (step + 1)))
         recent += float(value.detach())
         if (step + 1) % _SAVE_EVERY == 0 or step + 1 == steps:
             report(f"{path.stem}: step {step + 1} of {steps}, loss {recent / ((step % _SAVE_EVERY) + 1):.4f}")
             recent = 0.0
-            state = {"models": models.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
-            with atomic_path(path) as temporary:
-                torch.save({**state, "step": step + 1}, temporary)
-    with torch.no_grad():
-        for kept, parameter in zip(average, parameters, strict=False):
-            parameter.copy_(kept)
+            state = {"models": models.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+            save_state(path, _STATE, state | {"average": average.values if average else []})
+    if average:
+        average.put()
 
 
 def _prefix_keys(path: Path, prefix: str) -> None:
@@ -367,10 +369,8 @@ def _prefix_keys(path: Path, prefix: str) -> None:
 def _write_model_index(folder: Path) -> None:
     index = {
         "_class_name": "StableDiffusionPipeline",
-        "feature_extractor": [None, None],
-        "image_encoder": [None, None],
+        **{part: [None, None] for part in ("feature_extractor", "image_encoder", "safety_checker")},
         "requires_safety_checker": False,
-        "safety_checker": [None, None],
         "scheduler": ["diffusers", "DDIMScheduler"],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
@@ -378,7 +378,7 @@ def _write_model_index(folder: Path) -> None:
         "vae": ["diffusers", "AutoencoderKL"],
     }
     with atomic_path(folder / "model_index.json") as temporary:
-        temporary.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _vocabulary() -> tuple[list[str], list[str]]:

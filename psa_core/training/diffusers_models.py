@@ -57,7 +57,7 @@ class DiffusersFolder:
         )
 
     def image_encoder(self) -> ImageEncoder:
-        return ImageEncoder(f"vae-{fingerprint(self.folder, ['vae'])}", self._encode_images)
+        return ImageEncoder(f"vae-{fingerprint(self.folder, ['vae'])}", self._encode_images, self._sample_images)
 
     def text_encoder(self) -> TextEncoder:
         return TextEncoder(f"text-{fingerprint(self.folder, self._text_parts)}", self._encode_texts)
@@ -70,11 +70,21 @@ class DiffusersFolder:
 
     @torch.no_grad()
     def _encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
-        """The posterior's mean, scaled: it is computed once, and its spread is far below the noise added later."""
+        posterior, scale = self._posterior(pixels)
+        return posterior.mode() * scale
+
+    @torch.no_grad()
+    def _sample_images(self, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        posterior, scale = self._posterior(pixels)
+        noise = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean)
+        return (posterior.mean + posterior.std * noise) * scale
+
+    def _posterior(self, pixels: torch.Tensor) -> tuple[Any, float]:
+        """The VAE's posterior over latents, and the factor that scales them."""
         from diffusers import AutoencoderKL
 
         vae = self._once("vae", lambda: self._load(AutoencoderKL, "vae", torch.float32).eval())
-        return vae.encode(pixels.to(self.device)).latent_dist.mode() * vae.config.scaling_factor
+        return vae.encode(pixels.to(self.device)).latent_dist, vae.config.scaling_factor
 
     @torch.no_grad()
     def _encode_texts(self, captions: list[str]) -> dict[str, torch.Tensor]:

@@ -40,7 +40,8 @@ def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     """
     measured = _measures(then) and _measures(now)
     counting = _counting(now["config"], measured)
-    settings = [name for name in counting if now["config"][name] != then["config"].get(name)]
+    before = {name: field.default for name, field in TrainConfig.model_fields.items()} | then["config"]
+    settings = [name for name in counting if now["config"][name] != before[name]]
     found = [f"other settings ({', '.join(settings)})"] if settings else []
     found += [words for part, words in _PARTS.items() if part in then and then[part] != now[part]]
     if measured and then["held_out"] != now["held_out"]:

@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
-from ..dataset.sage import SageRecord, SageSplit, user_embedding
+from ..dataset.sage import SageRecord, SageSplit
 from ..encoders.embedding import UserEmbedding
+from ..encoders.protocol import ProfileEncoder
 from ..errors import PSAError
+from ..pictures import cover, open_picture, picture_size, to_tensor
+from ..seeds import draw_seed
 from .buckets import nearest_bucket
 from .cache import TensorCache, cache_key
 from .config import TrainConfig
@@ -26,12 +28,14 @@ _TEXTS_AT_ONCE = 16
 class ImageEncoder:
     """The VAE as the cache sees it.
 
-    `encode` takes (B, 3, H, W) float32 in [-1, 1] and returns scaled latents (B, c, h, w); `id` stands
-    for the weights and everything else that the result depends on.
+    `encode` takes (B, 3, H, W) float32 in [-1, 1] and returns scaled latents (B, c, h, w), the mean of
+    its posterior; `sample` draws from that with a generator of the CPU, where there is a posterior to
+    draw from. `id` stands for the weights and everything else that the result depends on.
     """
 
     id: str
     encode: Callable[[torch.Tensor], torch.Tensor]
+    sample: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -46,22 +50,22 @@ class TextEncoder:
     encode: Callable[[list[str]], dict[str, torch.Tensor]]
 
 
-def load_picture(path: Path, bucket: tuple[int, int], place: tuple[float, float]) -> tuple[torch.Tensor, list[int]]:
+def load_picture(
+    path: Path, bucket: tuple[int, int], place: tuple[float, float], resize: str = "lanczos"
+) -> tuple[torch.Tensor, list[int]]:
     """A picture resized to cover `bucket` (width, height) and cropped at `place`, shares of the slack in x and y.
 
     Returns:
         (3, H, W) float32 in [-1, 1], and SDXL's six size numbers: original height and width, crop top
         and left, target height and width; with the slack in x at the end, for the mirrored picture.
     """
-    with Image.open(path) as file:
-        image = ImageOps.exif_transpose(file).convert("RGB")
+    image = open_picture(path)
+    try:
+        part, whole, (left, top) = cover(image, bucket, place, Image.Resampling[resize.upper()])
+    except PSAError as error:
+        raise PSAError(f"{path.name} cannot be cropped: {error} Leave its record out.") from None
     width, height = bucket
-    scale = max(width / image.width, height / image.height)
-    resized = max(width, round(image.width * scale)), max(height, round(image.height * scale))
-    left, top = (round((whole - part) * share) for whole, part, share in zip(resized, bucket, place, strict=True))
-    pixels = image.resize(resized, Image.Resampling.LANCZOS).crop((left, top, left + width, top + height))
-    tensor = torch.from_numpy(np.asarray(pixels, np.float32).copy()).permute(2, 0, 1) / 127.5 - 1
-    return tensor, [image.height, image.width, top, left, height, width, resized[0] - width]
+    return to_tensor([part])[0] * 2 - 1, [image.height, image.width, top, left, height, width, whole[0] - width]
 
 
 def fill_cache(
@@ -83,37 +87,41 @@ def fill_cache(
     records = islice(enumerate(split), rank, None, processes)
     while chunk := list(islice(records, _TEXTS_AT_ONCE)):
         _encode_texts(cache, texts, [record.caption for _, record in chunk])
-        for _, record in chunk:
+        for number, record in chunk:
             bucket, key = picture_key(record, config, images)
             if key not in cache:
                 cache.put(key, _encode_pair(record, bucket, config, images, key))
-        if progress:
-            progress(chunk[-1][0] + 1, len(split))
+            if progress:
+                progress(number + 1, len(split))
 
 
-def encode_users(split: SageSplit, encoder: Any) -> UserEmbedding:
-    """A row for each of `split.profiles`: by a ProfileEncoder, or from a folder (a path) of `{User_ID}.npy` files."""
-    if not isinstance(encoder, str | Path):
-        return encoder.encode(split.profiles)
-    rows = [user_embedding(Path(encoder), profile) for profile in split.profiles]
-    if len({row.shape for row in rows}) > 1:
-        raise PSAError(f"The embeddings in {encoder} are of different sizes. Make them with one encoder.")
-    return UserEmbedding(torch.cat(rows))
+def encode_users(split: SageSplit, encoder: ProfileEncoder) -> UserEmbedding:
+    """A row for each of `split.profiles`."""
+    return encoder.encode(split.profiles)
 
 
 def picture_key(record: SageRecord, config: TrainConfig, images: ImageEncoder) -> tuple[tuple[int, int], str]:
-    with Image.open(record.chosen) as image:
-        turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8 swap the sides
-        width, height = reversed(image.size) if turned else image.size
-    bucket = nearest_bucket(width, height, config.resolution, config.bucket_step)
+    """The pair's bucket, and its key in the cache, by the files' content: where they lie does not count."""
+    bucket = (config.resolution, config.resolution)
+    if config.aspect == "kept":
+        bucket = nearest_bucket(*picture_size(record.chosen), config.resolution, config.bucket_step)
     files = [_content_of(path) for path in (record.chosen, record.rejected)]
-    return bucket, cache_key("pictures", files, bucket, config.crop, config.flip, images.id)
+    drawn = "sample" if _sampled(config, images) else "mean"
+    settings = (config.resize, config.crop, config.flip, config.sizes, drawn)
+    return bucket, cache_key("pictures", files, bucket, *settings, images.id)
+
+
+def _sampled(config: TrainConfig, images: ImageEncoder) -> bool:
+    return config.latents == "sample" and images.sample is not None
 
 
 def _content_of(path: Path) -> str:
     """A hash of the file's bytes: wherever it lies, and whatever its date. Each file is read once a process."""
-    stat = path.stat()
-    return _hash_of(path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    try:
+        stat = path.stat()
+        return _hash_of(path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    except OSError as error:
+        raise PSAError(f"{path} cannot be read any more: {error.strerror}. Put the picture back.") from None
 
 
 @lru_cache(maxsize=1 << 18)
@@ -127,19 +135,26 @@ def _encode_pair(
 ) -> dict[str, torch.Tensor]:
     rng = np.random.default_rng(int(key, 16))
     place = (0.5, 0.5) if config.crop == "center" else (float(rng.random()), float(rng.random()))
-    loaded = [load_picture(path, bucket, place) for path in (record.chosen, record.rejected)]
+    loaded = [load_picture(path, bucket, place, config.resize) for path in (record.chosen, record.rejected)]
     pixels = torch.stack([tensor for tensor, _ in loaded])
     sizes = torch.tensor([size for _, size in loaded], dtype=torch.int32)
-    result = {"latents": _encode_images(pixels, images, record), "sizes": sizes[:, :6].clone()}
+    if config.sizes == "fixed":
+        side = config.resolution
+        sizes = torch.tensor([[side, side, 0, 0, side, side, 0]], dtype=torch.int32).repeat(2, 1)
+    generator = torch.Generator().manual_seed(draw_seed(key, "latents")) if _sampled(config, images) else None
+    result = {"latents": _encode_images(pixels, images, record, generator), "sizes": sizes[:, :6].clone()}
     if config.flip:
         mirrored = sizes[:, :6].clone()
         mirrored[:, 3] = sizes[:, 6] - sizes[:, 3]
-        result |= {"latents_flipped": _encode_images(pixels.flip(-1), images, record), "sizes_flipped": mirrored}
+        latents = _encode_images(pixels.flip(-1), images, record, generator)
+        result |= {"latents_flipped": latents, "sizes_flipped": mirrored}
     return result
 
 
-def _encode_images(pixels: torch.Tensor, images: ImageEncoder, record: SageRecord) -> torch.Tensor:
-    latents = images.encode(pixels)
+def _encode_images(
+    pixels: torch.Tensor, images: ImageEncoder, record: SageRecord, generator: torch.Generator | None
+) -> torch.Tensor:
+    latents = images.sample(pixels, generator) if images.sample and generator else images.encode(pixels)
     if not torch.isfinite(latents).all():
         raise PSAError(
             f"The VAE turns the pictures of line {record.line} ({record.chosen.name}) into NaN or infinite values. "

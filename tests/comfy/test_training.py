@@ -8,6 +8,7 @@ from adapters import random_adapter
 from checkpoints import ldm_state_dict, small_unet
 from graphs import Graph, apply, encode, output, profile_node, save, txt2img
 from safetensors.torch import load, load_file, save_file
+from script_checks import Outcomes, check_names
 from tiny_training import write_split
 
 from psa_core import PSAError, save_adapter
@@ -15,12 +16,20 @@ from psa_core.diffusers_unet import cross_attention_layers
 from psa_core.training import DiffusersDenoiser, User, read_metrics
 
 SCRIPTS = Path(__file__).parent / "scripts"
+CHECKS = SCRIPTS / "check_training.py"
 
 
-def test_training_on_a_model_keeps_its_promises(comfy_python, tmp_path):
-    write_split(tmp_path / "data", "train", range(0, 20), 60)
-    write_split(tmp_path / "data", "test_unseen", range(100, 110), 20)
-    comfy_python(SCRIPTS / "check_training.py", tmp_path)
+@pytest.fixture(scope="session")
+def outcomes(comfy_checks, tmp_path_factory) -> Outcomes:
+    folder = tmp_path_factory.mktemp("training")
+    write_split(folder / "data", "train", range(0, 20), 60)
+    write_split(folder / "data", "test_unseen", range(100, 110), 20)
+    return comfy_checks(CHECKS, folder)
+
+
+@pytest.mark.parametrize("check", check_names(CHECKS))
+def test_training_on_a_model_keeps_its_promises(check, outcomes):
+    outcomes.verify(check)
 
 
 @pytest.mark.parametrize("num_tokens", [1, 2])
@@ -132,12 +141,12 @@ def latents(server, graph: Graph) -> tuple[torch.Tensor, Watch]:
 
 
 def test_cancel_then_the_same_graph_again_ends_as_an_uninterrupted_run(server, sage):
-    runs = server.base / "output" / "psa_training"
+    runs = server.base / "user" / "__psa_training"
     plain, _ = latents(server, txt2img())
     with pytest.raises(PSAError, match="interrupted"):
         server.run(training_graph(sage).prompt, Watch(server, cancel_at=5))
     reached = len(read_metrics(runs / "cancelled"))
-    assert 5 <= reached < STEPS and (runs / "cancelled" / "state.pt").is_file()
+    assert 5 <= reached < STEPS and (runs / "cancelled" / "state.safetensors").is_file()
 
     trained, watch = latents(server, training_graph(sage))
     assert watch.steps == list(range(reached + 1, STEPS + 1))

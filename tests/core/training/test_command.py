@@ -61,9 +61,9 @@ def launch(*arguments, processes: int | None = None, environment: dict | None = 
     return subprocess.Popen(command_line, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def finish(process: subprocess.Popen) -> str:
+def finish(process: subprocess.Popen, code: int = 0) -> str:
     output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
+    assert process.returncode == code, output
     return output
 
 
@@ -142,7 +142,8 @@ def test_signal_saves_and_a_second_start_goes_on(place, number):
     while len(read_metrics(place / name)) < 2 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(number)
-    assert "start again to go on" in finish(process)
+    said = finish(process, 128 + number)
+    assert "Unfinished" in said and "start again to go on" in said
     step = torch.load(place / name / "state.pt", weights_only=True)["step"]
     assert 2 <= step == read_metrics(place / name)[-1]["step"]
     finish(launch(run_file(place, name, steps=step + 1, save_every=10_000, evaluate_every=0)))

@@ -12,6 +12,7 @@ from tiny_training import QUICK, dataset, encode_images, encode_texts, encoders,
 from torch.testing import assert_close
 
 from psa_core import PSAError, StructuredEncoder
+from psa_core.encoders.stored import StoredEncoder
 from psa_core.training import (
     ImageEncoder,
     PairDataset,
@@ -26,7 +27,13 @@ from psa_core.training.batches import PairBatches
 from psa_core.training.buckets import buckets, nearest_bucket
 from psa_core.training.inputs import load_picture
 
-CONFIG = TrainConfig.from_dict(QUICK)
+WHOLE = {
+    "aspect": "kept",
+    "resize": "lanczos",
+    "latents": "mean",
+    "sizes": "own",
+}  # pictures as `recommended` reads them
+CONFIG = TrainConfig.from_dict(QUICK | WHOLE)
 
 
 def users(split):
@@ -73,7 +80,7 @@ def test_both_pictures_of_a_pair_get_one_crop_and_flip(data, crop):
     path = data / "train" / "user_0000000_Violence_square_0_s.png"
     Image.fromarray(rng.integers(0, 255, (80, 160, 3), np.uint8)).save(path)
     Image.open(path).save(data / "train" / "user_0000000_Violence_square_0_u.png")
-    config = replace(CONFIG, crop=crop, caption_dropout=0.0)
+    config = CONFIG.changed(crop=crop, caption_dropout=0.0)
     pairs = dataset(data, "train", config)
     views = [pairs[0, seed, 0] for seed in range(12)]
     assert all(torch.equal(view["latents"][0], view["latents"][1]) for view in views)
@@ -84,7 +91,7 @@ def test_both_pictures_of_a_pair_get_one_crop_and_flip(data, crop):
 
 
 def test_item_holds_what_was_encoded(data):
-    pairs = dataset(data, "train", replace(CONFIG, flip=False, caption_dropout=0.0))
+    pairs = dataset(data, "train", CONFIG.changed(flip=False, caption_dropout=0.0))
     record = read_split(data, "train")[3]
     item = pairs[3, 1, 0]
     pixels = torch.stack([load_picture(path, (64, 64), (0.5, 0.5))[0] for path in (record.chosen, record.rejected)])
@@ -94,7 +101,7 @@ def test_item_holds_what_was_encoded(data):
 
 
 def test_draws_are_a_function_of_the_seed_and_dropouts_have_their_rate(data):
-    pairs = dataset(data, "train", replace(CONFIG, caption_dropout=0.25, profile_dropout=0.5))
+    pairs = dataset(data, "train", CONFIG.changed(caption_dropout=0.25, profile_dropout=0.5))
     assert torch.equal(pairs[0, 7, 0]["noise"], pairs[0, 7, 0]["noise"])
     items = [pairs[0, seed, 0] for seed in range(400)]
     empty = encode_texts([""])["text"][0]
@@ -102,7 +109,7 @@ def test_draws_are_a_function_of_the_seed_and_dropouts_have_their_rate(data):
     no_profile = np.mean([not item["embedding"].any() for item in items])
     assert 0.17 < no_caption < 0.33 and 0.42 < no_profile < 0.58
     assert 0.45 < np.mean([item["when"] for item in items]) < 0.55
-    held_out = dataset(data, "train", replace(CONFIG, caption_dropout=1.0), held_out=True)
+    held_out = dataset(data, "train", CONFIG.changed(caption_dropout=1.0), held_out=True)
     assert not torch.equal(held_out[0, 1, 0]["conditioning"]["text"], empty)
 
 
@@ -120,7 +127,7 @@ def test_cache_runs_each_encoder_once_and_survives_an_interrupt(data):
         return encode_texts(captions)
 
     split, cache = read_split(data, "train"), TensorCache(data / "cache")
-    config = replace(CONFIG, flip=False)
+    config = CONFIG.changed(flip=False)
     encode = ImageEncoder("vae", images), TextEncoder("text", texts)
     with pytest.raises(KeyboardInterrupt):
         fill_cache(split, cache, config, *encode)
@@ -139,8 +146,8 @@ def test_cache_is_keyed_by_what_it_depends_on(data):
     others = [
         (CONFIG, replace(images, id="other vae"), texts),
         (CONFIG, images, replace(texts, id="other text")),
-        (replace(CONFIG, crop="random"), images, texts),
-        (replace(CONFIG, resolution=32), images, texts),
+        (CONFIG.changed(crop="random"), images, texts),
+        (CONFIG.changed(resolution=32), images, texts),
     ]
     for config, *encode in others:
         with pytest.raises(PSAError, match=r"Line 1 .* not in the cache"):
@@ -171,19 +178,19 @@ def test_embeddings_from_a_folder_and_a_missing_one(data, tmp_path):
     for number in range(4):
         np.save(folder / f"{number:07d}.npy", np.full((1, 6), number, np.float32))
     split = read_split(data, "train", embeddings=folder)
-    assert encode_users(split, folder).vectors.tolist() == [[float(number)] * 6 for number in range(4)]
+    assert encode_users(split, StoredEncoder(folder)).vectors.tolist() == [[float(number)] * 6 for number in range(4)]
     (folder / "0000002.npy").unlink()
     with pytest.raises(PSAError, match=r"line 3: There is no embedding file .*0000002\.npy"):
         read_split(data, "train", embeddings=folder)
     assert len(read_split(data, "train", skip_bad=True, embeddings=folder).skipped) == 2
     np.save(folder / "0000002.npy", np.full((1, 7), 2, np.float32))
     with pytest.raises(PSAError, match="different sizes"):
-        encode_users(read_split(data, "train", embeddings=folder), folder)
+        encode_users(read_split(data, "train", embeddings=folder), StoredEncoder(folder))
 
 
 def test_anchor_rows_are_for_nobody_or_harmless(data):
     write_split(data, "harmless", range(50, 52), 2)
-    config = replace(CONFIG, anchor_weight=1.0, flip=False, caption_dropout=0.0)
+    config = CONFIG.changed(anchor_weight=1.0, flip=False, caption_dropout=0.0)
     alone = dataset(data, "train", config)[0, 3, 0]
     assert not alone["anchor_embedding"].any() and torch.equal(alone["anchor_latents"], alone["latents"][0])
     harmless = dataset(data, "harmless", config, held_out=True)

@@ -1,0 +1,124 @@
+"""A training run put together, whoever asks for it: splits -> cache -> pairs -> Trainer.
+
+The command, the node and the mini world differ in where models come from and in what they show; the way is one.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..dataset.sage import SageSplit, read_split
+from ..encoders.protocol import ProfileEncoder
+from ..encoders.stored import StoredEncoder
+from .cache import TensorCache
+from .config import READING, TrainConfig
+from .folder import RunFolder
+from .inputs import ImageEncoder, TextEncoder, encode_users, fill_cache
+from .pairs import PairDataset
+from .trainer import Trainer
+
+Encoded = Callable[[int, int], None]
+"""Called with (records done, of how many) of the split that is being encoded; it may raise to stop."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What a run reads: pairs to learn from, pairs to measure on by name, harmless pictures for the anchor to keep."""
+
+    train: SageSplit
+    held_out: Mapping[str, SageSplit] = field(default_factory=dict)
+    harmless: SageSplit | None = None
+
+    @property
+    def all(self) -> list[SageSplit]:
+        """Each split once, the one to learn from first."""
+        splits = [self.train, *self.held_out.values(), *([self.harmless] if self.harmless else [])]
+        return list({id(split): split for split in splits}.values())
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """`Splits` as tensors, out of a filled cache."""
+
+    train: PairDataset
+    held_out: Mapping[str, PairDataset]
+
+
+def read_splits(
+    folder: Path | str,
+    encoder: ProfileEncoder,
+    train: str = "train",
+    held_out: Sequence[str] = (),
+    harmless: str | None = None,
+    skip_bad: bool = False,
+    users: Path | None = None,
+) -> Splits:
+    """Read splits of a data set by name, each once; see `read_split`.
+
+    With stored embeddings each record's user must have one.
+    """
+    stored = encoder.folder if isinstance(encoder, StoredEncoder) else None
+    names = dict.fromkeys([train, *held_out, *([harmless] if harmless else [])])
+    splits = {name: read_split(folder, name, skip_bad, stored, users) for name in names}
+    return Splits(splits[train], {name: splits[name] for name in held_out}, splits[harmless] if harmless else None)
+
+
+def encoded_pairs(
+    splits: Splits,
+    config: TrainConfig,
+    cache: TensorCache,
+    images: ImageEncoder,
+    texts: TextEncoder,
+    encoder: ProfileEncoder,
+    processes: Any,
+    progress: Encoded | None = None,
+) -> Pairs:
+    """Fill the cache with what it lacks, each process its share, and make the splits' pairs."""
+    for split in splits.all:
+        fill_cache(split, cache, config, images, texts, processes.process_index, processes.num_processes, progress)
+    processes.wait_for_everyone()
+
+    def pairs(split: SageSplit, **options: Any) -> PairDataset:
+        return PairDataset(split, cache, config, images, texts, encode_users(split, encoder), **options)
+
+    with torch.inference_mode(False), torch.no_grad():
+        harmless = pairs(splits.harmless, held_out=True) if splits.harmless else None
+        held_out = {name: pairs(split, held_out=True) for name, split in splits.held_out.items()}
+        return Pairs(pairs(splits.train, harmless=harmless), held_out)
+
+
+def as_begun(config: TrainConfig, folder: Path | str) -> TrainConfig:
+    """`config`, with pictures read as version 0.1 read them where it has begun the run in `folder`.
+
+    It had no settings for that, and its presets said nothing of them.
+    """
+    state = RunFolder(folder).load()
+    if state is None or state.get("key"):  # the key that a run has since then
+        return config
+    begun = state.get("identity", {}).get("config", {})
+    return config.changed(**{name: begun.get(name, TrainConfig.model_fields[name].default) for name in READING})
+
+
+def folder_trainer(
+    config: TrainConfig,
+    model: Path | str,
+    splits: Splits,
+    encoder: ProfileEncoder,
+    cache: Path,
+    output: Path | str,
+    processes: Any,
+    device: torch.device | None = None,
+    progress: Encoded | None = None,
+) -> Trainer:
+    """The trainer of a base model in diffusers layout, in the run folder `output`; its encoders have left memory."""
+    from .diffusers_models import DiffusersFolder
+
+    config = as_begun(config, output)
+    models = DiffusersFolder(model, device or processes.device, config)
+    images, texts = models.image_encoder(), models.text_encoder()
+    pairs = encoded_pairs(splits, config, TensorCache(cache), images, texts, encoder, processes, progress)
+    models.release()
+    return Trainer(config, models.denoiser(), pairs.train, output, pairs.held_out, processes)
