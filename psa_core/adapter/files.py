@@ -37,7 +37,7 @@ def load_adapter(path: Path | str) -> PSAAdapter:
         tensors, metadata = _read_safetensors(path)
     else:
         tensors, metadata = _read_torch(path), {}
-    digest = metadata.pop("digest", None)  # published files and those of version 0.1 have none
+    digest = metadata.pop("digest", None)  # published files and those of earlier versions have none
     adapter = _build(tensors, metadata, printable(path.name))
     ours = metadata.get("format") == _FORMAT
     if ours and digest is not None and digest != _digest(tensors, metadata):

@@ -16,7 +16,7 @@ from .state import load_old_state, load_state, save_state
 _STATE, _OLD_STATE = "state.safetensors", "state.pt"
 _KIND = "psa training run, 2"
 _WRITTEN = ("last.safetensors", "best.safetensors", "metrics.jsonl")  # beside the state
-_OLD_RUN = {"key": "", "pending": None}  # what version 0.1 did not note
+_OLD_RUN = {"key": "", "pending": None}  # what earlier versions did not note
 
 
 class RunFolder:
@@ -67,6 +67,10 @@ class RunFolder:
 
     def write_adapter(self, name: str, adapter: PSAAdapter) -> None:
         save_adapter(adapter, self.path / name)
+
+    def check_best(self) -> None:
+        """Raise PSAError where the run's best adapter is gone or damaged: no state can bring it back."""
+        load_adapter(self.path / "best.safetensors")
 
     @property
     def state_path(self) -> Path:

@@ -10,10 +10,11 @@ import tiny_training
 import torch
 from tiny_training import dataset, denoiser, trainer, write_split
 
-from psa_core import PSAAdapter, StructuredEncoder, load_adapter
+from psa_core import PSAAdapter, PSAError, StructuredEncoder, load_adapter
 from psa_core.seeds import draw_seed
 from psa_core.training import Trainer
 from psa_core.training.folder import RunFolder
+from psa_core.training.run import KEY_VARIABLE
 from psa_core.training.trainer import FEW_PEOPLE
 from psa_core.training.unused import hide_unused_columns
 
@@ -56,14 +57,22 @@ def largest(weight: torch.Tensor, count: int) -> set[int]:
     return set(weight.norm(dim=0).topk(count).indices.tolist())
 
 
+@pytest.fixture(scope="module", autouse=True)
+def drawn_keys():
+    """Runs draw their key, as everywhere but in tests."""
+    with pytest.MonkeyPatch.context() as changes:
+        changes.delenv(KEY_VARIABLE)
+        yield
+
+
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> list[tuple[Path, set[int]]]:
+def trained(tmp_path_factory, drawn_keys) -> list[tuple[Path, set[int]]]:
     """A run of a single person each, with an unknown key, and the coordinates that the person's profile uses."""
     folder, runs = tmp_path_factory.mktemp("people"), []
     for person in PEOPLE:
         write_split(folder / str(person), "train", range(person, person + 1), 4)
         run = folder / f"run-{person}"
-        trainer(folder / str(person), run, key=None, **SETTINGS).train()
+        trainer(folder / str(person), run, **SETTINGS).train()
         embedding = StructuredEncoder().encode([tiny_training.user(person)]).vectors[0]
         runs.append((run, set(embedding.nonzero()[:, 0].tolist())))
     return runs
@@ -95,10 +104,18 @@ def test_a_key_is_drawn_for_each_run_and_kept(trained, tmp_path):
     keys = {RunFolder(run).load()["key"] for run, _ in trained}
     assert len(keys) == len(trained) and all(len(key) == 32 for key in keys)
     folder = trained[0][0].parent / str(PEOPLE[0])
-    first = trainer(folder, tmp_path, key=None, **{**SETTINGS, "steps": 1}).train()
+    first = trainer(folder, tmp_path, **{**SETTINGS, "steps": 1}).train()
     key = RunFolder(tmp_path).load()["key"]
-    trainer(folder, tmp_path, key=None, **{**SETTINGS, "steps": 2}).train()
+    trainer(folder, tmp_path, **{**SETTINGS, "steps": 2}).train()
     assert RunFolder(tmp_path).load()["key"] == key and first.step == 1
+
+
+@pytest.mark.parametrize("value", ["", "00", "x" * 32])
+def test_a_key_that_is_none_is_refused(tmp_path, monkeypatch, value):
+    monkeypatch.setenv(KEY_VARIABLE, value)
+    write_split(tmp_path, "train", range(2), 4)
+    with pytest.raises(PSAError, match="32 hex digits"):
+        trainer(tmp_path, tmp_path / "run", **SETTINGS).train()
 
 
 def test_hidden_columns_change_nothing_for_training_users_and_nobody():

@@ -127,6 +127,13 @@ def test_a_finished_run_mends_its_adapter_from_its_state(data, run, whole):
     assert contents(run) == contents(whole)
 
 
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-1])])
+def test_a_run_whose_best_adapter_is_lost_says_so(data, run, spoil):
+    spoil(run / "best.safetensors")
+    with pytest.raises(PSAError, match=r"best\.safetensors"):
+        resume(data, run)
+
+
 def test_the_same_run_gives_the_same_bytes(data, tmp_path, whole):
     trainer(data, tmp_path, ("val",), **SETTINGS).train()
     assert contents(tmp_path) == contents(whole)
@@ -341,7 +348,7 @@ def test_early_stop_makes_the_interval_count(data, tmp_path):
         trainer(data, tmp_path, ("val",), **{**settings, "evaluate_every": 1}).train()
 
 
-def test_a_state_of_version_01_goes_on(data, tmp_path, caplog):
+def test_a_state_of_an_earlier_version_goes_on(data, tmp_path, caplog):
     settings = {**SETTINGS, "standardise": True, "optimizer": "adafactor", "num_tokens": 2}
     trainer(data, tmp_path / "whole", ("val",), **settings, key=b"").train()
     trainer(data, tmp_path / "old", ("val",), **{**settings, "steps": 2}, key=b"").train()
@@ -355,7 +362,7 @@ def test_a_state_of_version_01_goes_on(data, tmp_path, caplog):
     trainer(data, tmp_path / "old", ("val",), **settings).train()
     assert contents(tmp_path / "old") == contents(tmp_path / "whole")
     assert not (tmp_path / "old" / "state.pt").exists()
-    assert any("begun by version 0.1" in record.message for record in caplog.records)
+    assert any("begun by an earlier version" in record.message for record in caplog.records)
 
 
 def test_an_old_state_runs_no_code(data, run):
