@@ -1,9 +1,12 @@
 """What all tests share."""
 
+import os
 from pathlib import Path
 
 import pytest
 from published import published_folder
+
+os.environ["PSA_TRAINING_KEY"] = "0123456789abcdef" * 2  # of all that the tests train, here and in servers: to compare
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,12 @@ def load_adapter(path: Path | str) -> PSAAdapter:
         tensors, metadata = _read_safetensors(path)
     else:
         tensors, metadata = _read_torch(path), {}
-    return _build(tensors, metadata, printable(path.name))
+    digest = metadata.pop("digest", None)  # published files and those of earlier versions have none
+    adapter = _build(tensors, metadata, printable(path.name))
+    ours = metadata.get("format") == _FORMAT
+    if ours and digest is not None and digest != _digest(tensors, metadata):
+        raise PSAError(f"{printable(path.name)} is damaged: its weights or metadata were changed. Copy it again.")
+    return adapter
 
 
 def adapter_id(adapter: PSAAdapter) -> str:
@@ -48,7 +53,7 @@ def adapter_id(adapter: PSAAdapter) -> str:
     digest = hashlib.sha256()
     for key, value in sorted(adapter.state_dict().items()):
         digest.update(f"{key} {tuple(value.shape)}\n".encode())
-        digest.update(memoryview(value.detach().cpu().float().contiguous().numpy()).cast("B"))
+        digest.update(value.detach().cpu().float().contiguous().numpy().data)
     return digest.hexdigest()
 
 
@@ -70,8 +75,9 @@ def save_adapter(adapter: PSAAdapter, path: Path | str, dtype: torch.dtype = tor
         raise PSAError("Adapters are saved as float32, float16 or bfloat16.")
     tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in adapter.state_dict().items()}
     _check_finite(tensors, f"The adapter in {dtype}")
+    metadata = _metadata(adapter)
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=_metadata(adapter))
+        save_file(tensors, temporary, metadata={**metadata, "digest": _digest(tensors, metadata)})
 
 
 def _metadata(adapter: PSAAdapter) -> dict[str, str]:
@@ -85,6 +91,15 @@ def _metadata(adapter: PSAAdapter) -> dict[str, str]:
         "encoder_id": adapter.encoder_id or "",
         "training": json.dumps(adapter.training_summary, sort_keys=True),
     }
+
+
+def _digest(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> str:
+    """Of all that a file holds, so that a changed bit is noticed."""
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for key, value in sorted(tensors.items()):
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

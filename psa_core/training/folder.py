@@ -9,13 +9,14 @@ from typing import Any
 from ..adapter.files import load_adapter, save_adapter
 from ..adapter.model import PSAAdapter
 from ..errors import PSAError
+from ..files import sweep_parts
 from ..locks import locked_folder
 from .state import load_old_state, load_state, save_state
 
 _STATE, _OLD_STATE = "state.safetensors", "state.pt"
 _KIND = "psa training run, 2"
 _WRITTEN = ("last.safetensors", "best.safetensors", "metrics.jsonl")  # beside the state
-_OLD_RUN = {"key": "", "pending": None}  # what version 0.1 did not note
+_OLD_RUN = {"key": "", "pending": None}  # what earlier versions did not note
 
 
 class RunFolder:
@@ -42,8 +43,7 @@ class RunFolder:
             ) from error
         with locked_folder(self.path, "training in"):
             self._check_own()
-            for part in self.path.glob(".part-*"):  # what a killed run left half-written
-                part.unlink(missing_ok=True)
+            sweep_parts(self.path)
             yield
 
     def check(self) -> None:
@@ -67,6 +67,10 @@ class RunFolder:
 
     def write_adapter(self, name: str, adapter: PSAAdapter) -> None:
         save_adapter(adapter, self.path / name)
+
+    def check_best(self) -> None:
+        """Raise PSAError where the run's best adapter is gone or damaged: no state can bring it back."""
+        load_adapter(self.path / "best.safetensors")
 
     @property
     def state_path(self) -> Path:

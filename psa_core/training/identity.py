@@ -13,7 +13,11 @@ _FREE = {
     "preset", "save_every", "tensorboard", "workers", "gradient_checkpointing", "evaluate_every", "evaluate_pairs",
     "on_winner_rise", "winner_rise_limit",
 }  # fmt: skip
-_PARTS = {"base": "base model", "data": "dataset or profile encoder", "harmless": "harmless pictures"}
+_PARTS = {
+    "base": "another base model",
+    "data": "another dataset or profile encoder",
+    "harmless": "other harmless pictures",
+}
 
 
 def run_identity(
@@ -39,7 +43,7 @@ def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     before = {name: field.default for name, field in TrainConfig.model_fields.items()} | then["config"]
     settings = [name for name in counting if now["config"][name] != before[name]]
     found = [f"other settings ({', '.join(settings)})"] if settings else []
-    found += [f"another {words}" for part, words in _PARTS.items() if part in then and then[part] != now[part]]
+    found += [words for part, words in _PARTS.items() if part in then and then[part] != now[part]]
     if measured and then["held_out"] != now["held_out"]:
         found.append("other held-out pairs")
     return " and ".join(found) or None

@@ -1,6 +1,7 @@
 """A run as it stands: what it has learned, where it is, and how it is written down."""
 
 import math
+import os
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from ..adapter.model import PSAAdapter
+from ..errors import PSAError
 from ..seeds import draw_seed
 from .average import WeightAverage, warm_decay
 from .config import TrainConfig
@@ -20,7 +22,8 @@ from .pairs import PairDataset
 from .standardise import Standardisation
 from .unused import hide_unused_columns
 
-KEY_BYTES = 16
+KEY_VARIABLE = "PSA_TRAINING_KEY"
+_KEY_BYTES = 16
 
 
 class StateError(ValueError):
@@ -55,7 +58,7 @@ class Run:
 
     `key` is random, and the start of the weights follows from it. Only the state holds it: whoever knew the start
     could tell from an adapter which answers the training users gave. An empty key stands for the run's seed, as in
-    runs that version 0.1 began.
+    runs that earlier versions began.
     """
 
     def __init__(self, config: TrainConfig, denoiser: Denoiser, pairs: PairDataset, key: bytes) -> None:
@@ -168,8 +171,16 @@ class Run:
 
 
 def new_key() -> bytes:
-    """A random key for a new run."""
-    return secrets.token_bytes(KEY_BYTES)
+    """A random key for a new run; `$PSA_TRAINING_KEY` (hex) in its place, for tests that compare runs."""
+    if KEY_VARIABLE not in os.environ:
+        return secrets.token_bytes(_KEY_BYTES)
+    try:
+        key = bytes.fromhex(os.environ[KEY_VARIABLE])
+    except ValueError:
+        key = b""
+    if len(key) != _KEY_BYTES:
+        raise PSAError(f"${KEY_VARIABLE} must be {2 * _KEY_BYTES} hex digits. Unset it: a key is drawn, then.")
+    return key
 
 
 def check_state(state: Mapping[str, Any]) -> None:
@@ -181,7 +192,7 @@ def check_state(state: Mapping[str, Any]) -> None:
         "identity": (dict,),
     }  # fmt: skip
     for name, kinds in types.items():
-        if type(state.get(name)) not in kinds:
+        if name not in state or type(state[name]) not in kinds:
             raise StateError(f"its entry '{name}' is missing, or of another type")
     config = state["identity"].get("config")
     if not isinstance(config, dict) or type(config.get("steps")) is not int:

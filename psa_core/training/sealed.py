@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from ..files import atomic_path
+from ..tensor_files import save_file
 
-_ENTRY = "psa"  # one entry: several would be written in another order each time
+_ENTRY = "psa"
 _DIGEST_HEX = 32
 
 
@@ -22,14 +22,7 @@ class SealError(Exception):
 
 def write_sealed(path: Path, stands_for: str, data: Any, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write JSON-compatible `data` and `tensors`; whole or not at all, and the same content as the same bytes."""
-    plain: dict[str, torch.Tensor] = {}
-    places: set[int] = set()
-    for name, value in tensors.items():
-        value = value.detach().to("cpu").contiguous()
-        if value.numel() and value.untyped_storage().data_ptr() in places:
-            value = value.clone()  # the format shares no memory
-        places.add(value.untyped_storage().data_ptr())
-        plain[name] = value
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     digests = {name: _digest(name, value) for name, value in plain.items()}
     head = json.dumps({"stands_for": stands_for, "data": data, "digests": digests}, sort_keys=True)
     with atomic_path(path) as temporary:

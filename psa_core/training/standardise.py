@@ -30,7 +30,7 @@ class Standardisation:
 
         `fold` writes the mean into the adapter's bias, where it could be read, and a coordinate that never varies
         would show what all these users answered: of a single user, everything. (`centre_all`: as runs that
-        version 0.1 began centred it all the same.)
+        earlier versions began centred it all the same.)
         """
         values = embeddings.double()
         mean, scale = values.mean(0), values.std(0, correction=0)

@@ -37,7 +37,7 @@ def load_state(path: Path, kind: str) -> dict[str, Any]:
 
 
 def load_old_state(path: Path) -> dict[str, Any]:
-    """Read a `state.pt` of a version before 0.2, a torch file.
+    """Read a `state.pt` of an earlier version, a torch file.
 
     Raises:
         PSAError: for a file that is damaged, or is something else.

@@ -1,6 +1,7 @@
 """The trainer: LPPD over a Denoiser, with exact resume and any number of processes."""
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ class Trainer:
         folder: the run's folder; made if it is not there.
         held_out: splits to evaluate on, by name (built with `held_out=True`).
         processes: those that train together, from `make_accelerator`; one where none are given.
-        key: the random key that a new run's first weights follow from, for tests; drawn where none is given.
+        key: that a new run's first weights follow from (see `Run`); a random one where none is given.
     """
 
     def __init__(
@@ -169,7 +170,8 @@ class Trainer:
                 len(self.pairs.users),
                 FEW_PEOPLE,
             )
-        run = Run(self.config, self.denoiser, self.pairs, from_main(self._processes, self._key or new_key()))
+        key = from_main(self._processes, new_key() if self._key is None else self._key)
+        run = Run(self.config, self.denoiser, self.pairs, key)
         self._save(run)
         return run
 
@@ -188,7 +190,7 @@ class Trainer:
             )
         if "base" not in state["identity"]:
             _log.warning(
-                "%s was begun by version 0.1, which noted nothing of base model and pictures that can be compared: see "
+                "%s was begun by an earlier version, which noted nothing of base model and pictures that can be compared: see "
                 "to it that they are the same.",
                 self._folder.path,
             )
@@ -210,6 +212,8 @@ class Trainer:
         policy, batches = self._processes.prepare(run.policy), self._batches(items, run.step)
         if run.step:  # what lies there may be of a later step than the state, or damaged
             self._write_adapter(run, "last.safetensors")
+        if math.isfinite(run.best):
+            self._folder.check_best()
         while run.pending is not None or (run.step < config.steps and not run.end):
             message = None
             if run.pending is None:

@@ -142,4 +142,4 @@ def test_users_say_what_is_banned(data):
         writer.writeheader()
         writer.writerows(profiles)
     splits = read_splits(data, StructuredEncoder(), users=path)
-    assert all(profile.banned_categories == frozenset({"Propaganda"}) for profile in splits.train.profiles)
+    assert all(list(profile.banned_categories) == ["Propaganda"] for profile in splits.train.profiles)

@@ -19,6 +19,7 @@ from psa_core import PSAError, load_adapter
 from psa_core.commands import train as command
 from psa_core.training import TrainConfig, read_metrics
 from psa_core.training.diffusers_models import DiffusersFolder
+from psa_core.training.folder import RunFolder
 
 TRAINING = {**tiny_training.QUICK, "resolution": 128, "bucket_step": 64, "evaluate_every": 2, "warmup_steps": 2}
 
@@ -131,7 +132,7 @@ def test_processes_that_do_not_see_each_other_are_refused(place):
     process = launch(path, processes=2, environment={"ACCELERATE_USE_CPU": "false"})
     output, _ = process.communicate(timeout=240)
     assert process.returncode != 0 and "ACCELERATE_USE_CPU=true" in output
-    assert not (place / "apart" / "state.pt").exists()
+    assert RunFolder(place / "apart").load() is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -144,7 +145,7 @@ def test_signal_saves_and_a_second_start_goes_on(place, number):
     process.send_signal(number)
     said = finish(process, 128 + number)
     assert "Unfinished" in said and "start again to go on" in said
-    step = torch.load(place / name / "state.pt", weights_only=True)["step"]
+    step = RunFolder(place / name).load()["step"]
     assert 2 <= step == read_metrics(place / name)[-1]["step"]
     finish(launch(run_file(place, name, steps=step + 1, save_every=10_000, evaluate_every=0)))
     assert read_metrics(place / name)[-1]["step"] == step + 1

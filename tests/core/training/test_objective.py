@@ -148,6 +148,25 @@ def test_noise_schedule_by_its_definitions():
         NoiseSchedule(alphas, "sample")
 
 
+def test_a_schedule_that_ends_in_noise_alone_has_its_right_weights():
+    """Zero terminal SNR: the limit of min(SNR, gamma) / SNR is 1, that of min(SNR, gamma) / (SNR + 1) is 0."""
+    alphas = alphas_cumprod()
+    alphas[-1], alphas[0] = 0.0, 1.0
+    for kind, last in (("epsilon", 1.0), ("v_prediction", 0.0)):
+        table = NoiseSchedule(alphas, kind).timestep_table("min-snr", 0, 1000, 5.0)
+        weights = table.diff(prepend=table.new_zeros(1))
+        assert torch.isfinite(table).all() and weights[0] == 0
+        snr = alphas[1:-1] / (1 - alphas[1:-1])
+        expected = snr.clamp(max=5) / (snr if kind == "epsilon" else snr + 1)
+        assert_close(weights[1:], torch.cat([expected, alphas.new_tensor([last])]) / (expected.sum() + last))
+    with pytest.raises(PSAError, match="timesteps without noise"):
+        NoiseSchedule(alphas).timestep_table("min-snr", 0, 1, 5.0)
+    for bad in (float("nan"), -0.1, 1.1):
+        alphas[5] = bad
+        with pytest.raises(PSAError, match="noise schedule is damaged"):
+            NoiseSchedule(alphas)
+
+
 @pytest.mark.parametrize("sampling", ["uniform", "min-snr"])
 def test_timesteps_follow_their_weights_within_the_range(sampling):
     schedule = NoiseSchedule(alphas_cumprod())
@@ -170,7 +189,7 @@ def test_standardisation_folds_into_the_file_exactly():
     z = statistics.apply(embeddings)
     assert_close(z[:, :6].mean(0), torch.zeros(6), atol=1e-4, rtol=0)
     assert_close(z[:, :6].std(0, correction=0), torch.ones(6), atol=1e-3, rtol=0)
-    assert not z[:, 6].any()  # the same for everyone: no scale to divide by
+    assert torch.equal(z[:, 6], embeddings[:, 6])  # the same for everyone: no scale, and no mean for the file to hold
 
     adapter = PSAAdapter([8], 16, 7, 2)
     trained, empty = adapter.user_tokens(z), adapter.user_tokens(statistics.apply(torch.zeros(1, 7)))
