@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .errors import PSAError
 
 KIND_KEY = "_psa_kind"
@@ -55,22 +57,22 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def load_part(folder: Path, part: str, **options: Any) -> Any:
+def load_part(folder: Path, part: str, dtype: torch.dtype) -> Any:
     """A part of the model, of the class that SD1.5 and SDXL have there, from this machine and .safetensors alone.
 
     What `model_index.json` calls its class is not asked: the name could lead to anybody's code.
 
     Args:
         part: one of "unet", "vae", "text_encoder", "tokenizer", "scheduler", "text_encoder_2", "tokenizer_2".
-        options: for `from_pretrained`, such as `torch_dtype`.
+        dtype: of its weights, where it has any.
 
     Raises:
         PSAError: where the part is missing or damaged.
     """
     try:
         kind = _scheduler_class(folder) if part == "scheduler" else _class(*_CLASSES[part])
-        if part not in ("scheduler", "tokenizer", "tokenizer_2"):
-            options["use_safetensors"] = True
+        weights = part not in ("scheduler", "tokenizer", "tokenizer_2")
+        options = {"use_safetensors": True, "torch_dtype": dtype} if weights else {}
         return kind.from_pretrained(folder, subfolder=part, local_files_only=True, **options)
     except PSAError:
         raise

@@ -17,6 +17,7 @@ from ..errors import PSAError
 from ..files import safe_file_name
 from ..model_folder import KIND_KEY, load_part, read_json
 from ..pictures import to_images
+from ..pretrained import quiet
 from ..settings import BaseSettings
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -143,24 +144,18 @@ class Painter:
 
         diffusers.utils.logging.set_verbosity_error()  # else it writes every long caption to the screen
         self.device, self.dtype = torch.device(device), PRECISIONS[precision]
-        loaded = {
-            part: load_part(
-                base.folder,
-                part,
-                **({} if part in ("scheduler", "tokenizer", "tokenizer_2") else {"torch_dtype": self.dtype}),
-            )
-            for part in base.parts
-        }
-        if scheduler is not None:
-            loaded["scheduler"] = getattr(diffusers, scheduler).from_config(loaded["scheduler"].config)
-        if base.is_sdxl:
-            self.pipe: Any = diffusers.StableDiffusionXLPipeline(
-                **loaded, force_zeros_for_empty_prompt=base.zero_negative, add_watermarker=False
-            )
-        else:
-            self.pipe = diffusers.StableDiffusionPipeline(
-                **loaded, safety_checker=None, feature_extractor=None, requires_safety_checker=False
-            )
+        with quiet():
+            loaded = {part: load_part(base.folder, part, self.dtype) for part in base.parts}
+            if scheduler is not None:
+                loaded["scheduler"] = getattr(diffusers, scheduler).from_config(loaded["scheduler"].config)
+            if base.is_sdxl:
+                self.pipe: Any = diffusers.StableDiffusionXLPipeline(
+                    **loaded, force_zeros_for_empty_prompt=base.zero_negative, add_watermarker=False
+                )
+            else:
+                self.pipe = diffusers.StableDiffusionPipeline(
+                    **loaded, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+                )
         self.pipe.to(self.device)
         self.pipe.set_progress_bar_config(disable=True)
         self.pipe.vae.enable_slicing()  # one picture at a time: memory does not grow with the batch

@@ -100,6 +100,7 @@ class Record:
             PSAError: where the folder's pictures were drawn otherwise, naming what differs, or by something else.
         """
         path = folder / "generation.json"
+        sweep_parts(folder)
         settings = dict(self.settings)
         now = {"format": _FORMAT, **vars(self), "settings": settings}
         if path.exists():
