@@ -7,7 +7,8 @@ from ..psa_core import schema
 from ..psa_core.errors import PSAError
 from ..psa_core.rules import PROTECTIVE, REFERENCE_PROMPT, RULES
 from . import sockets
-from .comfy.users import profile_names, profile_store
+from .comfy.fingerprints import always_new
+from .comfy.users import profile_fingerprint, profile_names, profile_store
 
 CUSTOM = "custom"
 CHOSEN = "chosen"
@@ -135,8 +136,8 @@ class LoadProfile(io.ComfyNode):
         return "There is no stored profile of that name. Pick one from the list, or store it first."
 
     @classmethod
-    def fingerprint_inputs(cls, profile_name) -> tuple:
-        return profile_store().stamp(profile_name)
+    def fingerprint_inputs(cls, profile_name) -> str:
+        return profile_fingerprint(profile_name)
 
     @classmethod
     def execute(cls, profile_name) -> io.NodeOutput:
@@ -160,6 +161,10 @@ class SaveProfile(io.ComfyNode):
             outputs=[sockets.Profile.Output(display_name="profile")],
             is_output_node=True,
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_inputs) -> str:
+        return always_new()  # what was saved may have been deleted since, and another user has a store of their own
 
     @classmethod
     def execute(cls, profile, name, overwrite) -> io.NodeOutput:

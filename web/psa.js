@@ -97,12 +97,14 @@ async function deleteProfile(names) {
   const name = names.value;
   if (!name || !confirm(`Delete the stored profile "${name}"? Graphs that load it will ask for another.`)) return;
   try {
-    await send("DELETE", `/psa/profiles/${encodeURIComponent(name)}`);
+    await send("DELETE", profilePath(name));
     await app.refreshComboInNodes(); // the node keeps the name: another person's profile must not slip in
   } catch (error) {
     app.extensionManager.toast.add({ severity: "error", summary: "Delete profile", detail: error.message });
   }
 }
+
+const profilePath = (name) => `/psa/profiles/${encodeURIComponent(name)}`;
 
 /** Send to the profile store; throws an Error with the server's sentence. */
 async function send(method, path, body) {
@@ -147,9 +149,9 @@ function openProfileDialog(names) {
     error.textContent = "";
     try {
       const { names: known } = await send("GET", "/psa/profiles");
-      const overwrite = known.includes(name);
-      if (overwrite && !confirm(`There is a profile "${name}". Replace it?`)) return;
-      await send("POST", "/psa/profiles", { name, profile: readProfile(controls), overwrite });
+      const taken = known.includes(name) ? await send("GET", profilePath(name)) : {};
+      if (taken.version && !confirm(`There is a profile "${name}". Replace it?`)) return;
+      await send("POST", "/psa/profiles", { name, profile: readProfile(controls), overwrite: taken.version });
       dialog.close();
       await app.refreshComboInNodes();
       names.value = name;

@@ -26,9 +26,10 @@ from ..comfy_server import PACK, ComfyServer, ComfyUI, comfyui_at, find_comfyui
 from ..encoders.structured import StructuredEncoder
 from ..errors import PSAError
 from ..files import atomic_path
-from ..mini import BASE, PSA_ADAPTER, SYMBOLS, Detection, Detector, parse_prompt
+from ..mini import BASE_MODEL, PSA_ADAPTER, SYMBOLS, Detection, Detector, parse_prompt
 from ..mini.detector import to_pixels
-from ..plots.grid import Panel, labelled_table
+from ..pictures import open_picture, to_images
+from ..plots.grid import Cell, labelled_table
 from ..profile import CATEGORIES, LEVELS, UserProfile
 from ..workflow_format import ui_to_api
 
@@ -74,11 +75,11 @@ def run(args: argparse.Namespace) -> int:
 def judged_table(rows: Sequence[Sequence[Image.Image]]) -> tuple[Image.Image, str]:
     """The table of the pictures of `PROMPTS` (rows) for `LEVELS` (columns), and in words what the detector finds."""
     detector = Detector()
-    panels: list[list[Panel]] = []
+    cells: list[list[Cell]] = []
     right: Counter[str] = Counter()
     count: Counter[str] = Counter()
     for prompt, pictures in zip(PROMPTS, rows, strict=True):
-        panels.append([])
+        cells.append([])
         found = detector(to_pixels(pictures))
         for picture, detection, viewer in zip(pictures, found, LEVELS.values(), strict=True):
             kind, caption, is_right = _judge(prompt, viewer, detection)
@@ -86,11 +87,11 @@ def judged_table(rows: Sequence[Sequence[Image.Image]]) -> tuple[Image.Image, st
             right[kind] += is_right
             frame = _WRONG if not is_right else _LEFT_OUT if kind == "banned" else None
             large = picture.resize((_SHOWN_SIDE, _SHOWN_SIDE), Image.Resampling.BICUBIC)
-            panels[-1].append(Panel(large, caption, frame))
+            cells[-1].append(Cell(large, caption, frame))
     note = "Blue: this viewer bans the symbol, and it is left out."
     if right.total() < count.total():
         note += " Red: not as it should be."
-    table = labelled_table(panels, PROMPTS, [f"{name}\n{_bans(viewer)}" for name, viewer in LEVELS.items()], note)
+    table = labelled_table(cells, PROMPTS, [f"{name}\n{_bans(viewer)}" for name, viewer in LEVELS.items()], note)
     summary = (
         "Each row is one prompt and seed, drawn for six viewers, who ban from nothing (L0) to everything (L5). "
         f"The detector finds {right.total()} of {count.total()} pictures right: {right['banned']} of "
@@ -174,8 +175,8 @@ def _draw_with_comfyui(comfyui: ComfyUI, base: Path) -> list[list[Image.Image]]:
         for number, prompt in enumerate(PROMPTS):
             print(f"Prompt {number + 1} of {len(PROMPTS)}: {prompt}")
             outputs = server.queue(_graph_of(graph, prompt), _progress_line())
-            images = [image for entry in outputs.values() for image in entry.get("images", ())]
-            rows.append([_read(base / image["type"] / image["subfolder"] / image["filename"]) for image in images])
+            files = [file for entry in outputs.values() for file in entry.get("images", ())]
+            rows.append([open_picture(base / file["type"] / file["subfolder"] / file["filename"]) for file in files])
     return rows
 
 
@@ -191,11 +192,6 @@ def _graph_of(workflow: dict[str, Any], prompt: str) -> dict[str, Any]:
     return graph
 
 
-def _read(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
-
-
 def _draw_with_diffusers() -> list[list[Image.Image]]:
     """The same without ComfyUI."""
     if importlib.util.find_spec("diffusers") is None:
@@ -205,14 +201,13 @@ def _draw_with_diffusers() -> list[list[Image.Image]]:
     from ..mini.generate import MiniModel
 
     disable_progress_bar()
-    model, adapter = MiniModel(BASE), load_adapter(PSA_ADAPTER)
+    model, adapter = MiniModel(BASE_MODEL), load_adapter(PSA_ADAPTER)
     viewers = StructuredEncoder().encode(list(LEVELS.values()))
     rows = []
     for number, prompt in enumerate(PROMPTS):
         print(f"Prompt {number + 1} of {len(PROMPTS)}: {prompt}")
         pixels = model.draw([prompt] * len(viewers), [SEED] * len(viewers), adapter, viewers)
-        arrays = (pixels * 255).round().byte().permute(0, 2, 3, 1).numpy()
-        rows.append([Image.fromarray(array) for array in arrays])
+        rows.append(to_images(pixels))
     return rows
 
 

@@ -12,7 +12,7 @@ from ..evaluate.report import BASE
 from ..judges import IMPERSONAL, JUDGES, judge_of
 from ..mini.features import MiniFeatures
 from ..prompts import read_prompts
-from ..users import read_users_csv
+from ..users import by_id, read_users_csv
 from .encode import chosen_device
 
 
@@ -60,9 +60,7 @@ def run(args: argparse.Namespace) -> int:
     output = check_output(args.output)
     sources = find_sources(_methods(args), levels=args.users is None)
     prompts = read_prompts(args.prompts)
-    users = None
-    if args.users is not None:
-        users = {profile.user_id: profile for profile in read_users_csv(args.users) if profile.user_id}
+    users = None if args.users is None else by_id(read_users_csv(args.users))
     report = evaluate_folders(
         sources,
         prompts,

@@ -19,10 +19,10 @@ from ..generate import BaseModel, Embed, Painter, Record, Settings, draw_missing
 from ..generate.painter import PRECISIONS
 from ..generate.run import digest
 from ..processes import make_accelerator
-from ..profile import LEVELS, UserProfile
+from ..profile import LEVELS
 from ..prompts import read_prompts
 from ..training.diffusers_models import fingerprint
-from ..users import read_users_csv
+from ..users import by_id, read_users_csv
 
 BASE, PSA, GLOBAL = "base", "psa", "safetydpo"
 
@@ -136,7 +136,7 @@ def _viewers(
     if not levels and not args.users:
         raise PSAError("Say who looks: --levels all, --users users.csv, or --embeddings with a folder.")
     encoder = _encoder(args, adapter, device)
-    profiles = _by_id(list(LEVELS.values()) if levels else read_users_csv(args.users))
+    profiles = by_id(list(LEVELS.values()) if levels else read_users_csv(args.users))
     return levels, embed_with(encoder, profiles), encoder.id
 
 
@@ -149,13 +149,6 @@ def _encoder(args: argparse.Namespace, adapter: PSAAdapter, device: torch.device
         "This adapter's embeddings come from a language model. Give its folder with --llm, or stored ones with "
         "--embeddings (psa encode makes them)."
     )
-
-
-def _by_id(profiles: list[UserProfile]) -> dict[str | None, UserProfile]:
-    found: dict[str | None, UserProfile] = {profile.user_id: profile for profile in profiles}
-    if len(found) < len(profiles):
-        raise PSAError("Two users in the users file have the same User_ID. Give each one of their own.")
-    return found
 
 
 def _of_process(accelerator: Any) -> str:

@@ -5,7 +5,7 @@ import dataclasses
 from typing import Any
 
 from ..adapter.files import load_adapter, save_adapter
-from ..mini import BASE, PSA_ADAPTER, RIVAL_ADAPTER
+from ..mini import BASE_MODEL, PSA_ADAPTER, RIVAL_ADAPTER
 from ..mini.adapters import KINDS, train_adapter
 from ..mini.base_model import SEED, UNET_STEPS, train_base
 from ..mini.dataset import Sizes, write_dataset
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     adapter.add_argument("kind", choices=KINDS)
     adapter.add_argument("data", metavar="DATA", help="a folder written by `psa mini dataset`")
     adapter.add_argument("run_folder", metavar="RUN", help="the run's folder")
-    adapter.add_argument("--base", default=BASE, metavar="FOLDER", help="default: the shipped base model")
+    adapter.add_argument("--base", default=BASE_MODEL, metavar="FOLDER", help="default: the shipped base model")
     adapter.add_argument("--steps", type=int, help="optimizer steps")
     adapter.add_argument("-o", "--output", required=True, metavar="FILE.safetensors")
 
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     evaluate.add_argument(
         "--safetydpo", default=RIVAL_ADAPTER, metavar="FILE", help="the global rival (default: the shipped one)"
     )
-    evaluate.add_argument("--base", default=BASE, metavar="FOLDER", help="default: the shipped base model")
+    evaluate.add_argument("--base", default=BASE_MODEL, metavar="FOLDER", help="default: the shipped base model")
     evaluate.add_argument("--per-cell", type=int, default=300, help="prompts x users a figure (default: %(default)s)")
     evaluate.add_argument("--seed", type=int, default=0, help="of prompts and noise (default: %(default)s)")
     evaluate.add_argument(
@@ -87,7 +87,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 def _again(args: argparse.Namespace) -> str:
     """The command that makes these results, for their page."""
-    defaults = {"psa": PSA_ADAPTER, "safetydpo": RIVAL_ADAPTER, "base": BASE, "per_cell": 300, "seed": 0}
+    defaults = {"psa": PSA_ADAPTER, "safetydpo": RIVAL_ADAPTER, "base": BASE_MODEL, "per_cell": 300, "seed": 0}
     changed = [
         f" --{name.replace('_', '-')} {getattr(args, name)}"
         for name, value in defaults.items()

@@ -15,17 +15,17 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from ..encoders.stored import StoredEncoder
 from ..errors import PSAError
 from ..files import existing_file, inside
+from ..pictures import check_picture
 from ..profile import UserProfile
 from ..schema import SAGE_FILE_NAME, known_category
-from ..users import by_user_id, read_users_csv
+from ..users import by_id, read_users_csv
 
 _CHUNK = 256  # lines checked at a time: memory stays constant however long the file is
-_READERS = 4  # threads, each of which may hold a whole picture
+_READERS = 4  # threads
 _NAMED = 3  # contradictions that a note names
 _DERIVED, _JOINED, _CONTRADICTED = "derived", "joined", "contradicted"
 _COMPARED = ("age", "gender", "religion", "physical_condition", "mental_condition")
@@ -122,7 +122,7 @@ def read_split(
     """
     split = Path(folder) / name
     metadata = existing_file(split / "metadata.jsonl", f"metadata of the split '{name}'")
-    reader = _Reader(split, Path(folder), None if users is None else by_user_id(read_users_csv(users)))
+    reader = _Reader(split, Path(folder), None if users is None else by_id(read_users_csv(users)))
     stored = _Stored(embeddings)
     offsets, lines, skipped = [], [], []
     contradicting: list[int] = []
@@ -178,7 +178,7 @@ class _Reader:
         try:
             record, origin = self.parse(text, line)
             for path in (record.chosen, record.rejected):
-                _check_image(path)
+                check_picture(path)
         except PSAError as error:
             return str(error)
         return record, origin
@@ -285,19 +285,6 @@ def _is_text(text: str) -> bool:
     except UnicodeEncodeError:  # half a surrogate pair
         return False
     return True
-
-
-def _check_image(path: Path) -> None:
-    try:
-        with Image.open(path) as image:
-            image.draft("RGB", (64, 64))  # JPEG: every byte is read, but few pixels are made
-            image.load()
-    except UnidentifiedImageError:
-        raise PSAError(f"{path.name} is not a picture. Copy or make it again, or leave the record out.") from None
-    except Exception as error:  # decoders meet damaged bytes with many kinds of exception
-        raise PSAError(
-            f"{path.name} is truncated or damaged ({type(error).__name__}). Copy it again, or leave the record out."
-        ) from None
 
 
 def _duplicate(record: SageRecord, seen: dict[bytes, int]) -> str | None:

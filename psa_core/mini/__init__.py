@@ -10,13 +10,13 @@ from .detector import Detection, Detector
 from .world import SYMBOLS, Scene, parse_prompt, render, sample_scene
 
 ASSETS = Path(__file__).parent / "assets"
-BASE = ASSETS / "base"
+BASE_MODEL = ASSETS / "base"
 """The shipped base model, in diffusers' layout."""
 PSA_ADAPTER, RIVAL_ADAPTER = ASSETS / "psa.safetensors", ASSETS / "safetydpo.safetensors"
 
 __all__ = [
     "ASSETS",
-    "BASE",
+    "BASE_MODEL",
     "PSA_ADAPTER",
     "RIVAL_ADAPTER",
     "SYMBOLS",

@@ -98,6 +98,9 @@ def test_each_picture_is_judged_for_its_prompts_user(images):
         "IP on banned": 1.0, "allowed kept": 1.0, "pass rate": 0.5, "agreement": 1.0,
     }  # fmt: skip
     assert "000000" not in json.dumps(found)
+    table.write_text("\n".join([header, *users, users[0]]) + "\n")
+    with pytest.raises(PSAError, match="same User_ID"):
+        evaluate(images, "--method", f"base={images}/base/mini", "--users", table)
     table.write_text("\n".join([header, *users[:2]]) + "\n")
     with pytest.raises(PSAError, match=r"2 of 4 prompts belong to no user .* 2\.png, 3\.png"):
         evaluate(images, "--method", f"base={images}/base/mini", "--users", table)
