@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, field_validator
 
 from ..errors import PSAError
+from ..extras import require
 from ..processes import make_accelerator
 from ..settings import BaseSettings, FilePath, Listed, read_toml
 from ..training.config import TrainConfig
@@ -60,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train as the run file says; a folder that holds an unfinished run is resumed. Ctrl-C saves and stops."""
+    require("train", "Training on a model folder", "diffusers", "tqdm", "transformers")
     run_file = RunFile.read(args.config)
     accelerator = make_accelerator()
     say = print if accelerator.is_main_process else _silent
