@@ -1,6 +1,5 @@
 """Training on ComfyUI's MODEL: inside ComfyUI's Python, and through the server's queue."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -142,22 +141,18 @@ def latents(server, graph: Graph) -> tuple[torch.Tensor, Watch]:
 
 
 def test_cancel_then_the_same_graph_again_ends_as_an_uninterrupted_run(server, sage):
-    """Each new run starts from weights of its own: the two go on from one first state."""
     runs = server.base / "user" / "__psa_training"
     plain, _ = latents(server, txt2img())
     with pytest.raises(PSAError, match="interrupted"):
-        server.run(training_graph(sage, run_name="whole").prompt, Watch(server, cancel_at=1))
-    shutil.copytree(runs / "whole", runs / "cancelled")
-    with pytest.raises(PSAError, match="interrupted"):
-        server.run(training_graph(sage).prompt, Watch(server, cancel_at=6))
+        server.run(training_graph(sage).prompt, Watch(server, cancel_at=5))
     reached = len(read_metrics(runs / "cancelled"))
-    assert 6 <= reached < STEPS and (runs / "cancelled" / "state.safetensors").is_file()
+    assert 5 <= reached < STEPS and (runs / "cancelled" / "state.safetensors").is_file()
 
     trained, watch = latents(server, training_graph(sage))
     assert watch.steps == list(range(reached + 1, STEPS + 1))
     assert [row["step"] for row in read_metrics(runs / "cancelled")] == list(range(1, STEPS + 1))
     whole, watch = latents(server, training_graph(sage, run_name="whole"))
-    assert watch.steps[-1] == STEPS
+    assert watch.steps == list(range(1, STEPS + 1))
     ours, theirs = (load_file(runs / name / "last.safetensors") for name in ("cancelled", "whole"))
     assert ours.keys() == theirs.keys() and all(value.equal(theirs[key]) for key, value in ours.items())
     assert trained.equal(whole)
