@@ -20,7 +20,7 @@ from ...psa_core.errors import PSAError
 from ...psa_core.training import User
 from ...psa_core.training.denoiser import normal_tensors
 from .attn2 import cross_attention_sites
-from .weights import weights_id
+from .weights import refuse_bypassed, weights_id
 
 _SAMPLING_PATCHES = ("patches", "patches_replace", "wrappers", "callbacks")
 _ABSENT = object()
@@ -161,6 +161,7 @@ def check_trainable(model: ModelPatcher) -> None:
     if unet.num_classes is not None and not has_size_vector(base):
         raise PSAError("Training knows SD1.5 and SDXL base models; this one takes another kind of extra input.")
     prediction_type(model.get_model_object("model_sampling"))
+    refuse_bypassed(model)
     if any(type(parameter.data) is not torch.Tensor for parameter in unet.parameters()):
         raise PSAError(
             "This model's weights are quantised in a way that lets no gradient through. Load it in fp16, bf16 or fp8."
