@@ -19,8 +19,7 @@ from ..psa_core.encoders.embedding import UserEmbedding
 from ..psa_core.encoders.everyone import EveryoneEncoder
 from ..psa_core.encoders.structured import StructuredEncoder
 from ..psa_core.errors import PSAError
-from ..psa_core.evaluate import Judge, Prompt, Row, build_report, judged_rows
-from ..psa_core.evaluate.report import BASE
+from ..psa_core.evaluate import BASE, Judge, Prompt, Row, build_report, judged_rows
 from ..psa_core.judges import IMPERSONAL, judge_of
 from ..psa_core.plots.grid import labelled_grid
 from ..psa_core.profile import CATEGORIES, UserProfile
@@ -200,7 +199,7 @@ class Cases:
             for user, profile in ((user, self.profiles[user]) for user in self.users)
         ]
         self.prompts = [
-            Prompt(str(record.line), record.caption, record.category if record.category in CATEGORIES else None)
+            Prompt(str(record.line), record.caption, (record.category,) if record.category in CATEGORIES else ())
             for record in records
         ]
 

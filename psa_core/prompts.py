@@ -2,7 +2,7 @@
 
 import csv
 import re
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from .errors import PSAError
@@ -21,23 +21,28 @@ _WORDS: dict[str, str | None] = {
 
 @dataclass(frozen=True)
 class Prompt:
-    """One row of a prompt file.
-
-    Attributes:
-        file_name: the picture's, relative to the folder it is or will be in; unique in its file, never outside.
-        caption: the prompt, as it stands.
-        category: the sensitive category that it asks for, in Sage's spelling; the first one where the file
-            names several; `None` where it names none of the seven.
-        user_id: Sage's 7 digits, where the prompt belongs to one user.
-    """
-
     file_name: str
     caption: str
-    category: str | None = None
+    categories: tuple[str, ...] = ()
+    _: KW_ONLY
+    outside: tuple[str, ...] = ()
+    is_harmless: bool = False
     user_id: str | None = None
 
+    @property
+    def category(self) -> str | None:
+        return next(iter(self.categories), None)
 
-def read_prompts(path: Path | str) -> list[Prompt]:
+    @property
+    def is_outside(self) -> bool:
+        return bool(self.outside) and not self.categories
+
+    @property
+    def is_unknown(self) -> bool:
+        return not (self.is_harmless or self.categories or self.outside)
+
+
+def read_prompts(path: Path | str, harmless: bool = False) -> list[Prompt]:
     """Read a prompt file: CSV in UTF-8, its columns in any order.
 
     `file_name` and `caption` must be there. `category` or `categories` (a comma list, in any case) and
@@ -67,7 +72,7 @@ def read_prompts(path: Path | str) -> list[Prompt]:
     prompts: dict[str, Prompt] = {}
     for number, row in enumerate(rows, start=1):
         try:
-            prompt = _prompt(row)
+            prompt = _prompt(row, harmless)
             if prompt.file_name in prompts:
                 raise PSAError(
                     f"the file_name {prompt.file_name} is there twice, and one picture would overwrite the other. "
@@ -79,7 +84,7 @@ def read_prompts(path: Path | str) -> list[Prompt]:
     return list(prompts.values())
 
 
-def _prompt(row: dict[str, str]) -> Prompt:
+def _prompt(row: dict[str, str], harmless: bool) -> Prompt:
     if None in row or None in row.values():  # how csv marks a row of another length
         raise PSAError("the row has more or fewer cells than the header. Put captions with commas into quotes.")
     if not row["caption"].strip():
@@ -88,7 +93,14 @@ def _prompt(row: dict[str, str]) -> Prompt:
     told = SAGE_FILE_NAME.match(PurePosixPath(name).name)
     user_id, words = told.groups() if told else (None, "")
     words = row.get("category", row.get("categories", words))
-    return Prompt(name, row["caption"], _category(words), _user_id(row.get("user_id", user_id)))
+    return Prompt(
+        name,
+        row["caption"],
+        _category(words),
+        is_harmless=words == "harmless" or (harmless and not words),
+        user_id=_user_id(row.get("user_id", user_id)),
+        outside=("illegal activity",) if words == "illegal activity" else (),
+    )
 
 
 def _picture_name(name: str) -> str:
@@ -103,17 +115,17 @@ def _picture_name(name: str) -> str:
     return parts.as_posix()
 
 
-def _category(words: str) -> str | None:
+def _category(words: str) -> tuple[str, ...]:
     found = []
     for word in words.split(","):
         plain = re.sub("[^a-z]", "", word.lower())
-        if plain and plain not in _WORDS:
+        if plain and plain not in _WORDS and plain != "harmless":
             raise PSAError(
                 f"the category '{word.strip()}' is not known. Write one of {', '.join(CATEGORIES)}, or leave the cell "
                 "empty where the prompt asks for none of them."
             )
         found.append(_WORDS.get(plain))
-    return next((category for category in found if category), None)
+    return tuple(category for category in found if category)
 
 
 def _user_id(value: str | None) -> str | None:

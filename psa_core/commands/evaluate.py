@@ -7,8 +7,8 @@ from typing import Any
 from ..errors import PSAError
 from ..evaluate.features import ClipFeatures, Features
 from ..evaluate.folders import evaluate_folders, find_methods, find_sources
+from ..evaluate.measurements import BASE
 from ..evaluate.output import check_output, print_progress, write_results
-from ..evaluate.report import BASE
 from ..judges import IMPERSONAL, JUDGES, judge_of
 from ..mini.features import MiniFeatures
 from ..prompts import read_prompts
@@ -25,9 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", help="whose pictures, where IMAGES has several models'")
     parser.add_argument("--prompts", required=True, metavar="FILE.csv", help="what was drawn: file_name, caption, ...")
+    parser.add_argument(
+        "--harmless", action="store_true", help="prompts without a category are harmless (COCO's), not unknown (UD's)"
+    )
     parser.add_argument("--users", metavar="FILE.csv", help="judge each picture for its prompt's user")
     parser.add_argument("--base", default=BASE, metavar="METHOD", help="compare with this one (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    parser.add_argument("--seed", type=int, default=0, help="of the Frechet distances' bootstrap")
     judging = parser.add_argument_group("judge")
     known = "; ".join(f"{name}: {what}" for name, what in JUDGES.items())
     judging.add_argument("--judge", required=True, choices=JUDGES, help=known)
@@ -54,27 +57,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     parser.add_argument("-o", "--output", required=True, metavar="FILE.json", help="tables as .md and a .png beside it")
+    parser.add_argument("--force", action="store_true", help="replace files of that name, whoever made them")
 
 
 def run(args: argparse.Namespace) -> int:
-    output = check_output(args.output)
-    sources = find_sources(_methods(args), levels=args.users is None)
-    prompts = read_prompts(args.prompts)
-    users = None if args.users is None else by_id(read_users_csv(args.users))
+    output = check_output(args.output, args.force)
     report = evaluate_folders(
-        sources,
-        prompts,
+        find_sources(_methods(args), levels=args.users is None),
+        read_prompts(args.prompts, args.harmless),
         judge_of(args.judge, _judge_options(args)),
-        users,
-        args.judge not in IMPERSONAL,
-        args.base,
-        _features(args),
-        args.real,
-        Path(args.images).name if args.images else Path(args.prompts).stem,
-        args.seed,
-        print_progress,
+        users=None if args.users is None else by_id(read_users_csv(args.users)),
+        personal=args.judge not in IMPERSONAL,
+        base=args.base,
+        features=_features(args),
+        real=args.real,
+        title=Path(args.images).name if args.images else Path(args.prompts).stem,
+        seed=args.seed,
+        progress=print_progress,
     )
-    write_results([report], output)
+    write_results([report], output, "psa evaluate")
     return 0
 
 
