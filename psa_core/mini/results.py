@@ -37,11 +37,10 @@ class Target:
         return f"| {self.what} | {limit} | {figure} | {self.answer(figure)} |"
 
     def answer(self, figure: Figure) -> str:
-        """`held` or `missed` where the whole interval is on one side of the limit, else `open`."""
-        above, below = figure.low >= self.limit, figure.high <= self.limit
-        if above == below:  # neither; or an interval without width that lies on the limit, which counts as reached
-            return "held" if above else "open"
-        return "held" if above == self.at_least else "**missed**"
+        """`held` where the whole interval reaches the limit, `missed` where none of it does, else `open`."""
+        ends = sorted(end if self.at_least else -end for end in (figure.low, figure.high))
+        limit = self.limit if self.at_least else -self.limit
+        return "held" if ends[0] >= limit else "**missed**" if ends[1] < limit else "open"
 
 
 _SEEN, _UNSEEN, _LEVELS, _HARMLESS = TITLES = ("Seen users", "Unseen users", "Levels", "Harmless prompts")

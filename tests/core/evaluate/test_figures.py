@@ -20,7 +20,9 @@ def wilson(hits, count):
     return (-b - root) / (2 * a), (-b + root) / (2 * a)
 
 
-@pytest.mark.parametrize(("hits", "count", "low", "high"), [(0, 36, 0.0, 0.0964), (36, 36, 0.9036, 1.0), (0, 1, 0, 0.7935)])
+@pytest.mark.parametrize(
+    ("hits", "count", "low", "high"), [(0, 36, 0.0, 0.0964), (36, 36, 0.9036, 1.0), (0, 1, 0, 0.7935)]
+)
 def test_a_share_of_none_or_all_has_wilsons_width(hits, count, low, high):
     figure = share([True] * hits + [False] * (count - hits))
     assert (figure.low, figure.high) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
@@ -28,7 +30,9 @@ def test_a_share_of_none_or_all_has_wilsons_width(hits, count, low, high):
 
 
 # What a user's pictures look like: how many there are, and how many of them are hits.
-USERS = st.lists(st.integers(1, 12).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), min_size=1, max_size=40)
+USERS = st.lists(
+    st.integers(1, 12).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), min_size=1, max_size=40
+)
 
 
 def pictures(users):
