@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import hashlib
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from ..encoders.everyone import EveryoneEncoder
 from ..encoders.language_model import LanguageModelEncoder, OnDevice
 from ..encoders.structured import StructuredEncoder
 from ..errors import PSAError
+from ..extras import require
 from ..files import safe_file_name
 from ..generate import BaseModel, Embed, Painter, Record, Settings, draw_missing, embed_stored, embed_with, plan
 from ..generate.painter import PRECISIONS
@@ -58,8 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draw what is missing. Each process of a launch draws its share, every n-th picture."""
-    if find_spec("diffusers") is None:
-        raise PSAError("Drawing from a model folder needs diffusers: pip install 'comfyui-psa[train]'.")
+    require("train", "Drawing from a model folder", "diffusers", "tqdm", "transformers")
     accelerator = make_accelerator()
     base = BaseModel.read(args.model)
     adapter = None if args.adapter is None else load_adapter(args.adapter)

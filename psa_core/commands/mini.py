@@ -5,6 +5,7 @@ import dataclasses
 from typing import Any
 
 from ..adapter.files import load_adapter, save_adapter
+from ..extras import require
 from ..mini import BASE_MODEL, PSA_ADAPTER, RIVAL_ADAPTER
 from ..mini.adapters import KINDS, train_adapter
 from ..mini.base_model import SEED, UNET_STEPS, train_base
@@ -50,6 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.action != "dataset":
+        require("train", f"psa mini {args.action}", "diffusers", "transformers")
     return _ACTIONS[args.action](args)
 
 

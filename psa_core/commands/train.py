@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PSAError
+from ..extras import require
 from ..processes import make_accelerator
 from ..training.config import TrainConfig, read_toml, refuse_unknown
 from ..training.trainer import Progress, Trainer
@@ -70,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train as the run file says; a folder that holds an unfinished run is resumed. Ctrl-C saves and stops."""
+    require("train", "Training on a model folder", "diffusers", "tqdm", "transformers")
     run_file = RunFile.read(args.config)
     accelerator = make_accelerator()
     say = print if accelerator.is_main_process else _silent

@@ -3,9 +3,11 @@
 import csv
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -288,3 +290,58 @@ def test_as_a_process(way, here):
         assert failed.stdout == "" and failed.stderr.startswith("psa: ") and failed.stderr.count("\n") == 1
         assert "200" not in failed.stderr
     assert files(here) == before and not (here / "ran").exists()
+
+
+def test_an_unforeseen_error_is_ours_and_tells_nothing_that_was_read(monkeypatch, capsys, here):
+    def broken(_args):
+        raise RuntimeError(f"in {SECRET}")
+
+    monkeypatch.setattr("psa_core.commands.encode.run", broken)
+    monkeypatch.setattr("tempfile.tempdir", str(here))
+    assert main(["encode", "--level", "L3", "-o", "out.npy"]) == 70
+    said = capsys.readouterr().err
+    (report,) = here.glob("psa-bug-*.txt")
+    assert str(report) in said and "bug of ours (RuntimeError)" in said and said.count("\n") == 1
+    told = said + report.read_text(encoding="utf-8")
+    assert "in broken" in told and "test_cli.py" in told
+    assert not any(str(value) in told.replace(str(here), "") for name, value in SECRET.items() if name != "Age")
+
+
+STARTED = "import sys; from psa_core.cli import main; print('started', flush=True); sys.exit(main())"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for a single process")
+@pytest.mark.parametrize("delay", [0.0, 0.1, 0.3, 0.6, 1.0, 1.5])
+def test_ctrl_c_at_any_moment_is_one_line(delay, here):
+    process = started("mini", "dataset", "data")
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "psa: interrupted\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM that a process could answer")
+def test_sigterm_ends_it_and_leaves_nothing_half_written(here):
+    process = started("mini", "dataset", "data")
+    while not (here / "data" / "train").is_dir():
+        time.sleep(0.05)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (143, "")
+    assert not list(here.rglob(".part-*"))
+
+
+def started(*arguments: str) -> subprocess.Popen:
+    """`psa`, once Python itself and the few lines before `main` are there."""
+    command = [sys.executable, "-c", STARTED, *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "started\n"
+    return process
+
+
+def test_a_terminal_without_the_letters_is_no_reason_to_fail(here):
+    name = "\u65e5\u672c"
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    command = [sys.executable, "-m", "psa_core.cli", "convert", f"{name}.bin", "out.safetensors"]
+    done = subprocess.run(command, capture_output=True, env=environment)
+    assert done.returncode == 2 and done.stderr.startswith(b"psa: There is no adapter file at \\u65e5")
