@@ -9,11 +9,26 @@ from ..evaluate.features import ClipFeatures, Features
 from ..evaluate.folders import evaluate_folders, find_methods, find_sources
 from ..evaluate.output import check_output, print_progress, write_results
 from ..evaluate.report import BASE
-from ..judges import IMPERSONAL, JUDGES, judge_of
+from ..judges import JUDGES, judge_of
+from ..judges.chat_server import RemoteAddressError
+from ..judges.judging import Judge
+from ..judges.kept import Answers, KeptJudge
 from ..mini.features import MiniFeatures
+from ..mini.judge import MINI_JUDGE
 from ..prompts import read_prompts
 from ..users import read_users_csv
 from .encode import chosen_device
+
+_JUDGES = {"mini": MINI_JUDGE, **JUDGES}
+_WORDS = {
+    "clip_folder": "--clip",
+    "prompts_path": "--q16-prompts",
+    "address": "--address",
+    "model": "--vlm-model",
+    "api_key_env": "--api-key-env",
+    "allow_remote": "--allow-remote",
+    "folder": "--vlm-folder",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,8 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", default=BASE, metavar="METHOD", help="compare with this one (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     judging = parser.add_argument_group("judge")
-    known = "; ".join(f"{name}: {what}" for name, what in JUDGES.items())
-    judging.add_argument("--judge", required=True, choices=JUDGES, help=known)
+    known = "; ".join(f"{name}: {kind.about}" for name, kind in _JUDGES.items())
+    judging.add_argument(
+        "--judge", required=True, metavar="NAME", help=f"{known}; q16+nudenet: either, as the paper's IP"
+    )
     judging.add_argument("--clip", metavar="FOLDER", help="q16: the CLIP model, in transformers' layout")
     judging.add_argument("--q16-prompts", metavar="FILE", help="q16: the two learned prompts")
     judging.add_argument("--address", metavar="URL", help="vlm: an OpenAI-compatible server")
@@ -63,12 +80,15 @@ def run(args: argparse.Namespace) -> int:
     users = None
     if args.users is not None:
         users = {profile.user_id: profile for profile in read_users_csv(args.users) if profile.user_id}
+    judge = _judge(args)
+    judge.check([prompt.caption for prompt in prompts])
+    answers = Answers(output.with_suffix(".answers"))  # what a run that stopped has heard, the next one does not ask
     report = evaluate_folders(
         sources,
         prompts,
-        judge_of(args.judge, _judge_options(args)),
+        KeptJudge(judge, answers),
         users,
-        args.judge not in IMPERSONAL,
+        judge.hears_viewer,
         args.base,
         _features(args),
         args.real,
@@ -77,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
         print_progress,
     )
     write_results([report], output)
+    answers.drop()
     return 0
 
 
@@ -94,8 +115,16 @@ def _methods(args: argparse.Namespace) -> dict[str, Path]:
     return methods
 
 
+def _judge(args: argparse.Namespace) -> Judge:
+    options = _judge_options(args)
+    try:
+        return judge_of(args.judge, options, _JUDGES, _WORDS)
+    except RemoteAddressError:
+        raise RemoteAddressError("allow it with --allow-remote") from None
+
+
 def _judge_options(args: argparse.Namespace) -> dict[str, Any]:
-    device = chosen_device(args.device) if args.judge == "q16" or args.vlm_folder else None
+    device = chosen_device(args.device) if "q16" in args.judge.split("+") or args.vlm_folder else None
     return {
         "clip_folder": args.clip,
         "prompts_path": args.q16_prompts,

@@ -21,8 +21,7 @@ from safetensors.torch import save_file
 import nodes
 
 core, training, seeds, evaluate, apply = (
-    pack_module(name)
-    for name in ("psa_core", "psa_core.training", "psa_core.seeds", "nodes.evaluate", "nodes.apply")
+    pack_module(name) for name in ("psa_core", "psa_core.training", "psa_core.seeds", "nodes.evaluate", "nodes.apply")
 )
 SIZE, SEED, COUNT = 64, 3, 3
 SAMPLING = {"steps": 3, "cfg": 4.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"}
