@@ -11,9 +11,9 @@ INSTALLED := .venv/.installed
 demo: $(INSTALLED)
 	.venv/bin/psa demo
 
-# Two workers, a whole file each: a file's tests share a server. One thread a worker, or they fight over the cores.
+# Two workers, which get whole files, or all tests of one ComfyUI. One thread a worker, or they fight over the cores.
 test: lint
-	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n 2 --dist loadfile tests/core tests/comfy
+	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n 2 --dist loadgroup tests/comfy tests/core
 
 test-slow: $(INSTALLED)
 	$(VENV_PYTHON) -m pytest -m slow

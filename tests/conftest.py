@@ -13,3 +13,10 @@ def published() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the published data is not at {folder}; set PSA_SHARED to the folder that holds 'published'")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Each worker of a parallel run gets whole files, and all of one ComfyUI's tests: they share its server."""
+    for item in items:
+        comfy = getattr(item, "callspec", None) and item.callspec.params.get("comfy")
+        item.add_marker(pytest.mark.xdist_group(str(comfy.folder) if comfy else str(item.path)))

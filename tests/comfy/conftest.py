@@ -7,20 +7,39 @@ from pathlib import Path
 
 import pytest
 from checkpoints import small_unet, write_checkpoint
+from comfy_versions import installed, version
 from small_models import add_models
 
-from psa_core.comfy_server import ComfyServer, ComfyUI, find_comfyui
+from psa_core.comfy_server import ComfyServer, ComfyUI
 
 SUPPORT = Path(__file__).parents[1] / "support"
 
 
-@pytest.fixture(scope="session")
-def comfy() -> ComfyUI:
-    """The ComfyUI of this machine; a test that needs it is skipped where there is none."""
-    found = find_comfyui()
-    if found is None:
+_FOUND = installed()
+
+
+def pytest_report_header() -> str:
+    named = ", ".join(f"v{version(each.folder)} in {each.folder}" for each in _FOUND)
+    return f"ComfyUI: {named or 'none was found'}"
+
+
+@pytest.fixture(
+    scope="session", params=_FOUND or [None], ids=[f"v{version(each.folder)}" for each in _FOUND] or ["none"]
+)
+def comfy(request) -> ComfyUI:
+    """A ComfyUI of this machine, each version in turn; a test that needs one is skipped where there is none."""
+    if request.param is None:
         pytest.skip("no ComfyUI was found; set COMFYUI_PATH to its folder (and COMFYUI_PYTHON to its Python)")
-    return found
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def _is_the_one_that_is_found(request, monkeypatch) -> None:
+    """What looks for a ComfyUI by itself, such as a command, finds the one under test."""
+    if "comfy" in request.fixturenames:
+        comfy = request.getfixturevalue("comfy")
+        monkeypatch.setenv("COMFYUI_PATH", str(comfy.folder))
+        monkeypatch.setenv("COMFYUI_PYTHON", str(comfy.python))
 
 
 @pytest.fixture(scope="session")
