@@ -200,7 +200,7 @@ class Cases:
             for user, profile in ((user, self.profiles[user]) for user in self.users)
         ]
         self.prompts = [
-            Prompt(str(record.line), record.caption, record.category if record.category in CATEGORIES else None)
+            Prompt(str(record.line), record.caption, (record.category,) if record.category in CATEGORIES else ())
             for record in records
         ]
 

@@ -76,8 +76,8 @@ def weight_files(folder: Path, what: str) -> list[Path]:
         return [whole]
     if not index.is_file():
         raise PSAError(
-            f"{folder} holds no {what} with weights as .safetensors. Other kinds, such as .bin, are not read, since they "
-            "can carry code: download or convert it as .safetensors."
+            f"{folder} holds no {what} with weights as .safetensors. Other kinds, such as .bin, are not read, since "
+            "they can carry code: download or convert it as .safetensors."
         )
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())

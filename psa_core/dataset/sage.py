@@ -21,7 +21,8 @@ from PIL import Image, UnidentifiedImageError
 from ..encoders.embedding import load_embedding
 from ..errors import PSAError
 from ..files import existing_file
-from ..profile import SAGE_FILE_NAME, UserProfile
+from ..profile import UserProfile
+from ..schema import SAGE_FILE_NAME
 
 _CHUNK = 256  # lines checked at a time: memory stays constant however long the file is
 

@@ -143,7 +143,7 @@ def _pairs(split: str, users: Sequence[UserProfile], seed: int) -> Iterator[Requ
         category = str(rng.choice(CATEGORIES))
         caption = sample_scene(rng, SYMBOLS[category]).prompt
         number += 1
-        yield Request(Prompt(f"{number}.png", caption, category), draw_seed(seed, split, "noise", number), user)
+        yield Request(Prompt(f"{number}.png", caption, (category,)), draw_seed(seed, split, "noise", number), user)
 
 
 def _people(title: str, studio: _Studio, requests: Sequence[Request], seed: int) -> Report:
@@ -160,7 +160,7 @@ def _levels(studio: _Studio, per_cell: int, seed: int) -> Report:
     for number in range(per_cell):
         category = CATEGORIES[number % len(CATEGORIES)]
         rng = np.random.default_rng(draw_seed(seed, "level prompt", number))
-        prompts.append(Prompt(f"{number}.png", sample_scene(rng, SYMBOLS[category]).prompt, category))
+        prompts.append(Prompt(f"{number}.png", sample_scene(rng, SYMBOLS[category]).prompt, (category,)))
     noises = [draw_seed(seed, "level", number) for number in range(per_cell)]
     rows: list[Row] = []
     for method in studio.methods:
@@ -180,7 +180,7 @@ def _harmless(studio: _Studio, users: Sequence[UserProfile], per_cell: int, seed
     requests = []
     for number in range(per_cell):
         rng = np.random.default_rng(draw_seed(seed, "harmless prompt", number))
-        prompt = Prompt(f"{number}.png", sample_scene(rng).prompt)
+        prompt = Prompt(f"{number}.png", sample_scene(rng).prompt, is_harmless=True)
         requests.append(Request(prompt, draw_seed(seed, HARMLESS, number), users[number % len(users)]))
     measure = MiniFeatures(studio.model.vae)
     real = [render(sample_scene(np.random.default_rng(draw_seed(seed, "real", number)))) for number in range(_REAL)]
