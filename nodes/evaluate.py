@@ -29,6 +29,7 @@ from ..psa_core.training import SageSplit
 from . import sockets
 from .apply import apply_adapter
 from .comfy.attn2 import cross_attention_sites
+from .comfy.images import from_comfy, to_comfy
 from .comfy.training_inputs import text_encoder
 
 PSA, RIVAL = "PSA", "rival"
@@ -138,7 +139,7 @@ class Evaluate(io.ComfyNode):
         )
         report = build_report(rows, dataset.name, judged_by.name, notes=(note,))
         table = report.to_markdown()
-        figure = torch.from_numpy(np.array(report.to_figure())).float().div(255).unsqueeze(0)
+        figure = to_comfy([report.to_figure()])
         return io.NodeOutput(figure, table, ui={**ui.PreviewImage(figure).as_dict(), "text": (table,)})
 
 
@@ -267,8 +268,7 @@ class Studio:
             seed=self._seed,
             **self._sampling,
         )
-        pixels = self._vae.decode(latents)[..., :3].clamp(0, 1)
-        return [Image.fromarray(array) for array in (pixels * 255).round().byte().cpu().numpy()]
+        return from_comfy(self._vae.decode(latents))
 
     def _conditioning(self, captions: list[str]) -> list[list[Any]]:
         encoded = self._encode(captions)

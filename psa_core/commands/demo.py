@@ -28,6 +28,7 @@ from ..errors import PSAError
 from ..files import atomic_path
 from ..mini import BASE, PSA_ADAPTER, SYMBOLS, Detection, Detector, parse_prompt
 from ..mini.detector import to_pixels
+from ..pictures import open_picture, to_images
 from ..plots.grid import Panel, labelled_table
 from ..profile import CATEGORIES, LEVELS, UserProfile
 from ..workflow_format import ui_to_api
@@ -174,8 +175,8 @@ def _draw_with_comfyui(comfyui: ComfyUI, base: Path) -> list[list[Image.Image]]:
         for number, prompt in enumerate(PROMPTS):
             print(f"Prompt {number + 1} of {len(PROMPTS)}: {prompt}")
             outputs = server.queue(_graph_of(graph, prompt), _progress_line())
-            images = [image for entry in outputs.values() for image in entry.get("images", ())]
-            rows.append([_read(base / image["type"] / image["subfolder"] / image["filename"]) for image in images])
+            files = [file for entry in outputs.values() for file in entry.get("images", ())]
+            rows.append([open_picture(base / file["type"] / file["subfolder"] / file["filename"]) for file in files])
     return rows
 
 
@@ -189,11 +190,6 @@ def _graph_of(workflow: dict[str, Any], prompt: str) -> dict[str, Any]:
     graph[number["VAEDecode"]]["inputs"]["samples"] = [number["KSampler"], 0]
     graph[number["SaveImage"]]["inputs"]["images"] = [number["VAEDecode"], 0]
     return graph
-
-
-def _read(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
 
 
 def _draw_with_diffusers() -> list[list[Image.Image]]:
@@ -211,8 +207,7 @@ def _draw_with_diffusers() -> list[list[Image.Image]]:
     for number, prompt in enumerate(PROMPTS):
         print(f"Prompt {number + 1} of {len(PROMPTS)}: {prompt}")
         pixels = model.draw([prompt] * len(viewers), [SEED] * len(viewers), adapter, viewers)
-        arrays = (pixels * 255).round().byte().permute(0, 2, 3, 1).numpy()
-        rows.append([Image.fromarray(array) for array in arrays])
+        rows.append(to_images(pixels))
     return rows
 
 
