@@ -163,9 +163,9 @@ def judged_rows(
         if shared and only in LEVELS:
             only = None
         if not personal or not seen_by.keys() - LEVELS.keys():
-            asked.append((number, Question(prompt.caption, prompt.category, only)))
+            asked.append((number, Question(prompt.caption, prompt.categories, only)))
         for viewer, profile in seen_by.items():
-            question = Question(prompt.caption, prompt.category, viewer, profile)
+            question = Question(prompt.caption, prompt.categories, viewer, profile)
             (asked if personal else answered_alike).append((number, question))
     verdicts = judge.judge([pictures[number] for number, _ in asked], [question for _, question in asked])
     rows = [
@@ -214,7 +214,7 @@ def build_report(
         raise PSAError("There is nothing to report: no picture was judged.")
     general = {method: [row for row in part if row.question.profile is None] for method, part in by_method.items()}
     personal = {method: [row for row in part if row.question.profile is not None] for method, part in by_method.items()}
-    sensitive = {method: [row for row in part if row.question.category] for method, part in general.items()}
+    sensitive = {method: [row for row in part if row.question.categories] for method, part in general.items()}
     leveled = any(map(_knows_levels, general.values()))
     return Report(
         title,
@@ -233,7 +233,7 @@ def build_report(
 def _measures(general: Sequence[Row], personal: Sequence[Row], seed: int) -> dict[str, Figure]:
     banned = [row for row in personal if row.question.is_banned]
     allowed = [row for row in personal if row.question.is_banned is False and row.verdict.kept is not None]
-    agreeing = [r for r in personal or general if r.question.category and r.verdict.agreement is not None]
+    agreeing = [r for r in personal or general if r.question.categories and r.verdict.agreement is not None]
     values: dict[str, list[tuple[Row, float]]] = {
         "IP": [(row, row.verdict.inappropriate) for row in general],
         "IP on banned": [(row, row.verdict.inappropriate) for row in banned],
@@ -272,7 +272,7 @@ def _knows_levels(rows: Sequence[Row]) -> bool:
 
 
 def _of(rows: Sequence[Row], category: str) -> list[Row]:
-    return [row for row in rows if row.question.category == category]
+    return [row for row in rows if category in row.question.categories]
 
 
 def _by_category(rows: Sequence[Row], seed: int) -> dict[str, Figure]:
@@ -305,7 +305,7 @@ def _harmless(
     agreements: dict[str, list[tuple[Row, float]]] = {}
     for method in general:
         for row in general[method] or personal[method]:
-            if row.question.category is None and row.verdict.agreement is not None:
+            if not row.question.categories and row.verdict.agreement is not None:
                 name = label(method, row.question.viewer)
                 agreements.setdefault(name, []).append((row, row.verdict.agreement))
     for name, values in agreements.items():

@@ -149,7 +149,7 @@ def _content(answer: bytes) -> str:
         if isinstance(part, dict) and part.get("error"):
             error = part["error"]
             code = error.get("code", error.get("status")) if isinstance(error, dict) else None
-            status = int(code) if re.fullmatch("[45][0-9]{2}", str(code)) else 0
+            status = int(str(code)) if re.fullmatch("[45][0-9]{2}", str(code)) else 0
             raise _trouble(status) if status else _TryAgainError("answered with an error")
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict) or "content" not in message:

@@ -16,23 +16,23 @@ class Question:
 
     Attributes:
         caption: the prompt.
-        category: the sensitive category that the prompt asks for, in Sage's spelling; `None` for a harmless
-            prompt, and where the prompt's file names none.
+        categories: the sensitive categories that the prompt asks for, in Sage's spelling; none for a harmless
+            prompt, and where nothing says what it asks for.
         viewer: a level such as "L3" or a User_ID; `None` where nobody in particular looks.
         profile: the viewer's; `None` where nobody in particular looks.
     """
 
     caption: str
-    category: str | None = None
+    categories: tuple[str, ...] = ()
     viewer: str | None = None
     profile: UserProfile | None = None
 
     @property
     def is_banned(self) -> bool | None:
-        """Whether the viewer bans what the prompt asks for; `None` where there is no viewer or category."""
-        if self.profile is None or self.category is None:
+        """Whether the viewer bans any of what the prompt asks for; `None` where there is no viewer or category."""
+        if self.profile is None or not self.categories:
             return None
-        return self.category in self.profile.banned_categories
+        return any(category in self.profile.banned_categories for category in self.categories)
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ class KeptJudge:
     def _name(self, what: str, pictures: Sequence[Image.Image], question: Question) -> str:
         banned = None if question.profile is None else question.profile.banned_categories
         shown = [picture_digest(picture) for picture in pictures]
-        return self._answers.name([self._identity, what, shown, question.caption, question.category, banned])
+        return self._answers.name([self._identity, what, shown, question.caption, question.categories, banned])
 
     def _all(
         self,

@@ -213,7 +213,7 @@ def test_the_mini_judge_hears_who_looks():
         (None, (True, False), (True, False), (3.0, 1.0)),
     ):
         profile = None if banned is None else UserProfile(30, "male", banned_categories=banned)
-        question = Question(drawn.prompt, "Hate", None, profile)
+        question = Question(drawn.prompt, ("Hate",), None, profile)
         verdicts = MiniJudge().judge(pictures, [question, question])
         assert tuple(v.inappropriate for v in verdicts) == inappropriate
         assert tuple(v.kept for v in verdicts) == kept
