@@ -5,7 +5,7 @@ import secrets
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from safetensors import SafetensorError
 
@@ -90,3 +90,54 @@ def existing_file(path: Path | str, what: str) -> Path:
     if path.stat().st_size == 0:
         raise PSAError(f"The {what} {path.name} is empty (0 bytes). Copy or download it again.")
     return path
+
+
+def inside(folder: Path, name: object, root: Path | None = None, what: str = "its folder") -> Path:
+    """The existing file that somebody's list calls `name`, a path relative to `folder`.
+
+    A link is followed where its target lies in `folder`, in `root`, or among the blobs of the hub's cache that holds
+    `folder` (`datasets--X/snapshots/{revision}` beside `datasets--X/blobs`, as huggingface_hub lays them).
+
+    Args:
+        root: the data set's own folder, where that is more than `folder`.
+        what: how sentences call `folder`.
+
+    Raises:
+        PSAError: for a name that is no relative path inside, a link that leads elsewhere or round in a circle, or a
+            file that is not there.
+    """
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise PSAError("that is not a path. Give the file's path relative to its folder.")
+    given, windows = Path(name), PureWindowsPath(name)
+    if given.is_absolute() or windows.anchor or not _stays(os.path.normpath(name)):
+        raise PSAError(f"{shown(name)} leads out of {what}. Put the file inside it, and give its path there.")
+    try:
+        target = Path(os.path.realpath(folder / given, strict=True))
+        roots = [place.resolve() for place in (folder, root or folder)]
+    except FileNotFoundError:
+        raise PSAError(f"there is no file {shown(name)}. Put it there, or leave it out.") from None
+    except (OSError, ValueError, RuntimeError) as error:  # a loop of links, a name too long, half a surrogate pair
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise PSAError(f"{shown(name)} cannot be a file's path here ({reason}). Correct it, or leave it out.") from None
+    if not any(target.is_relative_to(place) for place in [*roots, *_blobs(roots)]):
+        raise PSAError(f"{shown(name)} is a link that leads out of {what}. Put the file itself inside it.")
+    if not target.is_file():
+        raise PSAError(f"{shown(name)} is no file. Put one there, or leave it out.")
+    return folder / given
+
+
+def _stays(normal: str) -> bool:
+    return normal != ".." and not normal.replace("\\", "/").startswith("../")
+
+
+def _blobs(roots: list[Path]) -> Iterator[Path]:
+    for root in roots:
+        for place in (root, *root.parents):
+            if place.parent.name == "snapshots":
+                yield (place.parent.parent / "blobs").resolve()
+
+
+def shown(text: str, length: int = 120) -> str:
+    """Somebody's text, fit for a sentence: on one line, printable everywhere, and not long."""
+    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: length + 1])
+    return plain if len(plain) <= length else f"{plain[:length]}..."

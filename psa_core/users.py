@@ -1,11 +1,10 @@
 """People in files: Sage's users.csv."""
 
-import csv
 from collections.abc import Iterable
 from pathlib import Path
 
+from .csv_files import read_rows
 from .errors import PSAError
-from .files import existing_file
 from .profile import UserProfile
 
 
@@ -15,22 +14,12 @@ def read_users_csv(path: Path | str) -> list[UserProfile]:
     Raises:
         PSAError: for a file without users, or naming the file and row of the first one that is not valid.
     """
-    path = existing_file(path, "users file")
     profiles = []
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        try:
-            rows = list(csv.DictReader(file))
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise PSAError(f"{path.name} is not a CSV file in UTF-8. Export it again.") from error
-    if not rows:
-        raise PSAError(f"{path.name} holds no users: it needs a header row and at least one more.")
-    for number, row in enumerate(rows, start=1):
-        if None in row or None in row.values():  # how csv marks a row of another length
-            raise PSAError(f"{path.name}, user {number}: the row has more or fewer cells than the header.")
+    for number, row in enumerate(read_rows(path, "users file", "users")[1], start=1):
         try:
             profiles.append(UserProfile.from_dict({"User_ID": f"{number:07d}", **row}))
         except PSAError as error:
-            raise PSAError(f"{path.name}, user {number}: {error}") from None
+            raise PSAError(f"{Path(path).name}, user {number}: {error}") from None
     return profiles
 
 

@@ -24,6 +24,7 @@ from ..extras import require
 from ..files import atomic_path
 from ..mini import BASE_MODEL, LEVELS_GRAPH, PSA_ADAPTER, SYMBOLS, Detection, Detector, parse_prompt
 from ..mini.detector import to_pixels
+from ..pictures import open_picture, to_images
 from ..plots.grid import Cell, labelled_table
 from ..profile import CATEGORIES, LEVELS, UserProfile
 
@@ -169,18 +170,13 @@ def _draw_with_comfyui(comfyui: ComfyUI, base: Path) -> list[list[Image.Image]] 
                 graph["3"]["inputs"]["text"], graph["17"]["inputs"]["seed"] = prompt, SEED
                 outputs = server.queue(graph, _progress_line())
                 images = [image for entry in outputs.values() for image in entry.get("images", ())]
-                rows.append([_read(base / image["type"] / image["subfolder"] / image["filename"]) for image in images])
+                rows.append([open_picture(base / image["type"] / image["subfolder"] / image["filename"]) for image in images])
     except PSAError as error:
         if os.environ.get("COMFYUI_PATH"):
             raise
         print(f"That ComfyUI cannot be used: {str(error).splitlines()[0].removesuffix(' Its log ends:')}")
         return None
     return rows
-
-
-def _read(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
 
 
 def _draw_with_diffusers() -> list[list[Image.Image]]:
@@ -197,8 +193,7 @@ def _draw_with_diffusers() -> list[list[Image.Image]]:
     for number, prompt in enumerate(PROMPTS):
         print(f"Prompt {number + 1} of {len(PROMPTS)}: {prompt}")
         pixels = model.draw([prompt] * len(viewers), [SEED] * len(viewers), adapter, viewers)
-        arrays = (pixels * 255).round().byte().permute(0, 2, 3, 1).numpy()
-        rows.append([Image.fromarray(array) for array in arrays])
+        rows.append(to_images(pixels))
     return rows
 
 

@@ -1,6 +1,7 @@
 """`psa evaluate`: how often methods draw what they should not, what they keep, and at what price."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,26 @@ from ..evaluate.features import ClipFeatures, Features
 from ..evaluate.folders import evaluate_folders, find_methods, find_sources
 from ..evaluate.measurements import BASE
 from ..evaluate.output import check_output, print_progress, write_results
-from ..judges import IMPERSONAL, JUDGES, judge_of
+from ..judges import JUDGES, judge_of
+from ..judges.chat_server import RemoteAddressError
+from ..judges.judging import Judge
+from ..judges.kept import Answers, KeptJudge
 from ..mini.features import MiniFeatures
-from ..prompts import read_prompts
+from ..mini.judge import MINI_JUDGE
+from ..prompts import describe, read_prompts
 from ..users import by_id, read_users_csv
 from .encode import chosen_device
+
+_JUDGES = {"mini": MINI_JUDGE, **JUDGES}
+_WORDS = {
+    "clip_folder": "--clip",
+    "prompts_path": "--q16-prompts",
+    "address": "--address",
+    "model": "--vlm-model",
+    "api_key_env": "--api-key-env",
+    "allow_remote": "--allow-remote",
+    "folder": "--vlm-folder",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,8 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", default=BASE, metavar="METHOD", help="compare with this one (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the Frechet distances' bootstrap")
     judging = parser.add_argument_group("judge")
-    known = "; ".join(f"{name}: {what}" for name, what in JUDGES.items())
-    judging.add_argument("--judge", required=True, choices=JUDGES, help=known)
+    known = "; ".join(f"{name}: {kind.about}" for name, kind in _JUDGES.items())
+    judging.add_argument(
+        "--judge", required=True, metavar="NAME", help=f"{known}; q16+nudenet: either, as the paper's IP"
+    )
     judging.add_argument("--clip", metavar="FOLDER", help="q16: the CLIP model, in transformers' layout")
     judging.add_argument("--q16-prompts", metavar="FILE", help="q16: the two learned prompts")
     judging.add_argument("--address", metavar="URL", help="vlm: an OpenAI-compatible server")
@@ -62,12 +80,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     output = check_output(args.output, args.force)
+    sources = find_sources(_methods(args), levels=args.users is None)
+    prompts = read_prompts(args.prompts, args.harmless)
+    print(describe(prompts), file=sys.stderr)
+    users = None if args.users is None else by_id(read_users_csv(args.users))
+    judge = _judge(args)
+    judge.check([prompt.caption for prompt in prompts])
+    answers = Answers(output.with_suffix(".answers"))  # what a run that stopped has heard, the next one does not ask
     report = evaluate_folders(
-        find_sources(_methods(args), levels=args.users is None),
-        read_prompts(args.prompts, args.harmless),
-        judge_of(args.judge, _judge_options(args)),
-        users=None if args.users is None else by_id(read_users_csv(args.users)),
-        personal=args.judge not in IMPERSONAL,
+        sources,
+        prompts,
+        KeptJudge(judge, answers),
+        users=users,
         base=args.base,
         features=_features(args),
         real=args.real,
@@ -76,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
         progress=print_progress,
     )
     write_results([report], output, "psa evaluate")
+    answers.drop()
     return 0
 
 
@@ -93,8 +118,16 @@ def _methods(args: argparse.Namespace) -> dict[str, Path]:
     return methods
 
 
+def _judge(args: argparse.Namespace) -> Judge:
+    options = _judge_options(args)
+    try:
+        return judge_of(args.judge, options, _JUDGES, _WORDS)
+    except RemoteAddressError:
+        raise RemoteAddressError("allow it with --allow-remote") from None
+
+
 def _judge_options(args: argparse.Namespace) -> dict[str, Any]:
-    device = chosen_device(args.device) if args.judge == "q16" or args.vlm_folder else None
+    device = chosen_device(args.device) if "q16" in args.judge.split("+") or args.vlm_folder else None
     return {
         "clip_folder": args.clip,
         "prompts_path": args.q16_prompts,

@@ -1,7 +1,6 @@
 """`psa generate`: a prompt file's pictures, for its users or for the levels; in one process or `accelerate launch`."""
 
 import argparse
-import dataclasses
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -73,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
             model=fingerprint(base.folder, list(base.parts)),
             adapter=None if adapter is None else hashlib.blake2b(Path(args.adapter).read_bytes()).hexdigest()[:32],
             encoder=encoder_id,
-            prompts=digest([dataclasses.astuple(prompt) for prompt in prompts]),
+            prompts=digest([(p.file_name, p.caption, p.category, p.user_id) for p in prompts]),
             settings=settings,
         )
         record.claim(folder, pictures)

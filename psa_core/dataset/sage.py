@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 
 from ..encoders.embedding import load_embedding
 from ..errors import PSAError
 from ..files import existing_file
-from ..profile import SAGE_FILE_NAME, UserProfile
+from ..pictures import check_picture
+from ..profile import UserProfile
+from ..schema import SAGE_FILE_NAME
 
 _CHUNK = 256  # lines checked at a time: memory stays constant however long the file is
 
@@ -154,7 +155,7 @@ def _outcome(text: bytes, line: int, split: Path, embeddings: Path | None) -> Sa
     try:
         record = _parse(text, line, split)
         for path in (record.chosen, record.rejected):
-            _check_image(path)
+            check_picture(path)
         if embeddings:
             user_embedding(embeddings, record.profile)
     except PSAError as error:
@@ -192,19 +193,6 @@ def _inside(split: Path, relative: object, what: str) -> Path:
     if not path.is_file():
         raise PSAError(f"there is no file {relative} ('{what}'). Put the picture there, or leave the record out.")
     return path
-
-
-def _check_image(path: Path) -> None:
-    try:
-        with Image.open(path) as image:
-            image.draft("RGB", (64, 64))  # JPEG: every byte is read, but few pixels are made
-            image.load()
-    except UnidentifiedImageError:
-        raise PSAError(f"{path.name} is not a picture. Copy or make it again, or leave the record out.") from None
-    except Exception as error:  # decoders meet damaged bytes with many kinds of exception
-        raise PSAError(
-            f"{path.name} is truncated or damaged ({type(error).__name__}). Copy it again, or leave the record out."
-        ) from None
 
 
 def _duplicate(record: SageRecord, seen: dict[bytes, int]) -> str | None:

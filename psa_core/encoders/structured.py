@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
-from ..profile import (
+from ..profile import UserProfile, check_profiles
+from ..schema import (
     ADULT_AGE,
     AGE_GROUPS,
     CATEGORIES,
@@ -13,8 +14,6 @@ from ..profile import (
     MENTAL_CONDITIONS,
     PHYSICAL_CONDITIONS,
     RELIGIONS,
-    UserProfile,
-    check_profiles,
 )
 from .embedding import UserEmbedding
 
@@ -48,6 +47,21 @@ class StructuredEncoder:
         """
         check_profiles(profiles)
         return UserEmbedding(torch.tensor([_features(profile) for profile in profiles]), self.id)
+
+
+class InferredEncoder:
+    """Encodes a profile as the first 28 of `StructuredEncoder`'s numbers: what is banned must follow from them."""
+
+    id = "structured-inferred-v1"
+    dim = 28
+
+    def encode(self, profiles: Sequence[UserProfile]) -> UserEmbedding:
+        """Return the (P, 28) float32 embedding of P profiles.
+
+        Raises:
+            PSAError: where there is no profile, or something else is given.
+        """
+        return UserEmbedding(StructuredEncoder().encode(profiles).vectors[:, : self.dim], self.id)
 
 
 def _features(profile: UserProfile) -> list[float]:

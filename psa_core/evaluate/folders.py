@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import PSAError
 from ..judges.judging import Judge
-from ..pictures import open_picture
+from ..pictures import open_picture, pixel_batches
 from ..profile import LEVELS, UserProfile
 from ..prompts import ENDINGS, Prompt
 from .features import ClipFeatures, Features
@@ -79,7 +79,6 @@ def evaluate_folders(
     judge: Judge,
     *,
     users: Mapping[str | None, UserProfile] | None = None,
-    personal: bool = True,
     base: str = BASE,
     features: Features | None = None,
     real: Path | str | None = None,
@@ -94,7 +93,6 @@ def evaluate_folders(
 
     Args:
         users: by User_ID.
-        personal: whether the judge hears who looks.
         features, real: what a Frechet distance is measured over, and a folder of real pictures; it is measured on the
             prompts that are said to be harmless. CLIP's features give a CLIP score there too.
 
@@ -118,11 +116,12 @@ def evaluate_folders(
     for source in sources:
         drawn = source.method, source.level
         seen_by = {source.level: LEVELS[source.level]} if source.level else levels
-        for start in range(0, len(prompts), _BATCH):
-            part = prompts[start : start + _BATCH]
-            pictures = [open_picture(source.folder / prompt.file_name) for prompt in part]
+        paths = [source.folder / prompt.file_name for prompt in prompts]
+        for batch in pixel_batches(paths, _BATCH):
+            part = prompts[batch]
+            pictures = [open_picture(path) for path in paths[batch]]
             viewers = [{p.user_id: users[p.user_id]} if users and p.user_id else seen_by for p in part]
-            rows += judged_rows(judge, source.method, pictures, part, viewers, personal, shared=source.level is None)
+            rows += judged_rows(judge, source.method, pictures, part, viewers, shared=source.level is None)
             plain = [number for number, prompt in enumerate(part) if prompt.is_harmless]
             if features and plain:
                 chosen = [pictures[number] for number in plain]
@@ -130,7 +129,7 @@ def evaluate_folders(
                     vectors.setdefault(drawn, []).append(features(chosen))
                 if isinstance(features, ClipFeatures):
                     scores.setdefault(drawn, []).extend(features.scores(chosen, [part[i].caption for i in plain]))
-            progress(f"{' '.join(filter(None, drawn))}: {start + len(part)} of {len(prompts)} pictures")
+            progress(f"{' '.join(filter(None, drawn))}: {batch.stop} of {len(prompts)} pictures")
     notes = []
     if real_features is not None and features:
         notes.append(f"Frechet distances are over {features.name}.")
@@ -173,8 +172,8 @@ def _real_features(features: Features, folder: Path) -> np.ndarray:
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
     if len(paths) < 2:
         raise PSAError(f"{folder} has fewer than 2 real pictures ({', '.join(ENDINGS)}).")
-    parts = [paths[start : start + _BATCH] for start in range(0, len(paths), _BATCH)]
-    return np.concatenate([features([open_picture(path) for path in part]) for part in parts])
+    batches = pixel_batches(paths, _BATCH)
+    return np.concatenate([features([open_picture(path) for path in paths[batch]]) for batch in batches])
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -46,18 +46,17 @@ def judged_rows(
     pictures: Sequence[Image.Image],
     prompts: Sequence[Prompt],
     viewers: Sequence[Mapping[str, UserProfile]],
-    personal: bool = True,
     shared: bool = False,
 ) -> list[Row]:
     """Have pictures judged, each for its viewers.
 
-    For each viewer's profile there is a row on what this viewer bans. Where nobody in particular looks, or
+    For each viewer's profile there is a row on what this viewer bans; a judge that does not hear who looks is asked
+    about each picture once. Where nobody in particular looks, or
     viewers are levels, one more is on what is inappropriate at all.
 
     Args:
         prompts: one a picture.
         viewers: one mapping a picture, of those who look at it, by level's name or User_ID.
-        personal: whether the judge hears who looks; one that does not is asked about each picture once.
         shared: whether the method knows no viewer, so that all its viewers look at the same picture.
 
     Raises:
@@ -74,11 +73,11 @@ def judged_rows(
         only = next(iter(seen_by)) if len(seen_by) == 1 else None
         if shared and only in LEVELS:
             only = None
-        if not personal or not seen_by.keys() - LEVELS.keys():
+        if not judge.hears_viewer or not seen_by.keys() - LEVELS.keys():
             asked.append((number, Question(prompt.caption, prompt.categories, only)))
         for viewer, profile in seen_by.items():
             question = Question(prompt.caption, prompt.categories, viewer, profile)
-            (asked if personal else answered_alike).append((number, question))
+            (asked if judge.hears_viewer else answered_alike).append((number, question))
     verdicts = judge.judge([pictures[number] for number, _ in asked], [question for _, question in asked])
     rows = [
         Row(method, prompts[number], question.viewer, question.profile, verdict)

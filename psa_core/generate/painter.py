@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -17,6 +16,7 @@ from ..diffusers_unet import psa_applied
 from ..encoders.embedding import UserEmbedding
 from ..errors import PSAError
 from ..mini.base_model import TEXT_WIDTH
+from ..pictures import to_images
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
@@ -175,21 +175,16 @@ class Painter:
             raise PSAError(f"There is not enough GPU memory for {count} pictures at once. Draw fewer.") from None
         if not torch.isfinite(pixels).all():
             raise PSAError("A picture came out as NaN: the model overflows at this precision. Draw in bf16 or fp32.")
-        return [Image.fromarray(picture) for picture in _to_bytes(pixels)]
+        return to_images(pixels)
 
     def _drawing_for(self, adapter: PSAAdapter | None, users: UserEmbedding | None, settings: Settings) -> Any:
         if adapter is None or users is None:
             return nullcontext()
-        tokens = adapter.to(self.device).user_tokens(users)
         unet = self.pipe.unet
-        if settings.guidance > 1 and unet.config.time_cond_proj_dim is None:  # the pipelines' own condition
-            tokens = torch.cat([adapter.uncond_tokens(len(tokens)), tokens])
+        guided = settings.guidance > 1 and unet.config.time_cond_proj_dim is None  # the pipelines' own condition
+        adapter = adapter.to(self.device)
+        tokens = adapter.guidance_tokens(users) if guided else adapter.user_tokens(users)
         return psa_applied(unet, adapter, tokens, settings.strength)
-
-
-def _to_bytes(pixels: torch.Tensor) -> np.ndarray:
-    """(B, 3, H, W) in [0, 1] -> (B, H, W, 3) bytes."""
-    return (pixels.float() * 255).round().to("cpu", torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
 def _read_json(path: Path) -> dict[str, Any]:

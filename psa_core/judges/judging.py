@@ -1,11 +1,12 @@
 """What a judge is asked about a picture, and what it answers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from PIL import Image
 
+from ..errors import PSAError
 from ..profile import UserProfile
 
 
@@ -53,15 +54,71 @@ class Verdict:
     score: float
 
 
+Tell = Callable[[int, Any], None]
+"""Hears of each answer as soon as it is there, with the number of its picture or pair; from one thread at a time."""
+
+
+def tell_nobody(_number: int, _answer: Any) -> None:
+    """The usual `Tell`."""
+
+
 class Judge(Protocol):
-    """Judges pictures; `name` says which judge a figure comes from."""
+    """Judges pictures.
+
+    Attributes:
+        name: says which judge a figure comes from.
+        hears_viewer: whether the verdict depends on who looks. A judge that does not hear it is asked about
+            each picture once.
+    """
 
     name: str
+    hears_viewer: bool
 
-    def judge(self, pictures: Sequence[Image.Image], questions: Sequence[Question]) -> list[Verdict]:
+    def identity(self) -> str:
+        """What a verdict depends on beside the picture and the question: judges of one identity answer alike."""
+        ...
+
+    def check(self, captions: Sequence[str]) -> None:
+        """Find out, before anything is drawn or judged, whether pictures of these prompts could be.
+
+        Raises:
+            PSAError: where the judge does not know a prompt, or does not answer.
+        """
+        ...
+
+    def judge(
+        self, pictures: Sequence[Image.Image], questions: Sequence[Question], tell: Tell = tell_nobody
+    ) -> list[Verdict]:
         """One verdict a picture.
 
         Raises:
             PSAError: where a picture or a question is not one for this judge.
         """
         ...
+
+
+Outcome = Literal["first", "second", "tie"]
+"""Which of two pictures serves their viewer better."""
+Pair = tuple[Image.Image, Image.Image]
+
+
+@runtime_checkable
+class PairwiseJudge(Judge, Protocol):
+    """A judge that can also look at two pictures side by side, as the paper's win rate is measured."""
+
+    def compare(self, pairs: Sequence[Pair], questions: Sequence[Question], tell: Tell = tell_nobody) -> list[Outcome]:
+        """Which of each two pictures of one prompt serves the question's viewer better.
+
+        A judge may favour a place. So each pair is shown in both orders, and where the two answers do
+        not name the same picture it is a tie.
+
+        Raises:
+            PSAError: as `judge` does.
+        """
+        ...
+
+
+def check_counts(pictures: Sequence[Any], questions: Sequence[Question]) -> None:
+    """Raise PSAError unless there is a question for each picture or pair."""
+    if len(pictures) != len(questions):
+        raise PSAError("The judge needs one question for each picture.")

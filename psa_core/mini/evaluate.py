@@ -11,6 +11,7 @@ from ..adapter.model import PSAAdapter
 from ..encoders.everyone import EveryoneEncoder
 from ..errors import PSAError
 from ..evaluate import BASE, Drawn, Price, Prompt, Report, Row, build_report, judged_rows
+from ..pictures import to_images
 from ..profile import CATEGORIES, LEVELS, UserProfile
 from ..seeds import draw_seed
 from .dataset import HARMLESS, Sizes, mini_users
@@ -112,8 +113,7 @@ class _Studio:
             if method != BASE:
                 drawn = (self.adapters[method], self.encoders[method].encode([r.profile for r in part]))
             pixels = self.model.draw([r.prompt.caption for r in part], [r.noise for r in part], *drawn)
-            arrays = (pixels * 255).round().byte().permute(0, 2, 3, 1).numpy()
-            pictures += [Image.fromarray(array) for array in arrays]
+            pictures += to_images(pixels)
             self.progress(f"{method}: {start + len(part)} of {len(requests)} pictures")
         return pictures
 

@@ -64,8 +64,7 @@ class MiniModel:
             rows = slice(start, start + _AT_ONCE)
             applied: Any = nullcontext()
             if adapter is not None and users is not None:
-                conditional = adapter.user_tokens(UserEmbedding(users.vectors[rows], users.encoder_id))
-                tokens = torch.cat([adapter.uncond_tokens(len(conditional)), conditional])
+                tokens = adapter.guidance_tokens(UserEmbedding(users.vectors[rows], users.encoder_id))
                 applied = psa_applied(self.unet, adapter, tokens, strength)
             with applied:
                 latents = self._sample(list(prompts[rows]), seeds[rows], guidance, steps)

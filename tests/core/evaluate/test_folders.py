@@ -12,9 +12,9 @@ from psa_core.commands import evaluate as evaluate_command
 from psa_core.evaluate import HARMLESS, Prompt, Question
 from psa_core.evaluate.folders import Source, evaluate_folders, find_methods, find_sources
 from psa_core.evaluate.output import check_output
-from psa_core.judges import judge_of
+from psa_core.judges import JUDGES, judge_of
 from psa_core.mini import SYMBOLS, render, sample_scene
-from psa_core.mini.judge import MiniJudge
+from psa_core.mini.judge import MINI_JUDGE, MiniJudge
 from psa_core.pictures import open_picture
 from psa_core.profile import LEVELS
 
@@ -245,15 +245,19 @@ def test_a_picture_of_any_mode_is_read_as_rgb(tmp_path):
 
 
 def test_judges_say_what_they_lack():
-    assert judge_of("mini", {"address": None}).name == "mini detector"
+    kinds = {"mini": MINI_JUDGE, **JUDGES}
+    assert judge_of("mini", {"address": None}, kinds).name == "mini detector"
     for name, options, sentence in (
         ("pixels", {}, "There are: mini, q16, vlm"),
         ("mini", {"address": "http://localhost"}, "takes no address"),
         ("q16", {"clip_folder": "x"}, "needs prompts_path"),
+        ("mini+pixels", {}, "no judge 'pixels'"),
         ("vlm", {}, "needs address and model"),
     ):
         with pytest.raises(PSAError, match=sentence):
-            judge_of(name, options)
+            judge_of(name, options, kinds)
+    with pytest.raises(PSAError, match="needs --q16-prompts"):
+        judge_of("q16+mini", {"clip_folder": "x"}, kinds, {"prompts_path": "--q16-prompts"})
 
 
 def test_the_mini_judge_hears_who_looks():

@@ -122,6 +122,7 @@ def test_what_a_reply_means(reply, question, verdict):
     assert read_reply(json.dumps(reply), question) == verdict
     around = f'<think>{{"quality": 3}} or {json.dumps(FINE)}?</think>Here: ```json\n{json.dumps(reply, indent=1)}\n```'
     assert read_reply(around, question) == verdict
+    assert read_reply(json.dumps({"reason": {"of": ["a {"]}, **reply, "sure": True}), question) == verdict
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,7 @@ def test_what_a_reply_means(reply, question, verdict):
         json.dumps({**FINE, "banned_shown": ["Shocking"]}),  # which this viewer allows
         json.dumps({**FINE, "banned_shown": ["Gore"]}),
         json.dumps({"quality": 80}),
-        json.dumps({**FINE, "more": 1}),
+        json.dumps({**FINE, "banned_shown": ["Hate"]})[:-1] + ', "banned_shown": []}',  # says two things
         json.dumps({"answer": FINE}),
         "{" * 3000,
     ],
