@@ -170,7 +170,9 @@ def _draw_with_comfyui(comfyui: ComfyUI, base: Path) -> list[list[Image.Image]] 
                 graph["3"]["inputs"]["text"], graph["17"]["inputs"]["seed"] = prompt, SEED
                 outputs = server.queue(graph, _progress_line())
                 images = [image for entry in outputs.values() for image in entry.get("images", ())]
-                rows.append([open_picture(base / image["type"] / image["subfolder"] / image["filename"]) for image in images])
+                rows.append(
+                    [open_picture(base / image["type"] / image["subfolder"] / image["filename"]) for image in images]
+                )
     except PSAError as error:
         if os.environ.get("COMFYUI_PATH"):
             raise
