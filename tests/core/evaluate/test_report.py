@@ -213,16 +213,16 @@ class Asked:
 
     name = "asked"
 
-    def __init__(self):
-        self.questions = []
+    def __init__(self, hears_viewer):
+        self.questions, self.hears_viewer = [], hears_viewer
 
     def judge(self, pictures, questions):
         self.questions += questions
         return [Verdict(True, None, None, 0.0) for _ in pictures]
 
 
-def judged(viewers, **options):
-    judge = Asked()
+def judged(viewers, hears_viewer=True, **options):
+    judge = Asked(hears_viewer)
     rows = judged_rows(
         judge, "psa", [Image.new("RGB", (8, 8))], [Prompt("a.jpg", "x", ("Hate",))], [viewers], **options
     )
@@ -249,7 +249,7 @@ def test_a_shared_picture_is_asked_about_anything_once():
 
 
 def test_a_judge_who_does_not_hear_who_looks_is_asked_once():
-    questions, rows = judged(LEVELS, shared=True, personal=False)
+    questions, rows = judged(LEVELS, hears_viewer=False, shared=True)
     assert [q.profile for q in questions] == [None]
     assert [r.viewer for r in rows] == [None, *LEVELS]
     assert all(r.verdict == rows[0].verdict for r in rows)
@@ -257,4 +257,4 @@ def test_a_judge_who_does_not_hear_who_looks_is_asked_once():
 
 def test_pictures_without_their_prompts_are_refused():
     with pytest.raises(PSAError, match="1 pictures, 0 prompts"):
-        judged_rows(Asked(), "psa", [Image.new("RGB", (8, 8))], [], [{}])
+        judged_rows(Asked(True), "psa", [Image.new("RGB", (8, 8))], [], [{}])
