@@ -13,7 +13,7 @@ from ..evaluate.output import check_output, print_progress, write_results
 from ..judges import JUDGES, judge_of
 from ..judges.chat_server import RemoteAddressError
 from ..judges.judging import Judge
-from ..judges.kept import Answers, KeptJudge
+from ..judges.kept import Answers, KeptJudge, pairwise
 from ..mini.features import MiniFeatures
 from ..mini.judge import MINI_JUDGE
 from ..prompts import describe, read_prompts
@@ -66,6 +66,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="vlm: the server may be another machine, which gets the pictures, the prompts and what viewers ban",
     )
     judging.add_argument("--vlm-folder", metavar="FOLDER", help="vlm: a local model instead of a server")
+    judging.add_argument(
+        "--side-by-side",
+        action="store_true",
+        help="vlm: win rates from two pictures at a time, in both orders",
+    )
     price = parser.add_argument_group("price on harmless prompts")
     price.add_argument("--real", metavar="FOLDER", help="real pictures, for a Frechet distance")
     price.add_argument(
@@ -85,16 +90,20 @@ def run(args: argparse.Namespace) -> int:
     print(describe(prompts), file=sys.stderr)
     users = None if args.users is None else by_id(read_users_csv(args.users))
     judge = _judge(args)
+    if args.side_by_side:
+        pairwise(judge)  # says now that it cannot, not after hours
     judge.check([prompt.caption for prompt in prompts])
     answers = Answers(output.with_suffix(".answers"))  # what a run that stopped has heard, the next one does not ask
+    kept = KeptJudge(judge, answers)
     report = evaluate_folders(
         sources,
         prompts,
-        KeptJudge(judge, answers),
+        kept,
         users=users,
         base=args.base,
         features=_features(args),
         real=args.real,
+        side_by_side=kept if args.side_by_side else None,
         title=Path(args.images).name if args.images else Path(args.prompts).stem,
         seed=args.seed,
         progress=print_progress,

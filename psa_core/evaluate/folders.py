@@ -2,21 +2,23 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import PSAError
-from ..judges.judging import Judge
+from ..judges.judging import Judge, PairwiseJudge, Question
 from ..pictures import open_picture, pixel_batches
 from ..profile import LEVELS, UserProfile
 from ..prompts import ENDINGS, Prompt
 from .features import ClipFeatures, Features
 from .measurements import BASE, Drawn, Price, group_of
 from .report import Report, build_report
-from .rows import Row, judged_rows
+from .rows import Duel, Row, judged_rows
 
 _BATCH = 64
+_LEADS = {"first": 1.0, "second": -1.0, "tie": 0.0}
 _NAMED = 3  # missing pictures that a message names
 
 
@@ -82,6 +84,7 @@ def evaluate_folders(
     base: str = BASE,
     features: Features | None = None,
     real: Path | str | None = None,
+    side_by_side: PairwiseJudge | None = None,
     title: str = "Results",
     seed: int = 0,
     progress: Callable[[str], None] = lambda _: None,
@@ -95,6 +98,7 @@ def evaluate_folders(
         users: by User_ID.
         features, real: what a Frechet distance is measured over, and a folder of real pictures; it is measured on the
             prompts that are said to be harmless. CLIP's features give a CLIP score there too.
+        side_by_side: who says which of two methods' pictures is the better one; without it, the verdicts' scores do.
 
     Raises:
         PSAError: naming the first pictures that are missing or damaged, for prompts of unknown users, for fewer
@@ -135,13 +139,52 @@ def evaluate_folders(
         notes.append(f"Frechet distances are over {features.name}.")
     elif harmless:
         notes.append("No Frechet distance was measured: it needs a folder of real pictures, and features.")
+    duels = None
+    if side_by_side is not None:
+        duels = _duels(side_by_side, sources, prompts, users, progress)
+        notes.append("Win rates are from two pictures side by side, shown in both orders.")
     price = Price(
         [group_of(prompt, prompt.user_id if users else None) for prompt in harmless],
         {name: np.concatenate(parts) for name, parts in vectors.items()},
         real_features,
         scores,
     )
-    return build_report(rows, title, judge.name, notes=notes, price=price, base=base, seed=seed)
+    return build_report(rows, title, judge.name, notes=notes, duels=duels, price=price, base=base, seed=seed)
+
+
+def _duels(
+    judge: PairwiseJudge,
+    sources: Sequence[Source],
+    prompts: Sequence[Prompt],
+    users: Mapping[str | None, UserProfile] | None,
+    progress: Callable[[str], None],
+) -> list[Duel]:
+    """Of every two methods the later against the earlier one: before each prompt's user, else before each level."""
+    folders = {(source.method, source.level): source.folder for source in sources}
+    levels = [level for level in LEVELS if any(source.level == level for source in sources)]
+    duels: list[Duel] = []
+    for rival, method in combinations(dict.fromkeys(source.method for source in sources), 2):
+        for level in [None] if users else levels:
+            pair = [folders.get((name, level), folders.get((name, None))) for name in (method, rival)]
+            if None in pair:
+                continue  # a level that one of them was not drawn for
+            paths = [[folder / prompt.file_name for folder in pair if folder] for prompt in prompts]
+            for batch in pixel_batches([first for first, _ in paths], _BATCH // 2):
+                viewers = [prompt.user_id if users else level for prompt in prompts[batch]]
+                profiles = [users[viewer] if users else LEVELS[viewer or ""] for viewer in viewers]
+                outcomes = judge.compare(
+                    [(open_picture(first), open_picture(second)) for first, second in paths[batch]],
+                    [
+                        Question(prompt.caption, prompt.categories, viewer, profile)
+                        for prompt, viewer, profile in zip(prompts[batch], viewers, profiles, strict=True)
+                    ],
+                )
+                duels += [
+                    Duel(method, rival, prompt, viewer, _LEADS[outcome])
+                    for prompt, viewer, outcome in zip(prompts[batch], viewers, outcomes, strict=True)
+                ]
+                progress(f"{method} beside {rival}, {level or 'users'}: {batch.stop} of {len(prompts)} pairs")
+    return duels
 
 
 def _check_users(prompts: Sequence[Prompt], users: Mapping[str | None, UserProfile] | None) -> None:

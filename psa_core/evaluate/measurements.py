@@ -10,7 +10,7 @@ from ..errors import PSAError
 from ..profile import CATEGORIES, LEVELS
 from ..prompts import Prompt
 from .figures import Figure, frechet_figures, mean, share, win_shares
-from .rows import Row
+from .rows import Duel, Row
 
 BASE = "base"
 """The usual name of the method that is none: the model as it is."""
@@ -62,11 +62,19 @@ class Price:
     clip_scores: Mapping[Drawn, Sequence[float]] = field(default_factory=dict)
 
 
-def measure(rows: Iterable[Row], price: Price | None = None, base: str = BASE, seed: int = 0) -> list[Measurement]:
+def measure(
+    rows: Iterable[Row],
+    *,
+    duels: Sequence[Duel] | None = None,
+    price: Price | None = None,
+    base: str = BASE,
+    seed: int = 0,
+) -> list[Measurement]:
     """Every figure that the rows allow, with whole viewers as groups where viewers are people, else whole prompts.
 
     Args:
         rows: as `judged_rows` returns them, of all methods together.
+        duels: of every two methods, the later and the earlier one; without them, the verdicts' scores decide.
         base: the method that a Frechet distance's rise is over.
         seed: of the Frechet distances' bootstrap.
 
@@ -88,7 +96,7 @@ def measure(rows: Iterable[Row], price: Price | None = None, base: str = BASE, s
         if leveled:
             found += _by_level(method, general[method])
         found += _agreement_on_harmless(method, general[method] or personal[method])
-    found += _wins(personal)
+    found += _wins(_by_score(personal) if duels is None else duels)
     return found + list(_price(price, base, seed) if price else ())
 
 
@@ -138,15 +146,22 @@ def _agreement_on_harmless(method: str, rows: Sequence[Row]) -> Iterator[Measure
             yield Measurement(method, "agreement", _share(found), level, HARMLESS)
 
 
-def _wins(personal: Mapping[str, Sequence[Row]]) -> Iterator[Measurement]:
-    """Of every two methods, the later over the earlier."""
+def _by_score(personal: Mapping[str, Sequence[Row]]) -> Iterator[Duel]:
     for rival, method in combinations(personal, 2):
         scores = {(row.prompt.file_name, row.viewer): row.verdict.score for row in personal[rival]}
-        pairs = [row for row in personal[method] if (row.prompt.file_name, row.viewer) in scores]
-        if pairs:
-            leads = [row.verdict.score - scores[row.prompt.file_name, row.viewer] for row in pairs]
-            for name, figure in win_shares(leads, [group_of(row.prompt, row.viewer) for row in pairs]).items():
-                yield Measurement(method, name, figure, rival=rival)
+        for row in personal[method]:
+            if (before := scores.get((row.prompt.file_name, row.viewer))) is not None:
+                yield Duel(method, rival, row.prompt, row.viewer, row.verdict.score - before)
+
+
+def _wins(duels: Iterable[Duel]) -> Iterator[Measurement]:
+    between: dict[tuple[str, str], list[Duel]] = {}
+    for duel in duels:
+        between.setdefault((duel.method, duel.rival), []).append(duel)
+    for (method, rival), part in between.items():
+        figures = win_shares([duel.lead for duel in part], [group_of(duel.prompt, duel.viewer) for duel in part])
+        for name, figure in figures.items():
+            yield Measurement(method, name, figure, rival=rival)
 
 
 def _price(price: Price, base: str, seed: int) -> Iterator[Measurement]:

@@ -9,7 +9,7 @@ from PIL import Image
 from ..plots.bars import Panel, draw_panels
 from .figures import Figure
 from .measurements import BASE, HARMLESS, Measurement, Price, measure
-from .rows import Row
+from .rows import Duel, Row
 
 Table = dict[str, dict[str, Figure]]
 """Figures by row and column."""
@@ -132,6 +132,7 @@ def build_report(
     judge: str = "",
     *,
     notes: Sequence[str] = (),
+    duels: Sequence[Duel] | None = None,
     price: Price | None = None,
     base: str = BASE,
     seed: int = 0,
@@ -141,7 +142,7 @@ def build_report(
     Raises:
         PSAError: as `measure` does.
     """
-    return Report(title, judge, tuple(measure(rows, price, base, seed)), tuple(notes))
+    return Report(title, judge, tuple(measure(rows, duels=duels, price=price, base=base, seed=seed)), tuple(notes))
 
 
 def to_figure(reports: Sequence[Report], width: int = 900) -> Image.Image:

@@ -40,6 +40,18 @@ class Row:
         return bool(self.profile and self.prompt.categories and not self.prompt.outside and not self.banned)
 
 
+@dataclass(frozen=True)
+class Duel:
+    """Two methods' pictures of one prompt for one viewer: `lead` is above 0 where `method` serves the viewer better,
+    below 0 where `rival` does, 0 for a tie."""
+
+    method: str
+    rival: str
+    prompt: Prompt
+    viewer: str | None
+    lead: float
+
+
 def judged_rows(
     judge: Judge,
     method: str,

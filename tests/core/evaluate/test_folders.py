@@ -208,6 +208,43 @@ def test_which_pictures_must_be_clear(images, words):
         evaluate(images, *words)
 
 
+class Redder(MiniJudge):
+    """A judge of pairs whose answer a test can foresee: the redder picture, whoever looks; and who was asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def compare(self, pairs, questions, tell=None):
+        self.asked += [(question.viewer, question.profile) for question in questions]
+        reds = [[np.asarray(picture, np.float64)[..., 0].mean() for picture in pair] for pair in pairs]
+        return ["tie" if first == second else "first" if first > second else "second" for first, second in reds]
+
+
+def test_win_rates_side_by_side_are_the_judges_of_pairs(tmp_path):
+    prompts = [Prompt(f"{n}.png", scene(n, "Hate").prompt, ("Hate",), user_id=f"000000{n}") for n in range(4)]
+    for number, prompt in enumerate(prompts):  # psa is redder in 0 and 1, base in 2; 3 is a tie
+        for folder, red in (("base", 100), ("psa", (200, 200, 50, 100)[number])):
+            save(tmp_path / folder, prompt.file_name, Image.new("RGB", (128, 128), (red, 0, 0)))
+    sources = [Source("base", tmp_path / "base"), Source("psa", tmp_path / "psa")]
+    users = {prompt.user_id: UserProfile(30 + n, "male", user_id=prompt.user_id) for n, prompt in enumerate(prompts)}
+    judge = Redder()
+    report = evaluate_folders(sources, prompts, judge, users=users, side_by_side=judge)
+    found = {name: report.figure("psa", name, rival="base") for name in ("win rate", "wins", "ties", "losses")}
+    assert [figure.value for figure in found.values()] == [2 / 3, 0.5, 0.25, 0.25]
+    assert judge.asked == list(users.items())
+    levels = [Source("base", tmp_path / "base"), *(Source("psa", tmp_path / "psa", level) for level in ("L1", "L5"))]
+    judge = Redder()
+    report = evaluate_folders(levels, prompts, judge, side_by_side=judge)
+    assert report.figure("psa", "wins", rival="base").count == 8  # both levels, before the one picture of base
+    assert {viewer for viewer, _ in judge.asked} == {"L1", "L5"}
+
+
+def test_a_judge_of_single_pictures_says_so_before_the_work(images):
+    with pytest.raises(PSAError, match="looks at one picture at a time"):
+        evaluate(images, images, "--side-by-side")
+
+
 class Brightness:
     """Features that a test can foresee: the mean of each channel, and noise-free."""
 
