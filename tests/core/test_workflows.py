@@ -34,7 +34,7 @@ STOCK = {
     "SaveImage",
     "VAEDecode",
 }
-OURS = set(re.findall(r'node_id="(PSA\w+)"', "".join(path.read_text("utf-8") for path in ROOT.glob("nodes/*.py"))))
+OURS = {path.stem for path in (ROOT / "web" / "docs").glob("PSA*.md")}  # each node has a page
 WITH_CONTROL_AFTER_GENERATE = {
     "KSampler",
     "PrimitiveInt",
