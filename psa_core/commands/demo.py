@@ -169,10 +169,9 @@ def _draw_with_comfyui(comfyui: ComfyUI, base: Path) -> list[list[Image.Image]] 
                 print(f"Prompt {number + 1} of {len(PROMPTS)}: {prompt}")
                 graph["3"]["inputs"]["text"], graph["17"]["inputs"]["seed"] = prompt, SEED
                 outputs = server.queue(graph, _progress_line())
-                images = [image for entry in outputs.values() for image in entry.get("images", ())]
-                rows.append(
-                    [open_picture(base / image["type"] / image["subfolder"] / image["filename"]) for image in images]
-                )
+                files = [file for entry in outputs.values() for file in entry.get("images", ())]
+                paths = [base / file["type"] / file["subfolder"] / file["filename"] for file in files]
+                rows.append([open_picture(path) for path in paths])
     except PSAError as error:
         if os.environ.get("COMFYUI_PATH"):
             raise
