@@ -8,7 +8,7 @@ import base64
 import io
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,11 +96,13 @@ class _ChatJudge:
         with ThreadPoolExecutor(self._at_once) as pool:
             futures = [pool.submit(one, number) for number in range(count)]
             try:
-                return [future.result() for future in futures]
+                for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+                    future.result()
             except BaseException:
                 self._stopped.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+        return [future.result() for future in futures]
 
     def _answer(self, pictures: Sequence[Image.Image], asked: "_Asked") -> Any:
         messages: list[Message] = [{"role": "user", "content": asked.text}]
