@@ -1,5 +1,6 @@
 """Measuring folders of pictures: `{method}/{model}/[level_N/]{file_name}`, as the reference's evaluation has them."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import PSAError
+from ..files import inside
 from ..judges.judging import Judge, PairwiseJudge, Question
 from ..pictures import open_picture, pixel_batches
 from ..profile import LEVELS, UserProfile
@@ -199,20 +201,25 @@ def _check_users(prompts: Sequence[Prompt], users: Mapping[str | None, UserProfi
 
 
 def _check_pictures(sources: Sequence[Source], prompts: Sequence[Prompt]) -> None:
+    """Raise PSAError unless each picture is there; links may lead to the method's other folders, not out of them."""
     for source in sources:
-        missing = [prompt.file_name for prompt in prompts if not (source.folder / prompt.file_name).is_file()]
+        names = [prompt.file_name for prompt in prompts]
+        missing = [name for name in names if not os.path.lexists(source.folder / name)]
         if missing:
             raise PSAError(
                 f"{len(missing)} of {len(prompts)} pictures are missing in {source.folder}, such as "
                 f"{', '.join(missing[:_NAMED])}. Draw them first (psa generate goes on where it stopped), or give "
                 "the prompt file that the pictures were drawn from."
             )
+        for name in names:
+            inside(source.folder, name, source.folder.parent)
 
 
 def _real_features(features: Features, folder: Path) -> np.ndarray:
     if not folder.is_dir():
         raise PSAError(f"There is no folder {folder} with real pictures.")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
+    names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
+    paths = [inside(folder, name) for name in names]
     if len(paths) < 2:
         raise PSAError(f"{folder} has fewer than 2 real pictures ({', '.join(ENDINGS)}).")
     batches = pixel_batches(paths, _BATCH)
