@@ -204,8 +204,8 @@ def _array_of_pickle(path: Path) -> np.ndarray:
             if expected[1] is ...:
                 found.append(value)
         rows, columns, dtype, numbers = found
-        if dtype not in ("f2", "f4", "f8"):
-            raise ValueError("another type of numbers")
+        if dtype not in ("f2", "f4", "f8") or min(rows, columns) < 1:
+            raise ValueError("another type of numbers, or a size that numpy would guess")
         return np.frombuffer(numbers, f"<{dtype}").reshape(rows, columns)
     except Exception as error:  # damaged pickles break their reader in many ways
         raise PSAError(
