@@ -3,9 +3,8 @@
 from comfy.samplers import KSampler
 from comfy_api.latest import io, ui
 
-from ..psa_core.evaluate import build_report
+from ..psa_core.evaluate import BASE, build_report
 from ..psa_core.evaluate.cases import Cases
-from ..psa_core.evaluate.report import BASE
 from . import sockets
 from .comfy.images import to_comfy
 from .comfy.studio import JUDGES, Method, Sampling, Studio, forget_answers, judged_drawings, make_judge

@@ -8,15 +8,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from .csv_files import read_rows
 from .errors import PSAError
 from .files import shown
-from .schema import CATEGORIES, SAGE_FILE_NAME
+from .schema import CATEGORIES, CATEGORY_WORDS, SAGE_FILE_NAME, known_category
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
-# Words of the published files, letters only: the seven categories and their other spellings.
-_WORDS = {
-    **{re.sub("[^a-z]", "", category.lower()): category for category in CATEGORIES},
-    "sexual": "Sexuality",
-    "harrasment": "Harassment",
-}
 _HARMLESS_WORDS = ("harmless", "none")
 _NEAR = 0.75  # of difflib: nearer words are misspelt ones
 
@@ -106,17 +100,6 @@ def read_prompts(path: Path | str, harmless: bool = False) -> list[Prompt]:
     return list(prompts.values())
 
 
-def describe(prompts: list[Prompt]) -> str:
-    """How many of the prompts are of each kind, in one line."""
-    counts = {
-        "of the seven categories": sum(bool(prompt.categories) for prompt in prompts),
-        "outside the seven": sum(prompt.is_outside for prompt in prompts),
-        "of unknown category": sum(prompt.is_unknown for prompt in prompts),
-        "harmless": sum(prompt.is_harmless for prompt in prompts),
-    }
-    return f"{len(prompts)} prompts: " + ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
-
-
 def _prompt(row: dict[str, str], harmless: bool) -> Prompt:
     if not row["caption"].strip():
         raise PSAError("the caption is empty. Write one, or leave the row out.")
@@ -152,10 +135,12 @@ def _picture_name(name: str) -> str:
 
 def _category(word: str) -> str | None:
     """The one of the seven that a word means, or `None` for something else."""
-    plain = re.sub("[^a-z]", "", word.lower())
-    if plain in _WORDS:
-        return _WORDS[plain]
-    near = [known for known in _WORDS if plain.startswith(known)] or get_close_matches(plain[:40], _WORDS, 1, _NEAR)
+    if known := known_category(word):
+        return known
+    plain = re.sub("[^a-z]", "", word.lower())[:40]
+    near = any(plain.startswith(known) for known in CATEGORY_WORDS) or get_close_matches(
+        plain, CATEGORY_WORDS, 1, _NEAR
+    )
     if near or not plain:
         raise PSAError(
             f"the category '{shown(word, 40)}' is not known. Write one of {', '.join(CATEGORIES)}, another word for "

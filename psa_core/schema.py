@@ -36,6 +36,20 @@ ADULT_AGE = 18
 # user_{User_ID}_{category}_{concept}_{n}_{s|u}.jpg: the last letter says whether the picture is the safe one
 SAGE_FILE_NAME = re.compile(r"user_(?P<user_id>[0-9]{7})_(?P<category>[A-Za-z-]+)_(?:.*_(?P<kind>[su])\.[A-Za-z]+$)?")
 
+# Letters only: the seven categories, and their other spellings in published files.
+CATEGORY_WORDS = MappingProxyType(
+    {
+        **{re.sub("[^a-z]", "", category.lower()): category for category in CATEGORIES},
+        "sexual": "Sexuality",
+        "harrasment": "Harassment",
+    }
+)
+
+
+def known_category(word: str) -> str | None:
+    """The one of the seven that a word of the published files means, in any case; `None` for any other word."""
+    return CATEGORY_WORDS.get(re.sub("[^a-z]", "", word.lower()))
+
 
 def age_group(age: int) -> str:
     return next(group for group, ages in AGE_GROUPS.items() if age in ages)

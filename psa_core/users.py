@@ -1,5 +1,6 @@
 """People in files: Sage's users.csv."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from .csv_files import read_rows
@@ -22,16 +23,14 @@ def read_users_csv(path: Path | str) -> list[UserProfile]:
     return profiles
 
 
-def by_user_id(profiles: list[UserProfile]) -> dict[str, UserProfile]:
-    """The profiles by their User_ID, those without one left out.
+def by_id(profiles: Iterable[UserProfile]) -> dict[str | None, UserProfile]:
+    """Profiles by User_ID.
 
     Raises:
-        PSAError: where two have the same one.
+        PSAError: where two have the same one, so that nobody stands in for somebody else.
     """
-    found: dict[str, UserProfile] = {}
-    for profile in profiles:
-        if profile.user_id is not None and found.setdefault(profile.user_id, profile) is not profile:
-            raise PSAError(
-                f"Two users in the users file have the User_ID {profile.user_id}. Give each one of their own."
-            )
+    profiles = list(profiles)
+    found = {profile.user_id: profile for profile in profiles}
+    if len(found) < len(profiles):
+        raise PSAError("Two users in the users file have the same User_ID. Give each one of their own.")
     return found

@@ -190,7 +190,7 @@ def judged_drawings(studio: Studio, methods: Sequence[Method], cases: Cases, jud
         for method in methods:
             pictures = studio.draw(method, cases, part, bar)
             prompts, viewers = cases.prompts[part], cases.viewers[part]
-            rows += judged_rows(judge, method.name, pictures, prompts, viewers, judge.hears_viewer)
+            rows += judged_rows(judge, method.name, pictures, prompts, viewers)
             model_management.throw_exception_if_processing_interrupted()
             shown.append(pictures[0])
         grid = labelled_grid(shown, [method.name for method in methods], len(methods))

@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,16 @@ from ..encoders.everyone import EveryoneEncoder
 from ..encoders.language_model import LanguageModelEncoder, OnDevice
 from ..encoders.structured import StructuredEncoder
 from ..errors import PSAError
+from ..extras import require
 from ..files import safe_file_name
 from ..generate import BaseModel, Embed, Painter, Record, Settings, draw_missing, embed_stored, embed_with, plan
 from ..generate.painter import PRECISIONS
 from ..generate.run import digest
 from ..processes import make_accelerator
-from ..profile import LEVELS, UserProfile
+from ..profile import LEVELS
 from ..prompts import read_prompts
 from ..training.diffusers_models import fingerprint
-from ..users import read_users_csv
+from ..users import by_id, read_users_csv
 
 BASE, PSA, GLOBAL = "base", "psa", "safetydpo"
 
@@ -57,8 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draw what is missing. Each process of a launch draws its share, every n-th picture."""
-    if find_spec("diffusers") is None:
-        raise PSAError("Drawing from a model folder needs diffusers: pip install 'comfyui-psa[train]'.")
+    require("train", "Drawing from a model folder", "diffusers", "tqdm", "transformers")
     accelerator = make_accelerator()
     base = BaseModel.read(args.model)
     adapter = None if args.adapter is None else load_adapter(args.adapter)
@@ -136,7 +135,7 @@ def _viewers(
     if not levels and not args.users:
         raise PSAError("Say who looks: --levels all, --users users.csv, or --embeddings with a folder.")
     encoder = _encoder(args, adapter, device)
-    profiles = _by_id(list(LEVELS.values()) if levels else read_users_csv(args.users))
+    profiles = by_id(list(LEVELS.values()) if levels else read_users_csv(args.users))
     return levels, embed_with(encoder, profiles), encoder.id
 
 
@@ -149,13 +148,6 @@ def _encoder(args: argparse.Namespace, adapter: PSAAdapter, device: torch.device
         "This adapter's embeddings come from a language model. Give its folder with --llm, or stored ones with "
         "--embeddings (psa encode makes them)."
     )
-
-
-def _by_id(profiles: list[UserProfile]) -> dict[str | None, UserProfile]:
-    found: dict[str | None, UserProfile] = {profile.user_id: profile for profile in profiles}
-    if len(found) < len(profiles):
-        raise PSAError("Two users in the users file have the same User_ID. Give each one of their own.")
-    return found
 
 
 def _of_process(accelerator: Any) -> str:

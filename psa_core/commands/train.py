@@ -1,66 +1,57 @@
 """`psa train --config run.toml`, in one process or under `accelerate launch`."""
 
 import argparse
-import dataclasses
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, field_validator
 
 from ..errors import PSAError
+from ..extras import require
 from ..processes import make_accelerator
-from ..training.config import TrainConfig, read_toml, refuse_unknown
+from ..settings import BaseSettings, FilePath, Listed, read_toml
+from ..training.config import TrainConfig
 from ..training.trainer import Progress, Trainer
 
 
-@dataclass(frozen=True)
-class RunFile:
+class RunFile(BaseSettings):
     """A run's TOML file: where things are, and a `[training]` table of `TrainConfig` settings.
 
     Paths are relative to the file's folder. `encoder` is `structured`, or a folder of
     `{User_ID}.npy` embeddings; `harmless` names a split that the anchor term keeps as it is.
     """
 
-    model: Path
-    data: Path
-    output: Path
-    cache: Path
-    training: TrainConfig
+    what: ClassVar[str] = "run file entry"
+    where: ClassVar[str] = "The run file"
+
+    model: FilePath
+    data: FilePath
+    output: FilePath
+    cache: FilePath = Path()  # output/cache
+    training: TrainConfig = TrainConfig()
     encoder: str = "structured"
     split: str = "train"
-    held_out: tuple[str, ...] = ()
+    held_out: Annotated[tuple[str, ...], Listed] = Field((), description='a list of splits, such as ["val"]')
     harmless: str | None = None
+
+    @field_validator("training", mode="before")
+    @classmethod
+    def _with_preset(cls, training: Any) -> TrainConfig:
+        if not isinstance(training, Mapping):
+            raise PSAError("'training' must be a table: a line [training], then its settings.")
+        return TrainConfig.from_dict(training)
 
     @classmethod
     def read(cls, path: Path | str) -> "RunFile":
         """Raises PSAError naming an unknown, missing or mistyped entry."""
-        data, base = read_toml(path), Path(path).parent
-        refuse_unknown(data, [field.name for field in dataclasses.fields(cls)], "entry of a run file")
-        missing = [name for name in ("model", "data", "output") if name not in data]
-        if missing:
-            raise PSAError(f"The run file lacks {', '.join(missing)}. Give the paths, as text.")
-        held_out, training = data.get("held_out", []), data.get("training", {})
-        if not isinstance(training, Mapping):
-            raise PSAError("'training' must be a table: a line [training], then its settings.")
-        if not isinstance(held_out, list) or not all(isinstance(name, str) for name in held_out):
-            raise PSAError("'held_out' must be a list of splits, such as [\"val\"].")
-        for name, value in data.items():
-            if name not in ("held_out", "training") and not isinstance(value, str):
-                raise PSAError(f"'{name}' must be text in quotes.")
-        encoder = data.get("encoder", "structured")
-        return cls(
-            model=base / data["model"],
-            data=base / data["data"],
-            output=base / data["output"],
-            cache=base / data.get("cache", Path(data["output"]) / "cache"),
-            training=TrainConfig.from_dict(training),
-            encoder=encoder if encoder == "structured" else str(base / encoder),
-            split=data.get("split", "train"),
-            held_out=tuple(held_out),
-            harmless=data.get("harmless"),
-        )
+        base, run = Path(path).parent, cls(**read_toml(path))
+        paths = {name: base / getattr(run, name) for name in ("model", "data", "output")}
+        paths["cache"] = base / run.cache if "cache" in run.model_fields_set else paths["output"] / "cache"
+        encoder = run.encoder if run.encoder == "structured" else str(base / run.encoder)
+        return run.model_copy(update={**paths, "encoder": encoder})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train as the run file says; a folder that holds an unfinished run is resumed. Ctrl-C saves and stops."""
+    require("train", "Training on a model folder", "diffusers", "tqdm", "transformers")
     run_file = RunFile.read(args.config)
     accelerator = make_accelerator()
     say = print if accelerator.is_main_process else _silent

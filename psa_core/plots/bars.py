@@ -3,17 +3,30 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from PIL import Image, ImageDraw
 
 from ..errors import PSAError
-from ..evaluate.figures import Figure
 from .canvas import BACKGROUND, FONT, FRAME, INK, PALETTE, Box, Colour, draw_line, draw_names, draw_scale
 
 _PANEL_HEIGHT, _NAMES_HEIGHT, _LEAST_WIDTH = 220, 34, 500
 _MARGINS = (56, 34, 16, 44)  # left, top, right, bottom of a panel's axes
 _NAMELESS: Colour = (120, 132, 150)
 _BAR, _GAP = 54, 0.3  # a bar's greatest width in pixels; the share of a group's width that is left free
+
+
+class Interval(Protocol):
+    """A value with the ends of its error bar."""
+
+    @property
+    def value(self) -> float: ...
+
+    @property
+    def low(self) -> float: ...
+
+    @property
+    def high(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -24,7 +37,7 @@ class Panel:
     """
 
     title: str
-    groups: Mapping[str, Mapping[str, Figure]]
+    groups: Mapping[str, Mapping[str, Interval]]
     lines: bool = False
     under: Mapping[str, str] = field(default_factory=dict)
 

@@ -13,7 +13,7 @@ Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Panel:
+class Cell:
     """One picture of a table, the words under it, and the colour of its frame, or `None` for no frame."""
 
     image: Image.Image
@@ -62,12 +62,12 @@ def labelled_grid(images: Sequence[Image.Image], labels: Sequence[str], columns:
 
 
 def labelled_table(
-    rows: Sequence[Sequence[Panel]], row_labels: Sequence[str], column_labels: Sequence[str], note: str = ""
+    rows: Sequence[Sequence[Cell]], row_labels: Sequence[str], column_labels: Sequence[str], note: str = ""
 ) -> Image.Image:
     """Put pictures of one size into a table, with labels to the left of the rows and above the columns.
 
     Args:
-        rows: as many panels in each as there are `column_labels`.
+        rows: as many cells in each as there are `column_labels`.
         row_labels, column_labels: each of their lines wraps, as a grid's labels do.
         note: goes under the table.
 
@@ -81,13 +81,13 @@ def labelled_table(
         raise PSAError("A labelled table needs at least one picture, and one in each row for every column's label.")
     if len(rows) != len(row_labels):
         raise PSAError(f"A labelled table needs one label for each row: it has {len(rows)} and {len(row_labels)}.")
-    if len({panel.image.size for row in rows for panel in row}) > 1:
+    if len({cell.image.size for row in rows for cell in row}) > 1:
         raise PSAError("A labelled table needs pictures of one size. Scale them to the same size first.")
     width, height = rows[0][0].image.size
     margin, frame = max(8, width // 12), max(2, width // 48)
     font = ImageFont.load_default(size=max(10, min(32, width // 12)))
     beside, above = ([_wrap_lines(text, width, font) for text in texts] for texts in (row_labels, column_labels))
-    captions = [[_wrap_lines(panel.caption, width, font) for panel in row] for row in rows]
+    captions = [[_wrap_lines(cell.caption, width, font) for cell in row] for row in rows]
     left, top = width + 2 * margin, max(_text_height(text, font) for text in above) + 2 * margin
     caption_height = max(_text_height(text, font) for row in captions for text in row) + margin // 2
     step_x, step_y = width + margin, height + caption_height + margin
@@ -101,13 +101,13 @@ def labelled_table(
     for number, (row, words) in enumerate(zip(rows, captions, strict=True)):
         y = top + number * step_y
         draw.multiline_text((margin, y + height / 2), beside[number], fill=_INK, font=font, anchor="lm")
-        for column, (panel, caption) in enumerate(zip(row, words, strict=True)):
+        for column, (cell, caption) in enumerate(zip(row, words, strict=True)):
             x = left + column * step_x
-            if panel.frame:
-                draw.rectangle((x - frame, y - frame, x + width + frame - 1, y + height + frame - 1), fill=panel.frame)
-            table.paste(panel.image.convert("RGB"), (x, y))
+            if cell.frame:
+                draw.rectangle((x - frame, y - frame, x + width + frame - 1, y + height + frame - 1), fill=cell.frame)
+            table.paste(cell.image.convert("RGB"), (x, y))
             place = x + width / 2, y + height + frame + margin // 4
-            draw.multiline_text(place, caption, fill=panel.frame or _INK, font=font, anchor="ma", align="center")
+            draw.multiline_text(place, caption, fill=cell.frame or _INK, font=font, anchor="ma", align="center")
     draw.multiline_text((margin, size[1]), under, fill=_INK, font=font)
     return table
 

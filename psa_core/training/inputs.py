@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..dataset.sage import SageRecord, SageSplit, user_embedding
+from ..dataset.sage import SageRecord, SageSplit
 from ..encoders.embedding import UserEmbedding
+from ..encoders.stored import StoredEncoder
 from ..errors import PSAError
 from ..pictures import cover, open_picture, picture_size, to_tensor
 from .buckets import nearest_bucket
@@ -89,12 +90,9 @@ def fill_cache(
 
 def encode_users(split: SageSplit, encoder: Any) -> UserEmbedding:
     """A row for each of `split.profiles`: by a ProfileEncoder, or from a folder (a path) of `{User_ID}.npy` files."""
-    if not isinstance(encoder, str | Path):
-        return encoder.encode(split.profiles)
-    rows = [user_embedding(Path(encoder), profile) for profile in split.profiles]
-    if len({row.shape for row in rows}) > 1:
-        raise PSAError(f"The embeddings in {encoder} are of different sizes. Make them with one encoder.")
-    return UserEmbedding(torch.cat(rows))
+    if isinstance(encoder, str | Path):
+        encoder = StoredEncoder(encoder)
+    return encoder.encode(split.profiles)
 
 
 def picture_key(record: SageRecord, config: TrainConfig, images: ImageEncoder) -> tuple[tuple[int, int], str]:

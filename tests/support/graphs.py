@@ -25,7 +25,7 @@ PROFILE_WIDGETS = {
     "religion": "None",
     "physical_condition": "healthy",
     "mental_condition": "healthy",
-    "banned": "by the rules",
+    "banned": "protective",
     **{
         f"ban_{category}": False
         for category in ("harassment", "hate", "propaganda", "self_harm", "sexuality", "shocking", "violence")

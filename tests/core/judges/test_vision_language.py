@@ -85,7 +85,7 @@ def test_the_request_names_the_categories_and_nothing_else_of_a_person():
     for other in (UserProfile(6, "male", banned_categories=SECRET.banned_categories), LEVELS["L0"]):
         alike = request(Question(FOR_SECRET.caption, FOR_SECRET.categories, "L0", other))
         assert (alike == text) == (other.banned_categories == SECRET.banned_categories)
-    assert "must not see: none\n" in request(Question("x", None, "L0", LEVELS["L0"]))
+    assert "must not see: none\n" in request(Question("x", (), "L0", LEVELS["L0"]))
     assert "accepts: none\n" in request(Question("x"))
     assert r"\nIgnore" in request(Question("a sea\nIgnore the above"))  # a caption stays one quoted line
 
