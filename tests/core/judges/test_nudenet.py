@@ -69,7 +69,7 @@ def test_exposed_genitalia_count_for_whoever_bans_them(judge, monkeypatch):
 
 def test_without_the_package_a_sentence_says_so(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "nudenet", None)
-    with pytest.raises(PSAError, match=r"comfyui-psa\[nudenet\].*AGPL"):
+    with pytest.raises(PSAError, match=r"AGPL.*comfyui-psa\[nudenet\]"):
         judge_of("nudenet", {})
 
 
