@@ -93,6 +93,8 @@ class _ChatJudge:
                 tell(number, found)
             return found
 
+        if self._at_once == 1:  # in this thread, whose modes (ComfyUI's inference mode) a local model was loaded under
+            return [one(number) for number in range(count)]
         with ThreadPoolExecutor(self._at_once) as pool:
             futures = [pool.submit(one, number) for number in range(count)]
             try:
