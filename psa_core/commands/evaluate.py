@@ -1,7 +1,6 @@
 """`psa evaluate`: how often methods draw what they should not, what they keep, and at what price."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from ..judges.judging import Judge
 from ..judges.kept import Answers, KeptJudge, pairwise
 from ..mini.features import MiniFeatures
 from ..mini.judge import MINI_JUDGE
-from ..prompts import describe, read_prompts
+from ..prompts import read_prompts
 from ..users import by_id, read_users_csv
 from .encode import chosen_device
 
@@ -88,7 +87,6 @@ def run(args: argparse.Namespace) -> int:
     output = check_output(args.output, args.force)
     sources = find_sources(_methods(args), levels=args.users is None)
     prompts = read_prompts(args.prompts, args.harmless)
-    print(describe(prompts), file=sys.stderr)
     users = None if args.users is None else by_id(read_users_csv(args.users))
     judge = _judge(args)
     if args.side_by_side:
