@@ -46,4 +46,4 @@ def _little_endian(tensor: torch.Tensor) -> memoryview:
     values = tensor.detach().cpu().contiguous().reshape(-1)
     if sys.byteorder == "big":
         values = values.view(torch.uint8).reshape(-1, values.itemsize).flip(1).reshape(-1)
-    return memoryview(values.view(torch.uint8).numpy())
+    return values.view(torch.uint8).numpy().data

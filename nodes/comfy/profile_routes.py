@@ -105,7 +105,7 @@ async def _read_json(request: web.Request) -> Any:
     try:
         while chunk := await request.content.read(_BODY_LIMIT + 1 - len(body)):
             body += chunk
-    except (HttpProcessingError, web.PayloadAccessError, OSError):
+    except (HttpProcessingError, web.RequestPayloadError, OSError):
         raise PSAError("The request's body cannot be decoded. Send the profile as plain JSON.") from None
     if len(body) > _BODY_LIMIT:
         raise PSAError(f"The request is longer than a profile can be. Send at most {_BODY_LIMIT} bytes.")

@@ -48,7 +48,7 @@ def adapter_id(adapter: PSAAdapter) -> str:
     digest = hashlib.sha256()
     for key, value in sorted(adapter.state_dict().items()):
         digest.update(f"{key} {tuple(value.shape)}\n".encode())
-        digest.update(memoryview(value.detach().cpu().float().contiguous().numpy()).cast("B"))
+        digest.update(value.detach().cpu().float().contiguous().numpy().data)
     return digest.hexdigest()
 
 
