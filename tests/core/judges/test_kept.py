@@ -118,13 +118,23 @@ def test_damage_is_asked_again_and_never_another_answer(serve, tmp_path):
     server, path = serve(by_shade), tmp_path / "results.answers"
     judge_at(server, path).judge(PICTURES, QUESTIONS)
     whole = path.read_bytes()
-    for content in (*flipped(whole, 60, seed=1), whole[:-20], whole[:10], b"\0" * 50, whole + b"\xff\xfe half a li"):
+    head = whole[: whole.index(b"\n")]
+    damaged = (head + content for content in flipped(whole[len(head) :], 60, seed=1))
+    for content in (*damaged, whole[:-20], whole[:10], b"", head, whole + b"\xff\xfe half a li"):
         path.write_bytes(content)
         verdicts = judge_at(server, path).judge(PICTURES, QUESTIONS)
         assert [verdict.agreement for verdict in verdicts] == [n / 100 for n in range(12)]
         server.bodies.clear()
         judge_at(server, path).judge(PICTURES, QUESTIONS)
         assert server.bodies == []  # what was asked again stands on lines of its own
+
+
+@pytest.mark.parametrize("content", [b"my answers to the exam\n", b"\n\nmine", b"\0" * 50, b"PK\x03\x04", b"\xff"])
+def test_another_ones_file_is_left_alone(tmp_path, content):
+    (tmp_path / "results.answers").write_bytes(content)
+    with pytest.raises(PSAError, match="holds no answers of a judge"):
+        Answers(tmp_path / "results.answers")
+    assert (tmp_path / "results.answers").read_bytes() == content
 
 
 def test_answers_that_cannot_be_kept_are_said(tmp_path):
