@@ -15,6 +15,7 @@ from ..processes import make_accelerator
 from ..settings import BaseSettings, FilePath, Listed, read_toml
 from ..training.config import TrainConfig
 from ..training.trainer import Progress, Trainer
+from .progress import Bar
 
 
 class RunFile(BaseSettings):
@@ -66,10 +67,12 @@ def run(args: argparse.Namespace) -> int:
     accelerator = make_accelerator()
     say = print if accelerator.is_main_process else _silent
     trainer = _build(run_file, accelerator, args.skip_bad, say)
-    with _stop_on_signals() as stopped, _Bar(accelerator.is_main_process, run_file.training.steps) as bar:
+    with _stop_on_signals() as stopped, Bar(accelerator.is_main_process, "step") as bar:
 
         def callback(progress: Progress) -> bool:
-            bar.show(progress)
+            loss, accuracy = (progress.metrics[name] for name in ("loss", "accuracy"))
+            figures = {"loss": f"{loss:.4f}", "accuracy": f"{accuracy:.2f}"}
+            bar.show(progress.step, progress.steps, progress.message, **figures)
             return stopped()
 
         result = trainer.train(callback)
@@ -136,28 +139,6 @@ def _stop_on_signals() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in zip(signals, before, strict=True):
             signal.signal(number, handler)
-
-
-class _Bar:
-    """tqdm on the main process."""
-
-    def __init__(self, shown: bool, steps: int) -> None:
-        from tqdm import tqdm
-
-        self._bar = tqdm(total=steps, unit="step", disable=not shown)
-
-    def show(self, progress: Progress) -> None:
-        self._bar.update(progress.step - self._bar.n)
-        metrics = progress.metrics
-        self._bar.set_postfix(loss=f"{metrics['loss']:.4f}", accuracy=f"{metrics['accuracy']:.2f}")
-        if progress.message:
-            self._bar.write(progress.message)
-
-    def __enter__(self) -> "_Bar":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._bar.close()
 
 
 def _silent(*_: Any) -> None:
