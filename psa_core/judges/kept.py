@@ -175,17 +175,6 @@ def picture_digest(picture: Image.Image) -> str:
     return hashlib.blake2b(pixels.tobytes(), digest_size=16, key=repr(pixels.size).encode()).hexdigest()
 
 
-def folder_digest(folder: Path) -> str:
-    """A hash of the names and contents of a model's files."""
-    digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        digest.update(json.dumps([path.name, path.stat().st_size]).encode())
-        with open(path, "rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()
-
-
 def _own_key() -> bytes:
     """The person's key, made when it is first asked for."""
     path = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "psa" / "answers.key"
