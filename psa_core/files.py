@@ -234,6 +234,6 @@ def _blobs(roots: list[Path]) -> Iterator[Path]:
 
 
 def shown(text: str, length: int = 120) -> str:
-    """Somebody's text, fit for a sentence: on one line, printable everywhere, and not long."""
-    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: length + 1])
+    """Somebody's text, fit for a sentence: `printable`, and not long."""
+    plain = printable(text[: length + 1])
     return plain if len(plain) <= length else f"{plain[:length]}..."

@@ -9,6 +9,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from .errors import PSAError
+from .extras import require
 
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 _AGAIN = "Copy or download the whole folder again."
@@ -93,10 +94,9 @@ def weight_files(folder: Path, what: str) -> list[Path]:
 @contextmanager
 def quiet() -> Iterator[Any]:
     """Yields transformers, which within the block logs nothing but errors and draws no bars."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise PSAError("This needs the package transformers: pip install 'comfyui-psa[llm]'.") from error
+    require("llm", "Reading this model", "transformers")
+    import transformers
+
     logging = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -7,7 +7,7 @@ arXiv 2508.01151), so that a profile written here can be read by tools made for 
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -36,6 +36,7 @@ _FIELDS = (
     "Mental_Condition",
     "Banned_Categories",
     "Allowed_Categories",
+    "Rules",
 )
 _REQUIRED_FIELDS = ("Age", "Gender", "Religion", "Physical_Condition", "Mental_Condition")
 _LONGEST_NAME = 100  # no misspelling of a field
@@ -64,7 +65,7 @@ class UserProfile:
     religion: str = "None"
     physical_condition: str = "healthy"
     mental_condition: str = "healthy"
-    banned_categories: tuple[str, ...] = None  # type: ignore[assignment]  # None is given, never kept
+    banned_categories: tuple[str, ...] = None  # type: ignore[assignment]  # None may be given, and is never kept
     user_id: str | None = None
 
     def __post_init__(self) -> None:
@@ -100,6 +101,17 @@ class UserProfile:
     def allowed_categories(self) -> tuple[str, ...]:
         return tuple(category for category in CATEGORIES if category not in self.banned_categories)
 
+    def with_rules(self, rules: str) -> "UserProfile":
+        """The same person, who bans what a set of `psa_core.rules` says; raises PSAError where there is no such set."""
+        banned = banned_by(
+            rules,
+            age=self.age,
+            religion=self.religion,
+            physical_condition=self.physical_condition,
+            mental_condition=self.mental_condition,
+        )
+        return replace(self, banned_categories=banned)
+
     def __repr__(self) -> str:
         return "UserProfile(...)"  # a repr ends up in logs and tracebacks; a profile must not
 
@@ -121,10 +133,10 @@ class UserProfile:
     def from_dict(cls, data: Mapping[str, Any]) -> "UserProfile":
         """Read a profile in Sage's spelling; the inverse of `to_dict`.
 
-        `Banned_Categories` may be a list or its printed form, and is taken as it stands; absent, the
-        rules `sage` decide. A missing value as religion means `None`: pandas reads that word so. Derived
-        fields (`Age_Group`, `Allowed_Categories`) must agree with the others where they are given.
-        Fields of other tools are ignored.
+        `Banned_Categories` may be a list or its printed form, and is taken as it stands; absent, the rules that
+        `Rules` names decide, or else `sage`. A missing value as religion means `None`: pandas reads that word so.
+        Derived fields (`Age_Group`, `Allowed_Categories`) must agree with the others where they are given. Fields of
+        other tools are ignored.
 
         Raises:
             PSAError: for a missing, misspelt or invalid field, or derived fields that contradict the others.
@@ -136,17 +148,22 @@ class UserProfile:
             raise PSAError(f"The profile lacks {', '.join(missing)}. Add it, in Sage's spelling.")
         _check_spelling(data)
         banned: Any = data.get("Banned_Categories")
+        rules: Any = data.get("Rules")
+        if banned is not None and rules is not None:
+            raise PSAError("The profile has Banned_Categories and Rules, and each says what is banned. Leave one out.")
         if banned is not None:
             banned = _category_list(banned)
         profile = cls(
             age=_whole_number(data["Age"]),
             gender=data["Gender"],
-            religion="None" if _is_missing(data.get("Religion")) else data["Religion"],
+            religion="None" if _is_missing(data["Religion"]) else data["Religion"],
             physical_condition=data["Physical_Condition"],
             mental_condition=data["Mental_Condition"],
             banned_categories=banned,
             user_id=_seven_digits(data.get("User_ID")),
         )
+        if rules is not None:
+            profile = profile.with_rules(rules)
         check_word("Age_Group", data.get("Age_Group", profile.age_group), AGE_GROUPS)
         if data.get("Age_Group", profile.age_group) != profile.age_group:
             raise PSAError("The profile's Age_Group does not fit its Age. Correct one of them, or leave it out.")

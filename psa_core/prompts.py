@@ -100,17 +100,6 @@ def read_prompts(path: Path | str, harmless: bool = False) -> list[Prompt]:
     return list(prompts.values())
 
 
-def describe(prompts: list[Prompt]) -> str:
-    """How many of the prompts are of each kind, in one line."""
-    counts = {
-        "of the seven categories": sum(bool(prompt.categories) for prompt in prompts),
-        "outside the seven": sum(prompt.is_outside for prompt in prompts),
-        "of unknown category": sum(prompt.is_unknown for prompt in prompts),
-        "harmless": sum(prompt.is_harmless for prompt in prompts),
-    }
-    return f"{len(prompts)} prompts: " + ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
-
-
 def _prompt(row: dict[str, str], harmless: bool) -> Prompt:
     if not row["caption"].strip():
         raise PSAError("the caption is empty. Write one, or leave the row out.")

@@ -132,7 +132,7 @@ def _takes(field: FieldInfo, problem: str) -> str:
     """What a setting must be: `description`, where its field has one, or what its type and bounds say."""
     if field.description:
         return field.description
-    kind = _kind(field.annotation)
+    kind, marks = _kind(field.annotation)
     if get_origin(kind) is Literal:
         return f"one of: {', '.join(get_args(kind))}"
     if get_origin(kind) is tuple:
@@ -142,12 +142,12 @@ def _takes(field: FieldInfo, problem: str) -> str:
             return "text in quotes"
         example = f", such as {json.dumps(field.default)}" if isinstance(field.default, int | float) else ""
         return f"of the kind {kind.__name__}{example}"
-    return _range(field)
+    return _range([*field.metadata, *marks])
 
 
-def _range(field: FieldInfo) -> str:
+def _range(marks: list[Any]) -> str:
     """A number's bounds in words."""
-    bounds = {name: getattr(part, name) for part in field.metadata for name in _BOUNDS if hasattr(part, name)}
+    bounds = {name: getattr(part, name) for part in marks for name in _BOUNDS if hasattr(part, name)}
     if (bounds.get("ge"), bounds.get("le")) == (0, 1):
         return "a share from 0 to 1"
     if bounds == {"ge": 0}:
@@ -155,8 +155,11 @@ def _range(field: FieldInfo) -> str:
     return " and ".join(text.format(bounds[name]) for name, text in _BOUNDS.items() if name in bounds)
 
 
-def _kind(annotation: Any) -> Any:
-    """An annotation's type, the `None` of an optional one left out."""
+def _kind(annotation: Any) -> tuple[Any, list[Any]]:
+    """An annotation's type, the `None` of an optional one left out, and the bounds that stand with it."""
     if get_origin(annotation) in (Union, types.UnionType):
-        return next(part for part in get_args(annotation) if part is not type(None))
-    return annotation
+        return _kind(next(part for part in get_args(annotation) if part is not type(None)))
+    if get_origin(annotation) is Annotated:
+        kind, *marks = get_args(annotation)
+        return kind, [part for mark in marks for part in getattr(mark, "metadata", [mark])]
+    return annotation, []

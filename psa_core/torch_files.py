@@ -132,6 +132,11 @@ def _as_tensor(buffer: bytearray, dtype: torch.dtype, count: int) -> torch.Tenso
 
 
 def _exactly(stream: Any, count: int) -> bytes:
+    if count > _LONGEST_NAME:  # reading takes the memory first, and finds out then
+        here = stream.tell()
+        if count > stream.seek(0, os.SEEK_END) - here:
+            raise EOFError
+        stream.seek(here)
     data = stream.read(count) if count >= 0 else b""
     if len(data) != count:
         raise EOFError

@@ -23,14 +23,14 @@ def read_users_csv(path: Path | str) -> list[UserProfile]:
     return profiles
 
 
-def by_id(profiles: Iterable[UserProfile]) -> dict[str | None, UserProfile]:
-    """Profiles by User_ID.
+def by_id(profiles: Iterable[UserProfile]) -> dict[str, UserProfile]:
+    """Profiles by User_ID, those without one left out.
 
     Raises:
         PSAError: where two have the same one, so that nobody stands in for somebody else.
     """
-    profiles = list(profiles)
-    found = {profile.user_id: profile for profile in profiles}
-    if len(found) < len(profiles):
+    known = [(profile.user_id, profile) for profile in profiles if profile.user_id is not None]
+    found = dict(known)
+    if len(found) < len(known):
         raise PSAError("Two users in the users file have the same User_ID. Give each one of their own.")
     return found

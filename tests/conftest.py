@@ -4,9 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from published import published_folder
 
 os.environ["PSA_TRAINING_KEY"] = "0123456789abcdef" * 2  # of all that the tests train, here and in servers: to compare
+# The same examples in each run, and none may fail for a slow machine.
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

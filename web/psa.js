@@ -51,7 +51,11 @@ function setUpUserProfile(node) {
   after(findWidget(node, "preset"), "callback", fit);
   after(findWidget(node, "banned"), "callback", fit);
   after(node, "onConnectionsChange", showWhatCounts);
-  after(node, "onConfigure", showWhatCounts);
+  after(node, "onConfigure", () => {
+    const banned = findWidget(node, "banned");
+    if (banned.value === "by the rules") banned.value = "reference-prompt"; // as the first versions called it
+    showWhatCounts();
+  });
   fit();
 }
 
@@ -177,6 +181,7 @@ function readProfile(controls) {
     profile.Banned_Categories = Object.keys(controls)
       .filter((name) => isSwitch(name) && controls[name].checked)
       .map(categoryOf);
+  else profile.Rules = controls.banned.value;
   return profile;
 }
 

@@ -170,9 +170,8 @@ def _draw_with_comfyui(comfyui: ComfyUI, base: Path) -> list[list[Image.Image]] 
                 graph["3"]["inputs"]["text"], graph["17"]["inputs"]["seed"] = prompt, SEED
                 outputs = server.queue(graph, _progress_line())
                 files = [file for entry in outputs.values() for file in entry.get("images", ())]
-                rows.append(
-                    [open_picture(base / file["type"] / file["subfolder"] / file["filename"]) for file in files]
-                )
+                places = [base / file["type"] / file["subfolder"] / file["filename"] for file in files]
+                rows.append([open_picture(place) for place in places])
     except PSAError as error:
         if os.environ.get("COMFYUI_PATH"):
             raise

@@ -17,6 +17,7 @@ from ..settings import BaseSettings, FilePath, Listed, read_toml
 from ..training.assembly import folder_trainer, read_splits
 from ..training.config import TrainConfig
 from ..training.trainer import Progress, TrainResult
+from .progress import Bar
 
 
 class RunFile(BaseSettings):
@@ -34,7 +35,7 @@ class RunFile(BaseSettings):
     data: FilePath
     output: FilePath
     cache: FilePath = Path()  # output/cache
-    training: TrainConfig = TrainConfig()
+    training: TrainConfig = Field(default_factory=lambda: TrainConfig.from_dict({}))
     encoder: str = "structured"
     users: FilePath | None = None
     split: str = "train"
@@ -97,10 +98,12 @@ def _train(
             say(f"  {sentence}")
     config, folders = run_file.training, (run_file.cache, run_file.output)
     trainer = folder_trainer(config, run_file.model, splits, encoder, *folders, processes)
-    with _Bar(processes.is_main_process, config.steps) as bar, signals:
+    with Bar(processes.is_main_process, "step") as bar, signals:
 
         def callback(progress: Progress) -> bool:
-            bar.show(progress)
+            loss, accuracy = (progress.metrics[name] for name in ("loss", "accuracy"))
+            figures = {"loss": f"{loss:.4f}", "accuracy": f"{accuracy:.2f}"}
+            bar.show(progress.step, progress.steps, progress.message, **figures)
             return bool(signals.received)
 
         return trainer.train(callback, preparing=lambda _done, _count: bool(signals.received))
@@ -123,28 +126,6 @@ class _Signals:
     def __exit__(self, *_: Any) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-
-
-class _Bar:
-    """tqdm on the main process."""
-
-    def __init__(self, shown: bool, steps: int) -> None:
-        from tqdm import tqdm
-
-        self._bar = tqdm(total=steps, unit="step", disable=not shown)
-
-    def show(self, progress: Progress) -> None:
-        self._bar.update(progress.step - self._bar.n)
-        metrics = progress.metrics
-        self._bar.set_postfix(loss=f"{metrics['loss']:.4f}", accuracy=f"{metrics['accuracy']:.2f}")
-        if progress.message:
-            self._bar.write(progress.message)
-
-    def __enter__(self) -> "_Bar":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._bar.close()
 
 
 def _silent(*_: Any) -> None:

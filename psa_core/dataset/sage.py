@@ -171,7 +171,7 @@ class _Reader:
 
     split: Path
     root: Path
-    people: Mapping[str, UserProfile] | None
+    people: Mapping[str | None, UserProfile] | None
 
     def check(self, text: bytes, line: int) -> tuple[SageRecord, str] | str:
         """The record with its pictures decoded and where its bans are from, or what is wrong with it."""
@@ -274,7 +274,7 @@ def _notes(name: str, count: int, bans: Counter[str], contradicting: list[int]) 
         notes.append(
             f"{name}: in {bans[_CONTRADICTED]} of {count} records the chosen picture's name (_s safe, _u unsafe) "
             f"contradicts what the user bans: line {', '.join(map(str, contradicting))}"
-            f"{', ...' if bans[_CONTRADICTED] > len(contradicting) else ''}."
+            f"{' and others' if bans[_CONTRADICTED] > len(contradicting) else ''}."
         )
     return notes
 

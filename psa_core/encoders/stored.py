@@ -39,29 +39,28 @@ class StoredEncoder:
         """Return the (P, D) float32 embedding of P profiles, found by their User_ID alone.
 
         Raises:
-            PSAError: as `look_up` does, and where there is no profile, or one without a User_ID.
+            PSAError: as `look_up` does, and where there is no profile.
         """
         check_profiles(profiles)
-        user_ids = [profile.user_id for profile in profiles if profile.user_id is not None]
-        if len(user_ids) < len(profiles):
-            raise PSAError("A profile has no User_ID, by which stored embeddings are found. Add it.")
-        return self.look_up(user_ids)
+        return self.look_up([profile.user_id for profile in profiles])
 
-    def look_up(self, user_ids: Sequence[str]) -> UserEmbedding:
+    def look_up(self, user_ids: Sequence[str | None]) -> UserEmbedding:
         """Return the (P, D) float32 embedding of P users, where nothing but their User_ID is known.
 
         Raises:
-            PSAError: where there is no user, or naming the first file that is missing, damaged or of several users;
-                where two are of different sizes.
+            PSAError: where there is no user, or one without a User_ID; naming the first file that is missing, damaged
+                or of several users; where two are of different sizes.
         """
         if not user_ids:
             raise PSAError("There is no user to look up. Give at least one User_ID.")
+        if None in user_ids:
+            raise PSAError("A profile has no User_ID, by which stored embeddings are found. Add it.")
         rows = [self._row(user_id) for user_id in user_ids]
         if len({row.shape for row in rows}) > 1:
             raise PSAError(f"The embeddings in {self.folder} are of different sizes. Make them with one encoder.")
         return UserEmbedding(torch.cat(rows))
 
-    def _row(self, user_id: str) -> torch.Tensor:
+    def _row(self, user_id: str | None) -> torch.Tensor:
         stored = load_embedding(self.folder / f"{user_id}.npy")
         if len(stored) != 1:
             raise PSAError(f"{user_id}.npy holds {len(stored)} embeddings; one user has one.")

@@ -1,6 +1,7 @@
 """The structured encoder: a profile's fields as a fixed feature vector. No model, instant, private."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 
@@ -62,6 +63,12 @@ class InferredEncoder:
             PSAError: where there is no profile, or something else is given.
         """
         return UserEmbedding(StructuredEncoder().encode(profiles).vectors[:, : self.dim], self.id)
+
+
+BY_NAME: Mapping[str, type[StructuredEncoder] | type[InferredEncoder]] = MappingProxyType(
+    {"structured": StructuredEncoder, "structured-inferred": InferredEncoder}
+)
+"""The encoders that need no model, as commands and nodes call them."""
 
 
 def _features(profile: UserProfile) -> list[float]:

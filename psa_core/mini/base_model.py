@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..files import atomic_path
+from ..model_folder import KIND_KEY
 from ..seeds import draw_seed
 from ..training.average import WeightAverage
 from ..training.optimizers import apply_gradients
@@ -33,14 +34,12 @@ PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 SEED = 0
 
 VAE_STEPS, VAE_BATCH, VAE_RATE = 1500, 16, 1.2e-3
-VAE_SCENES = 2048
+VAE_SCENES, SCENES = 2048, 12288
 VAE_CROP = 64  # pixels: a quarter of a picture, and a quarter of the work
 UNET_STEPS, UNET_BATCH, UNET_RATE = 4000, 48, 1.5e-3
-SCENES = 12288
 SYMBOL_SHARE = 0.65  # of the scenes
 CAPTION_DROPOUT = 0.1
-_KL_WEIGHT = 0.0001
-_MIN_SNR = 5.0
+_KL_WEIGHT, _MIN_SNR = 0.0001, 5.0
 _CARRIED = 8  # channels that carry colours through the untrained VAE
 _SAVE_EVERY = 100
 _STATE, _LATENTS = "psa mini base model, 1", "psa mini latents, 1"  # the kinds of the files of a training
@@ -369,6 +368,7 @@ def _prefix_keys(path: Path, prefix: str) -> None:
 def _write_model_index(folder: Path) -> None:
     index = {
         "_class_name": "StableDiffusionPipeline",
+        KIND_KEY: "mini",
         **{part: [None, None] for part in ("feature_extractor", "image_encoder", "safety_checker")},
         "requires_safety_checker": False,
         "scheduler": ["diffusers", "DDIMScheduler"],

@@ -189,8 +189,8 @@ class Trainer:
             )
         if "base" not in state["identity"]:
             _log.warning(
-                "%s was begun by an earlier version, which noted nothing of base model and pictures that is comparable. "
-                "See to it that they are the same.",
+                "%s was begun by an earlier version, which noted nothing of base model and pictures that can be "
+                "compared: see to it that they are the same.",
                 self._folder.path,
             )
         return state

@@ -225,7 +225,7 @@ def test_the_workflow_train_runs_on_it(server):
         "KSampler": {"steps": 4},
     }
     shown = pictures(server, server.queue(on_mini(server, "psa_train_sd15", **changes)))
-    assert [row["step"] for row in read_metrics(server.base / "output" / "psa_training" / "mini-workflow")] == [
+    assert [row["step"] for row in read_metrics(server.base / "user" / "__psa_training" / "mini-workflow")] == [
         1,
         2,
         3,

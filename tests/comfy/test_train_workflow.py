@@ -50,7 +50,7 @@ def pixels(server, entry: dict) -> np.ndarray:
 
 def test_it_trains_and_keeps_the_adapter(server, prompt, outputs):
     (train,) = (node["inputs"] for node in prompt.values() if node["class_type"] == "PSATrain")
-    run = server.base / "output" / "psa_training" / train["run_name"]
+    run = server.base / "user" / "__psa_training" / train["run_name"]
     assert [row["step"] for row in read_metrics(run)] == list(range(1, STEPS + 1))
     (save,) = (node["inputs"] for node in prompt.values() if node["class_type"] == "PSASaveAdapter")
     kept = load_adapter(server.base / "models" / "psa_adapters" / f"{save['name']}.safetensors")

@@ -157,6 +157,9 @@ def test_cancel_then_the_same_graph_again_ends_as_an_uninterrupted_run(server, s
     assert ours.keys() == theirs.keys() and all(value.equal(theirs[key]) for key, value in ours.items())
     assert trained.equal(whole)
     assert (trained - plain).norm() / plain.norm() > 0.01
+    assert not (server.base / "output" / "psa_training").exists()
+    with pytest.raises(PSAError):
+        server.image("state.safetensors", "../user/__psa_training/whole", "output")
 
     again, watch = latents(server, txt2img())
     assert "KSampler" in watch.ran and again.equal(plain), "training left the model changed"

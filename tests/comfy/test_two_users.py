@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from graphs import Graph, call, draw, psa_stored, same, txt2img
+from graphs import Graph, add_small_picture, call, draw, in_picture, psa_stored, same, txt2img
 from small_models import add_models
 
 from psa_core import UserProfile
@@ -62,6 +62,7 @@ def shared_out(rng: random.Random) -> list[dict[str, list[str]]]:
 def copying(profile: str, name: str) -> Graph:
     graph = Graph()
     graph.add("PSASaveProfile", profile=graph.add("PSALoadProfile", profile_name=profile), name=name, overwrite=False)
+    add_small_picture(graph)
     return graph
 
 
@@ -102,27 +103,20 @@ class Traffic:
         return user.ask("/prompt", {"prompt": copying("me", name).prompt, "prompt_id": prompt_id})
 
     def run_the_others_graph(self, user: User, other: User) -> tuple[int, bytes]:
-        """What /history shows of another's job, fingerprints included, under a name of one's own."""
-        history = json.loads(user.ask("/history?max_items=20")[1])
-        graphs = [entry["prompt"][2] for entry in history.values()]
-        graphs = [
-            graph
-            for graph in graphs
-            if {node["class_type"] for node in graph.values()} <= {"PSALoadProfile", "PSASaveProfile"}
-        ]
-        if not graphs:
+        """The graph in a picture of another's job, fingerprints included, to save under a name of one's own."""
+        finished = list(json.loads(user.ask("/history?max_items=20")[1]).values())
+        finished = [history for history in finished if history["outputs"]]
+        if not finished:
             return user.ask("/history")
-        graph, name, loaded = self.rng.choice(graphs), self.new_name(), None
+        graph, name, loaded = in_picture(self.server, self.rng.choice(finished)), self.new_name(), None
         for node in graph.values():
             if node["class_type"] == "PSASaveProfile":
                 node["inputs"]["name"] = name
-            else:
+            elif node["class_type"] == "PSALoadProfile":
                 loaded = node["inputs"]["profile_name"]
         answer = user.ask("/prompt", {"prompt": graph})
-        if answer[0] == 200:  # a profile that only the other has is refused
-            user.stored[name] = user.stored[loaded]
-        else:
-            assert loaded not in user.stored
+        assert answer[0] == 200
+        user.stored[name] = user.stored[loaded]
         return answer
 
     def save(self, user: User, other: User) -> tuple[int, bytes]:

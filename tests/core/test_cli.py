@@ -92,6 +92,39 @@ def test_a_level_as_the_published_kind():
     assert torch.equal(load_embedding("new/out.npy").vectors, structured(LEVELS["L3"]))
 
 
+def test_an_encoder_that_does_not_see_the_bans():
+    assert main(["encode", "--level", "L3", "--encoder", "structured-inferred", "-o", "out.safetensors"]) == 0
+    embedding = load_embedding("out.safetensors")
+    assert embedding.encoder_id == "structured-inferred-v1"
+    assert torch.equal(embedding.vectors, structured(LEVELS["L3"])[:, :28])
+
+
+def test_a_full_disk_leaves_no_file_of_a_folder(here, capsys, monkeypatch):
+    write_users(here / "users.csv", [*LEVELS.values()])
+    (here / "folder").mkdir()
+    (here / "folder" / "0000002.npy").write_text("before")
+    written, save = [], np.save
+
+    def fill(file, array):
+        if len(written) == 3:
+            raise OSError(28, "No space left on device")
+        written.append(file)
+        save(file, array)
+
+    monkeypatch.setattr(np, "save", fill)
+    assert "No space left" in fails(capsys, here, "encode", "--users", "users.csv", "-o", "folder")
+    assert len(written) == 3 and [path.name for path in (here / "folder").iterdir()] == ["0000002.npy"]
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_work(here, capsys, monkeypatch):
+    write_users(here / "users.csv", [*LEVELS.values()])
+    (here / "folder" / "0000003.npy").mkdir(parents=True)
+    monkeypatch.setattr(StructuredEncoder, "encode", lambda *_: pytest.fail("encoded"))
+    assert "0000003.npy" in fails(capsys, here, "encode", "--users", "users.csv", "-o", "folder")
+    if os.path.isdir("/proc/self"):  # where nobody may make a file
+        assert "written" in fails(capsys, here, "encode", "--level", "L1", "-o", "/proc/out.npy")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no permission bits")
 @pytest.mark.parametrize("name", ["out.safetensors", "out.npy", "folder/"])
 def test_what_is_written_is_its_owners_alone(here, name):

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psa_core import LEVELS, PSAError, UserProfile, read_users_csv
+from psa_core.rules import RULES, banned_categories
 from psa_core.schema import AGE_GROUPS, CATEGORIES, GENDERS, MENTAL_CONDITIONS, PHYSICAL_CONDITIONS, RELIGIONS
 
 ADULT = {"age": 30, "gender": "female"}
@@ -189,6 +190,16 @@ def test_the_printed_forms_of_an_empty_list(text):
     assert UserProfile.from_dict(sage(Age=5, Banned_Categories=text)).banned_categories == ()
 
 
+@pytest.mark.parametrize("rules", RULES)
+def test_a_profile_may_name_the_rules_it_follows(rules):
+    boy = UserProfile.from_dict(sage(Age=15, Rules=rules))
+    expected = banned_categories(
+        rules, age=15, religion="None", physical_condition="healthy", mental_condition="healthy"
+    )
+    assert boy.banned_categories == expected == UserProfile(15, "male").with_rules(rules).banned_categories
+    assert UserProfile.from_dict(boy.to_dict()) == boy
+
+
 PROFILES = st.builds(
     UserProfile,
     st.integers(0, 100),
@@ -255,6 +266,10 @@ BAD_DICTS = [
     sage(banned_categories=["Hate"]),
     sage(**{"Banned Categories": ["Hate"]}),
     sage(age=18),
+    sage(Rules="zqx"),
+    sage(Rules=["sage"]),
+    sage(rules="sage"),
+    sage(Rules="sage", Banned_Categories=[]),
     sage(User_ID=True),
     sage(User_ID=-5),
     sage(User_ID=10**5000),

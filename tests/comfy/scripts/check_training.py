@@ -17,10 +17,13 @@ import copy
 import hashlib
 from unittest import mock
 
+import comfy.ldm.models.autoencoder
 import comfy.ldm.modules.attention as attention
 import comfy.model_base
 import comfy.model_management as management
+import comfy.model_patcher
 import comfy.model_sampling
+import comfy.sd
 import comfy.supported_models
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -82,15 +85,20 @@ def small_model(family="sd15", dtype=torch.float32, cast=None, kind=comfy.model_
     model_config.unet_config = unet_config | {"dtype": dtype}
     model_config.set_inference_dtype(dtype, cast)
     model = ModelPatcher(base(model_config, kind, torch.device("cpu")), torch.device("cpu"), torch.device("cpu"))
+    fill(model.model.diffusion_model, strong=("input_blocks.0", "out."))
+    return model
+
+
+def fill(module, strong=()):
+    """Random weights: ComfyUI's layers have none of their own."""
     generator = torch.Generator().manual_seed(0)
-    for name, parameter in model.model.diffusion_model.named_parameters():
+    for name, parameter in module.named_parameters():
         value = torch.randn(parameter.shape, generator=generator)
         if parameter.ndim == 1:
             value = 0.05 * value + name.endswith("weight")
         else:
-            value *= (3.0 if name.startswith(("input_blocks.0", "out.")) else 0.5) / parameter[0].numel() ** 0.5
+            value *= (3.0 if name.startswith(strong) else 0.5) / parameter[0].numel() ** 0.5
         parameter.data.copy_(value)
-    return model
 
 
 def encode_images(pixels):
@@ -125,7 +133,8 @@ def trainer(family, model, folder, held_out=(), **settings):
     config = training.TrainConfig.from_dict(QUICK | settings)
     held = {name: pairs_of(family, name, config, held_out=True) for name in held_out}
     with denoisers.borrowed(model, config.precision) as denoiser:
-        yield training.Trainer(config, denoiser, pairs_of(family, "train", config), folder, held)
+        # One key for all runs: without it each starts from other weights.
+        yield training.Trainer(config, denoiser, pairs_of(family, "train", config), folder, held, key=bytes(range(16)))
 
 
 def run(family, model, folder, callback=None, **settings):
@@ -237,8 +246,10 @@ def check_the_loss_falls_because_the_profile_is_used():
             first, last = rows[0], rows[-1]
             print(family, num_tokens, {k: round(v, 3) for k, v in last.items() if "loss" in k or "accuracy" in k})
             assert abs(first["preference_loss"] - 0.693) < 0.01, first
-            assert last["test_unseen/loss"] < 0.5, last
-            assert last["test_unseen/accuracy"] >= 0.8, last
+            # Without a preference, and so without the profile, these are log 2 and a half; seen: 0.39 to 0.42, and
+            # 0.85 to 0.9.
+            assert last["test_unseen/loss"] < 0.6, last
+            assert last["test_unseen/accuracy"] >= 0.65, last
 
 
 def check_every_storage_trains():
@@ -419,6 +430,134 @@ def check_a_preview_shows_the_adapter_and_changes_nothing():
     assert len(drawn) == 3 and base.size == (8, 8)
     assert all(pictures[0] == base for pictures in drawn)
     assert ImageChops.difference(base, viewer).getbbox() is not None
+
+
+def dynamic_model(family="sd15", again=True):
+    """A MODEL as v0.33 makes it for NVIDIA cards, on the processor; none before there were such."""
+    plain = small_model(family)
+    kind = getattr(comfy.model_patcher, "ModelPatcherDynamic", None)
+    if kind is None:
+        return None
+    device = torch.device("cpu")
+    with (
+        mock.patch.object(management, "is_device_cpu", lambda _: False),  # else a plain one is made
+        mock.patch.object(comfy.model_patcher.comfy_aimdo.host_buffer, "HostBuffer", mock.Mock()),
+    ):
+        model = kind(plain.model, device, device)
+    if again:
+        model.cached_patcher_init = (lambda disable_dynamic=False: small_model(family), ())
+    return model
+
+
+def check_a_model_whose_weights_come_and_go_is_copied():
+    model = dynamic_model()
+    if model is None:
+        return
+    key = "diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight"
+    shift = {key: (torch.randn_like(model.model.state_dict()[key]),)}
+    plain = small_model()
+    for each in (model, plain):
+        each.add_patches(shift, 0.5)
+    noisy, timesteps, conditioning = batch_of("sd15")
+    before = {name: value.clone() for name, value in model.model.state_dict().items()}
+    outputs = []
+    for each in (plain, model):
+        with denoisers.borrowed(each, "bf16") as denoiser, torch.no_grad():
+            assert management.in_training
+            assert (denoiser._base is each.model) == (each is plain)
+            outputs.append((denoiser.id, denoiser(noisy, timesteps, conditioning)))
+        assert not getattr(management, "in_training", False)
+    (plain_id, expected), (copy_id, actual) = outputs
+    assert actual.equal(expected) and copy_id == plain_id
+    assert all(value.equal(model.model.state_dict()[name]) for name, value in before.items())
+    assert not management.current_loaded_models
+    with tempfile.TemporaryDirectory() as folder:
+        whole = run("sd15", plain, f"{folder}/plain", steps=2)
+        copied = run("sd15", model, f"{folder}/copied", steps=2)
+    assert all(value.equal(copied.adapter.state_dict()[name]) for name, value in whole.adapter.state_dict().items())
+    expect_refusal("a loader that cannot load again", lambda: run("sd15", dynamic_model(again=False), "/nonexistent"))
+
+
+def check_weights_are_known_by_what_they_compute_with():
+    """Values, LoRAs and their strength; merged or not yet makes no difference."""
+    weights = pack_module("nodes.comfy.weights")
+    model = small_model()
+    unet, key = model.model.diffusion_model, "diffusion_model.out.2.weight"
+    shift = torch.randn_like(model.model.state_dict()[key])
+
+    def with_lora(shift, strength):
+        changed = model.clone()
+        changed.add_patches({key: ("diff", (shift,))}, strength)
+        return changed
+
+    def id_of(each):
+        return weights.weights_id(each, unet)
+
+    lora = with_lora(shift, 0.5)
+    not_merged = id_of(lora)
+    management.load_models_gpu([lora])
+    assert id_of(lora) == not_merged and id_of(with_lora(shift.clone(), 0.5)) == not_merged
+    plain = id_of(model)
+    management.unload_all_models()
+    assert id_of(model) == plain == id_of(model.clone())
+    assert len({plain, not_merged, id_of(with_lora(shift, 0.6)), id_of(with_lora(shift + 1, 0.5))}) == 4
+    model.model.state_dict()[key].mul_(0.5)
+    assert id_of(model) != plain
+    model.injections["bypass_lora"] = [object()]
+    expect_refusal("bypass", lambda: id_of(model))
+
+
+def small_vae(dtype=torch.float32):
+    """A VAE as ComfyUI's loader makes it."""
+    config = {
+        "ch": 32, "ch_mult": [1, 1, 1, 1], "num_res_blocks": 1, "z_channels": 4, "in_channels": 3, "out_ch": 3,
+        "double_z": True, "resolution": 64, "attn_resolutions": [], "dropout": 0.0,
+    }  # fmt: skip
+    model = comfy.ldm.models.autoencoder.AutoencoderKL(ddconfig=config, embed_dim=4)
+    fill(model)
+    return comfy.sd.VAE(sd=model.state_dict(), config={"params": {"ddconfig": config, "embed_dim": 4}}, dtype=dtype)
+
+
+def check_latents_are_the_posteriors_mean_or_a_seeded_sample_in_float32():
+    inputs = pack_module("nodes.comfy.training_inputs")
+    vae, model = small_vae(), small_model()
+    images = inputs.image_encoder(vae, model)
+    pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+    def sample(seed):
+        return images.sample(pixels, torch.Generator().manual_seed(seed))
+
+    mean = images.encode(pixels)
+    moments = vae.first_stage_model.quant_conv(vae.first_stage_model.encoder(pixels))
+    spread = (moments.chunk(2, 1)[1].clamp(-30, 20) / 2).exp() * model.get_model_object("latent_format").scale_factor
+    generator = torch.Generator().manual_seed(3)
+    noise = torch.cat([torch.randn(1, *mean.shape[1:], generator=generator) for _ in pixels])
+    assert torch.allclose(sample(3), mean + spread * noise, rtol=1e-3, atol=1e-4)
+    assert sample(3).equal(sample(3)) and not sample(3).equal(sample(4))
+    assert images.encode(pixels).equal(mean), "sampling left the VAE changed"
+    if hasattr(management, "intermediate_dtype"):
+        with mock.patch.object(management, "intermediate_dtype", lambda: torch.float16):  # --fp16-intermediates
+            assert vae.encode((pixels.movedim(1, -1) + 1) / 2).dtype == torch.float16
+            halved = images.encode(pixels)
+        assert halved.dtype == torch.float32 and torch.allclose(halved, mean, rtol=1e-2, atol=1e-2)
+
+
+def check_runs_lie_out_of_the_servers_reach_and_earlier_ones_are_moved_there():
+    import folder_paths
+
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        earlier = folder / "output" / "psa_training" / "mine"
+        earlier.mkdir(parents=True)
+        (earlier / "state.pt").write_bytes(b"a state")
+        with (
+            mock.patch.object(folder_paths, "get_output_directory", lambda: str(folder / "output")),
+            mock.patch.object(folder_paths, "get_user_directory", lambda: str(folder / "user")),
+        ):
+            other, mine = train.run_folder("other"), train.run_folder("mine")
+            assert train.run_folder("mine") == mine
+        assert {other.parent, mine.parent} == {folder / "user" / "__psa_training"}
+        assert (mine / "state.pt").read_bytes() == b"a state" and not earlier.exists() and not other.exists()
 
 
 def check_refusals():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psa_core import PSAError
-from psa_core.prompts import Prompt, describe, read_prompts
+from psa_core.prompts import Prompt, read_prompts
 
 
 def write(tmp_path, text, encoding="utf-8"):
@@ -88,9 +88,7 @@ def rows_of(columns, *groups):
     ids=["UD", "I2P", "CoProV2"],
 )
 def test_no_prompt_of_the_published_sets_is_harmless(tmp_path, text, expected):
-    prompts = read_prompts(write(tmp_path, text))
-    assert counts(prompts) == expected
-    assert str(expected[0] or expected[2]) in describe(prompts)
+    assert counts(read_prompts(write(tmp_path, text))) == expected
 
 
 def test_harmless_is_what_a_cell_or_the_caller_says(tmp_path):

@@ -12,6 +12,7 @@ from psa_core import load_adapter
 from psa_core.commands import train as command
 from psa_core.settings import read_toml
 from psa_core.training import PRESETS, TrainConfig, read_metrics
+from psa_core.training.config import READING
 
 DOCS = Path(__file__).parents[3] / "docs"
 TUTORIAL = (DOCS / "training.md").read_text(encoding="utf-8")
@@ -42,10 +43,18 @@ def settings(cells: dict[str, str], tmp_path: Path) -> TrainConfig:
 def test_the_settings_table_is_the_configs(tmp_path):
     table = rows(section("All settings"))
     assert list(table) == list(TrainConfig.model_fields)
-    assert settings({name: cells[0] for name, cells in table.items()}, tmp_path) == TrainConfig()
+    assert settings({name: cells[0] for name, cells in table.items()}, tmp_path) == TrainConfig.from_dict({})
     recommended = {"preset": '"published"', **{name: cells[1] for name, cells in table.items() if cells[1]}}
     stated = settings(recommended, tmp_path).changed(preset="recommended")
     assert stated == TrainConfig.from_dict({"preset": "recommended"})
+
+
+def test_the_departures_name_what_the_presets_choose():
+    """Each way of reading pictures in which `recommended` departs stands in the table."""
+    table = section("Departures")
+    for words in ("bilinearly", "square", "(R, R, 0, 0, R, R)", "a sample", "the mean", "by Lanczos", "own shape"):
+        assert words in table
+    assert set(READING) == {"aspect", "resize", "latents", "sizes"}
 
 
 def test_the_presets_are_told(tmp_path):
