@@ -25,7 +25,7 @@ from ..psa_core.training import (
     read_metrics,
 )
 from ..psa_core.training.assembly import Splits, as_begun, encoded_pairs
-from ..psa_core.training.folder import load_result
+from ..psa_core.training.folder import RunFolder, load_result
 from . import sockets
 from .comfy.denoiser import borrowed, check_trainable, has_size_vector
 from .comfy.folders import system_folder
@@ -137,6 +137,7 @@ class Train(io.ComfyNode):
         own = {"learning_rate": learning_rate, "resolution": resolution, "num_tokens": num_tokens}
         folder = run_folder(run_name)
         config = as_begun(training_config(preset, has_size_vector(model.model), settings, own), folder)
+        RunFolder(folder).check()
         report = Report(cls.hidden.unique_id, folder, preview_every)
         splits = Splits(dataset, {held_out.name: held_out} if held_out else {})
         images, texts = image_encoder(vae, model), text_encoder(clip, model)
