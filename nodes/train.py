@@ -25,7 +25,7 @@ from ..psa_core.training import (
     read_metrics,
 )
 from ..psa_core.training.assembly import Splits, as_begun, encoded_pairs
-from ..psa_core.training.folder import load_result
+from ..psa_core.training.folder import RunFolder, load_result
 from . import sockets
 from .comfy.attn2 import cross_attention_sites
 from .comfy.denoiser import borrowed, check_trainable, has_size_vector
@@ -140,6 +140,7 @@ class Train(io.ComfyNode):
         own = {"learning_rate": learning_rate, "resolution": resolution, "num_tokens": num_tokens}
         folder = run_folder(run_name)
         config = as_begun(training_config(preset, has_size_vector(model.model), settings, own), folder)
+        RunFolder(folder).check()
         report = Report(cls.hidden.unique_id, folder, preview_every)
         splits = Splits(dataset, {held_out.name: held_out} if held_out else {})
         context_dim = cross_attention_sites(model.model.diffusion_model)[0].context_dim

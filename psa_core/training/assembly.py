@@ -117,6 +117,8 @@ def folder_trainer(
     from .diffusers_models import DiffusersFolder
 
     config = as_begun(config, output)
+    if processes.is_main_process:
+        RunFolder(output).check()
     models = DiffusersFolder(model, device or processes.device, config)
     images, texts = models.image_encoder(), models.text_encoder()
     pairs = encoded_pairs(splits, config, TensorCache(cache), images, texts, encoder, processes, progress)

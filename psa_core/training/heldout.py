@@ -11,10 +11,9 @@ from ..processes import mean_over_processes
 from ..seeds import draw_seed
 from .config import TrainConfig
 from .denoiser import Denoiser
-from .losses import row_errors
 from .objective import Objective
 from .pairs import PairDataset
-from .rows import RowMaker
+from .rows import RowMaker, batch_loss
 
 
 @torch.no_grad()
@@ -50,10 +49,7 @@ def _measured(
     for bucket in buckets.unique():
         for indices in chosen[buckets == bucket].split(config.batch_size):
             items = [pairs[int(index), draw_seed(config.seed, "held out", int(index)), 0] for index in indices]
-            asked = rows.rows(default_collate(items))
-            reference = row_errors(asked.reference(denoiser), asked.target)
-            prediction = policy(asked.noisy, asked.timesteps, asked.conditioning, asked.embeddings)
-            _, terms = objective(row_errors(prediction, asked.target), reference)
+            _, terms = batch_loss(default_collate(items), policy, rows, denoiser, objective)
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value * len(indices) / count * shares
     return mean_over_processes(processes, sums)

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from .config import TrainConfig
 from .denoiser import Denoiser
-from .objective import NoiseSchedule, draw_timesteps
+from .losses import row_errors
+from .objective import NoiseSchedule, Objective, draw_timesteps
 
 
 @dataclass(frozen=True)
@@ -78,3 +80,25 @@ class RowMaker:
         if isinstance(value, Mapping):
             return {name: self._on_device(part) for name, part in value.items()}
         return value.to(self._device)
+
+
+def batch_loss(
+    batch: Mapping[str, Any], policy: nn.Module, rows: RowMaker, denoiser: Denoiser, objective: Objective
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The objective of a batch: the reference pass without gradients, then the policy's, over the same rows.
+
+    Rows whose `reference_errors` the batch brings need no reference pass.
+    """
+    asked, known = rows.rows(batch), batch.get("reference_errors")
+    pairs, start = asked.pairs, 0 if known is None else asked.pairs
+    reference = asked.reference(denoiser, start)
+    prediction = policy(asked.noisy, asked.timesteps, asked.conditioning, asked.embeddings)
+    errors = row_errors(prediction[:pairs], asked.target[:pairs])
+    if known is not None:
+        reference_errors = torch.cat([known[:, 0], known[:, 1]]).to(errors.device)
+    else:
+        reference_errors = row_errors(reference[:pairs], asked.target[:pairs])
+    anchor = None
+    if len(asked) > pairs:
+        anchor = row_errors(prediction[pairs:], reference[pairs - start :]).mean()
+    return objective(errors, reference_errors, anchor)

@@ -45,7 +45,7 @@ def read_sealed(path: Path, stands_for: str, *names: str) -> tuple[Any, dict[str
             if head["stands_for"] != stands_for:
                 raise SealError("it stands for something else")
             tensors = {name: file.get_tensor(name) for name in names or head["digests"]}
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise SealError("it is missing or damaged") from error
     for name, value in tensors.items():
         if head["digests"].get(name) != _digest(name, value):

@@ -29,11 +29,15 @@ def load_state(path: Path, kind: str) -> dict[str, Any]:
     try:
         data, tensors = read_sealed(path, kind)
         # Copies: what is read lies in the file's memory map, and a state is trained on.
-        return _unpacked(data, {name: value.clone() for name, value in tensors.items()})
+        state = _unpacked(data, {name: value.clone() for name, value in tensors.items()})
+        if isinstance(state, dict):
+            return state
+        fault = "it holds no state"
     except SealError as error:
-        raise PSAError(
-            f"The state {path} cannot be used: {error}. Put a copy of it back, or choose another folder."
-        ) from error
+        fault = str(error)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        fault = "it holds no state"
+    raise PSAError(f"The state {path} cannot be used: {fault}. Put a copy of it back, or choose another folder.")
 
 
 def load_old_state(path: Path) -> dict[str, Any]:

@@ -21,13 +21,12 @@ from .denoiser import Denoiser
 from .folder import RunFolder
 from .heldout import held_out_figures
 from .identity import difference, run_identity
-from .losses import row_errors
 from .metrics import MetricsLog, Pace, check_finite
 from .objective import NoiseSchedule, Objective
 from .optimizers import apply_gradients, learning_rate
 from .pairs import PairDataset
 from .reference import ReferencedPairs
-from .rows import RowMaker
+from .rows import RowMaker, batch_loss
 from .run import Run, StateError, check_state, new_key
 
 FEW_PEOPLE = 50
@@ -274,30 +273,13 @@ class Trainer:
         sums: dict[str, torch.Tensor] = {}
         run.optimizer.zero_grad(set_to_none=True)
         for number in range(self._accumulation):
-            batch = next(batches)
-            last = number == self._accumulation - 1
+            batch, last = next(batches), number == self._accumulation - 1
             with nullcontext() if last else self._processes.no_sync(policy):
-                loss, terms = self._loss(batch, policy)
+                loss, terms = batch_loss(batch, policy, self._rows, self.denoiser, self._objective)
                 (loss / self._accumulation).backward()
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value / self._accumulation
         return mean_over_processes(self._processes, sums)
-
-    def _loss(self, batch: Mapping[str, Any], policy: nn.Module) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The reference pass without gradients, then the policy's, over the same rows."""
-        rows, known = self._rows.rows(batch), batch.get("reference_errors")
-        start = 0 if known is None else rows.pairs  # the rows before it need no reference pass
-        reference = rows.reference(self.denoiser, start)
-        prediction = policy(rows.noisy, rows.timesteps, rows.conditioning, rows.embeddings)
-        errors = row_errors(prediction[: rows.pairs], rows.target[: rows.pairs])
-        if known is not None:
-            reference_errors = torch.cat([known[:, 0], known[:, 1]]).to(errors.device)
-        else:
-            reference_errors = row_errors(reference[: rows.pairs], rows.target[: rows.pairs])
-        anchor = None
-        if len(rows) > rows.pairs:
-            anchor = row_errors(prediction[rows.pairs :], reference[rows.pairs - start :]).mean()
-        return self._objective(errors, reference_errors, anchor)
 
     def _report(self, run: Run, log: MetricsLog | None, message: str | None) -> dict[str, float]:
         """Measure, warn and write down a step that was made; then nothing of it is pending."""

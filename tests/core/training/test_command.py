@@ -162,6 +162,14 @@ def test_skip_bad_lists_what_it_left_out(place, capsys):
     assert "left out: bad/metadata.jsonl, line 4: user_0000003" in capsys.readouterr().out
 
 
+def test_an_output_that_cannot_be_written_is_found_before_the_work(place):
+    (place / "blocked").write_text("a file")
+    (place / "uncached").symlink_to("sd15")
+    with pytest.raises(PSAError, match=r"run folder .* cannot be made"):
+        train("--config", run_file(place, "blocked", "uncached"))
+    assert not (place / "cache-uncached").exists()
+
+
 def test_refusals(place, tmp_path):
     with pytest.raises(PSAError, match="has no 'unet'"):
         train("--config", run_file(place, "nowhere", "data"))

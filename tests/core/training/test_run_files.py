@@ -177,6 +177,15 @@ def test_every_flipped_bit_of_an_adapter_is_refused_or_without_effect(run, name)
         assert all(torch.equal(value, whole.state_dict()[key]) for key, value in adapter.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    "data", [None, 3, [], {}, {"dict": 3}, {"tensor": "b"}, {"list": [1], "dict": []}, {"dict": [1]}]
+)
+def test_sealed_files_that_are_no_states_are_refused(tmp_path, data):
+    write_sealed(tmp_path / "s", "kind", data, {"a": torch.ones(1)})
+    with pytest.raises(PSAError, match="holds no state"):
+        load_state(tmp_path / "s", "kind")
+
+
 def entries(pairs) -> list[Path]:
     return sorted((pairs.cache.folder).rglob("*.safetensors"))
 
