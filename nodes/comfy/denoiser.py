@@ -141,14 +141,13 @@ def _whole(model: ModelPatcher) -> ModelPatcher:
     """
     if not getattr(model, "is_dynamic", bool)():
         return model
-    try:
-        with torch.inference_mode(False):
-            return model.clone(disable_dynamic=True, force_deepcopy=True)
-    except RuntimeError as error:
+    if model.cached_patcher_init is None:
         raise PSAError(
-            "Under dynamic VRAM training takes a copy of the MODEL, and that of this loader can't be loaded again: "
-            f"{error} Load it with a loader of ComfyUI's own, or start ComfyUI with --disable-dynamic-vram."
-        ) from error
+            "Under dynamic VRAM training takes a copy of the MODEL, which this loader cannot load again. Load it with a "
+            "loader of ComfyUI's own, or start ComfyUI with --disable-dynamic-vram."
+        )
+    with torch.inference_mode(False):
+        return model.clone(disable_dynamic=True, force_deepcopy=True)
 
 
 def check_trainable(model: ModelPatcher) -> None:
