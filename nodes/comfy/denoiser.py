@@ -143,7 +143,7 @@ def _whole(model: ModelPatcher) -> ModelPatcher:
         return model
     if model.cached_patcher_init is None:
         raise PSAError(
-            "Under dynamic VRAM training takes a copy of the MODEL, which this loader cannot load again. Load it with a "
+            "Under dynamic VRAM training takes a copy of the MODEL, which this loader cannot load again. Load it by a "
             "loader of ComfyUI's own, or start ComfyUI with --disable-dynamic-vram."
         )
     with torch.inference_mode(False):
