@@ -27,7 +27,7 @@ from ..psa_core.profile import CATEGORIES, UserProfile
 from ..psa_core.seeds import draw_seed
 from ..psa_core.training import SageSplit
 from . import sockets
-from .apply import apply_adapter
+from .comfy.apply import apply_adapter
 from .comfy.attn2 import cross_attention_sites
 from .comfy.training_inputs import text_encoder
 

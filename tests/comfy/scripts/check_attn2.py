@@ -15,7 +15,9 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 from random_unets import SD15, SDXL, unet_model
 
-core, apply, attn2 = (pack_module(name) for name in ("psa_core", "nodes.apply", "nodes.comfy.attn2"))
+core, apply, attn2, rows_module = (
+    pack_module(name) for name in ("psa_core", "nodes.comfy.apply", "nodes.comfy.attn2", "nodes.comfy.rows")
+)
 
 SMALL = {
     "sd15": SD15
@@ -219,7 +221,10 @@ def check_rows_are_told_apart():
 
 
 def check_batches_are_read_as_samplers_and_tilers_make_them():
-    rows = attn2.BatchRows(profiles=2)
+    def rows(kinds, batch, latents):
+        options = {"cond_or_uncond": kinds, "sigmas": torch.ones(latents)}
+        return list(rows_module.read_call(batch, options).rows(2, batch, options))
+
     assert rows([0, 1], 4, latents=2) == [0, 1, 2, 2]
     assert rows([1, 0], 6, latents=3) == [2, 2, 2, 0, 1, 0]
     assert rows([0, 1], 8, latents=2) == [0, 1, 2, 2] * 2  # two tiles, each with its copies
