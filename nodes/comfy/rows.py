@@ -206,10 +206,12 @@ def _numbered(kind: int) -> bool:
 
 def _pictures(all_of_them: int, latents: int, options: dict) -> tuple[int, ...] | None:
     """Which pictures of the run a copy of so many latents holds."""
+    for indices in _stated_pictures(options):
+        if len(indices) == latents:
+            return tuple(int(index) for index in indices)
     if latents % all_of_them == 0:  # the batch, or several times the batch
         return tuple(range(all_of_them)) * (latents // all_of_them)
-    stated = next((indices for indices in _stated_pictures(options) if len(indices) == latents), None)
-    return None if stated is None else tuple(int(index) for index in stated)
+    return None
 
 
 def _stated_pictures(options: dict) -> list[Sequence[int]]:

@@ -8,19 +8,12 @@ import pytest
 import torch
 from graphs import Graph, Link, close, differ, draw, draw_all, output, psa, same, txt2img
 from PIL import Image
-from small_models import add_models, write_controlnet, write_ip_adapter, write_lora
+from servers import start
+from small_models import write_controlnet, write_ip_adapter, write_lora
 
-from psa_core import comfy_server
 from psa_core.comfy_server import ComfyServer
 
-STAND_INS = Path(__file__).parent / "stand_ins"
 L5 = psa("L5")
-
-
-def start(comfy, base: Path, checkpoint: Path, *arguments: str, **packs: Path) -> ComfyServer:
-    add_models(base, checkpoint)
-    packs = {"comfyui-psa": comfy_server.PACK, "stand_ins": STAND_INS, **packs}
-    return ComfyServer(comfy, base, packs=packs, arguments=arguments)
 
 
 @pytest.fixture(scope="module")
