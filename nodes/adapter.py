@@ -34,8 +34,8 @@ class LoadAdapter(io.ComfyNode):
         return adapter_name is None or folders.check_file(folders.ADAPTERS, adapter_name)
 
     @classmethod
-    def fingerprint_inputs(cls, adapter_name) -> tuple:
-        return folders.file_stamp(folders.ADAPTERS, adapter_name)
+    def fingerprint_inputs(cls, adapter_name=None) -> str:
+        return folders.file_fingerprint(folders.ADAPTERS, adapter_name)
 
     @classmethod
     def execute(cls, adapter_name) -> io.NodeOutput:

@@ -38,7 +38,7 @@ class ReplacedAttention(ModelNode):
 
 
 class WrappedAttention(ModelNode):
-    """Puts its own attention around what is there under the name it knows, and changes nothing (NAG, ToMe and others)."""
+    """Puts its own attention around what is there under the name it knows, and changes nothing (NAG and others)."""
 
     @classmethod
     def INPUT_TYPES(cls):  # noqa: N802
@@ -152,7 +152,7 @@ class MoreKeys(ModelNode):
 
 
 class CountedAttention(ModelNode):
-    """Replaces `optimized_attention` in its module while sampling, and prints how often it was called (SageAttention)."""
+    """Replaces `optimized_attention` in its module while sampling, and prints how often it ran (SageAttention)."""
 
     def patch(self, model):
         model = model.clone()
