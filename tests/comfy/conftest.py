@@ -2,12 +2,13 @@
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from checkpoints import small_unet, write_checkpoint
 from comfy_versions import installed, version
+from script_checks import Outcomes
 from small_models import add_models
 
 from psa_core.comfy_server import ComfyServer, ComfyUI
@@ -76,16 +77,34 @@ def comfy_python(comfy) -> Callable[..., str]:
     """
 
     def run(script: Path, *arguments: object, timeout: float = 600) -> str:
-        result = subprocess.run(
-            [comfy.python, script, *map(str, arguments)],
-            cwd=comfy.folder,
-            env={**os.environ, "PYTHONPATH": str(SUPPORT)},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
+        result = _run_in(comfy, script, arguments, timeout)
         assert result.returncode == 0, f"{script.name} ended with {result.returncode}:\n{result.stderr[-6000:]}"
         return result.stdout
 
     return run
+
+
+@pytest.fixture(scope="session")
+def comfy_checks(comfy, tmp_path_factory) -> Callable[..., Outcomes]:
+    """Runs a script of `check_*` functions as `comfy_python` does; returns what became of each."""
+
+    def run(script: Path, *arguments: object, timeout: float = 1200) -> Outcomes:
+        written = tmp_path_factory.mktemp("outcomes") / "outcomes.jsonl"
+        result = _run_in(comfy, script, arguments, timeout, PSA_OUTCOMES=str(written))
+        return Outcomes.read(written, result.stdout + result.stderr)
+
+    return run
+
+
+def _run_in(
+    comfy: ComfyUI, script: Path, arguments: Sequence[object], timeout: float, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [comfy.python, script, *map(str, arguments)],
+        cwd=comfy.folder,
+        env={**os.environ, "PYTHONPATH": str(SUPPORT), **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )

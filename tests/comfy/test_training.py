@@ -8,6 +8,7 @@ from adapters import random_adapter
 from checkpoints import ldm_state_dict, small_unet
 from graphs import Graph, apply, encode, output, profile_node, save, txt2img
 from safetensors.torch import load, load_file, save_file
+from script_checks import Outcomes, check_names
 from tiny_training import write_split
 
 from psa_core import PSAError, save_adapter
@@ -15,12 +16,20 @@ from psa_core.diffusers_unet import cross_attention_layers
 from psa_core.training import DiffusersDenoiser, User, read_metrics
 
 SCRIPTS = Path(__file__).parent / "scripts"
+CHECKS = SCRIPTS / "check_training.py"
 
 
-def test_training_on_a_model_keeps_its_promises(comfy_python, tmp_path):
-    write_split(tmp_path / "data", "train", range(0, 20), 60)
-    write_split(tmp_path / "data", "test_unseen", range(100, 110), 20)
-    comfy_python(SCRIPTS / "check_training.py", tmp_path)
+@pytest.fixture(scope="session")
+def outcomes(comfy_checks, tmp_path_factory) -> Outcomes:
+    folder = tmp_path_factory.mktemp("training")
+    write_split(folder / "data", "train", range(0, 20), 60)
+    write_split(folder / "data", "test_unseen", range(100, 110), 20)
+    return comfy_checks(CHECKS, folder)
+
+
+@pytest.mark.parametrize("check", check_names(CHECKS))
+def test_training_on_a_model_keeps_its_promises(check, outcomes):
+    outcomes.verify(check)
 
 
 @pytest.mark.parametrize("num_tokens", [1, 2])

@@ -2,7 +2,10 @@
 
 import importlib
 import importlib.util
+import json
+import os
 import sys
+import traceback
 from pathlib import Path
 from types import ModuleType
 
@@ -33,8 +36,22 @@ def pack_module(name: str) -> ModuleType:
 
 
 def run_checks(namespace: dict) -> None:
-    """Call every `check_*` function of a script; the first failure ends the script, its name above the traceback."""
+    """Call every `check_*` function of a script, whatever became of those before it.
+
+    Each outcome is a line of JSON, [name, traceback or null], in the file that PSA_OUTCOMES names (see
+    script_checks.py); without one, as when a person runs the script, failures go to the screen.
+    """
+    outcomes = os.environ.get("PSA_OUTCOMES")
     for name, check in list(namespace.items()):
-        if name.startswith("check_"):
-            print(name, flush=True)
+        if not name.startswith("check_"):
+            continue
+        print(name, flush=True)
+        failure = None
+        try:
             check()
+        except Exception:
+            failure = traceback.format_exc()
+            print(failure, file=sys.stderr)
+        if outcomes:
+            with open(outcomes, "a", encoding="utf-8") as file:
+                print(json.dumps([name, failure]), file=file)
