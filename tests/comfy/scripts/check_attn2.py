@@ -11,6 +11,8 @@ start_comfyui()
 
 import copy
 
+import comfy.conds
+import comfy.samplers
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 from random_unets import SD15, SDXL, unet_model
@@ -231,6 +233,77 @@ def check_batches_are_read_as_samplers_and_tilers_make_them():
     assert rows([0, 1], 4, latents=1) == [0, 2] * 2
     assert rows([0, 1], 4, latents=16) == [0, 1, 2, 2]  # two frames of sixteen
     assert rows([0], 3, latents=1) == [0, 1, 0]
+
+
+def condition(seed, model):
+    """A condition as nodes hand it to a guider; SDXL's size vector is as random as the text."""
+    generator = torch.Generator().manual_seed(seed)
+    text, size = torch.randn(1, 5, 48, generator=generator), torch.randn(1, 64, generator=generator)
+    has_size = model.model.diffusion_model.num_classes is not None
+    return [[text, {"model_conds": {"y": comfy.conds.CONDRegular(size)} if has_size else {}}]]
+
+
+def sampled(model, batch=1, cfg=3.0):
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(condition(1, model), condition(2, model))
+    guider.set_cfg(cfg)
+    noise = torch.randn(batch, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    sigmas = torch.tensor([10.0, 3.0, 0.0])
+    return guider.sample(noise, torch.zeros_like(noise), comfy.samplers.sampler_object("euler"), sigmas)
+
+
+def refused(run, words):
+    try:
+        run()
+    except core.PSAError as error:
+        assert words in str(error), error
+    else:
+        raise AssertionError(f"not refused: {words}")
+
+
+def check_a_sampler_draws_what_its_model_calls_say():
+    for family in SMALL:
+        model = small_model(family)
+        adapter = make_adapter(model)
+        both, alone = (apply.apply_adapter(model, adapter, embed(*each)) for each in (("L0", "L5"), ("L0",)))
+        together, plain = sampled(both, batch=2), sampled(model, batch=2)
+        assert torch.allclose(together[0], sampled(alone, batch=2)[0], atol=1e-4)
+        assert differ(together[1], sampled(alone, batch=2)[1]) and differ(together, plain)
+
+
+def check_what_a_later_pack_puts_under_a_blocks_short_name_counts():
+    """ComfyUI looks there last, so that it would be passed over."""
+
+    def later(model, attention):
+        model = model.clone()
+        for site in attn2.cross_attention_sites(model.model.diffusion_model):
+            model.set_model_attn2_replace(attention, site.block, site.number)
+        return model
+
+    def attend(q, k, v, extra_options):
+        return optimized_attention(q, k, v, extra_options["n_heads"])
+
+    for family in SMALL:
+        model = small_model(family)
+        adapter = make_adapter(model)
+        patched = apply.apply_adapter(model, adapter, embed("L5"))
+        refused(lambda patched=patched: sampled(later(patched, attend)), "took the place of PSA Apply")
+        before = apply.apply_adapter(later(model, attend), adapter, embed("L5"))
+        assert torch.allclose(sampled(before), sampled(patched), atol=1e-4)
+
+
+def check_conditions_split_over_devices():
+    """As several GPUs have it: each condition in a call of its own, each device with its own MODEL."""
+    if not hasattr(comfy.samplers, "_calc_cond_batch_multigpu"):
+        return
+    model = small_model("sd15")
+    adapter = make_adapter(model)
+    for levels, batch in ((("L5",), 1), (("L0", "L5"), 2)):
+        patched = apply.apply_adapter(OtherPack.apply(model, 0.3), adapter, embed(*levels))
+        whole = sampled(patched, batch=batch)
+        split = patched.clone()
+        split.model_options["multigpu_clones"] = {torch.device("cpu"): split, torch.device("cpu", 0): split}
+        assert torch.allclose(whole, sampled(split, batch=batch), atol=1e-4)
 
 
 def check_half_precision():
