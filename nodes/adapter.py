@@ -27,6 +27,7 @@ class LoadAdapter(io.ComfyNode):
                 )
             ],
             outputs=[sockets.Adapter.Output(display_name="adapter")],
+            **sockets.aliases("psa_adapter.bin", "safety adapter loader"),
         )
 
     @classmethod
@@ -62,6 +63,7 @@ class SaveAdapter(io.ComfyNode):
                 ),
             ],
             is_output_node=True,
+            **sockets.aliases("export adapter", "convert adapter"),
         )
 
     @classmethod

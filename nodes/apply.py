@@ -35,6 +35,7 @@ class Apply(io.ComfyNode):
                 ),
             ],
             outputs=[io.Model.Output(display_name="model")],
+            **sockets.aliases("personalized safety", "safety adapter", "apply psa adapter"),
         )
 
     @classmethod

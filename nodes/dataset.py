@@ -13,6 +13,8 @@ from ..psa_core.files import existing_file
 from ..psa_core.plots.grid import labelled_grid
 from ..psa_core.training import SageRecord, SageSplit, read_split
 from . import sockets
+from .comfy.fingerprints import fingerprint
+from .comfy.folders import path_fingerprint
 
 SPLITS = ("train", "val", "test_seen", "test_unseen")
 _SAMPLES = 3
@@ -57,10 +59,10 @@ class LoadDataset(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, folder, split, skip_bad) -> tuple:
-        path = _metadata(folder, split)
-        status = path.stat()
-        return str(path), status.st_mtime_ns, status.st_size
+    def fingerprint_inputs(cls, folder=None, split=None, skip_bad=None) -> str:
+        if folder is None or split is None:  # linked: ComfyUI goes by the nodes that they come from
+            return fingerprint("dataset")
+        return path_fingerprint(_metadata(folder, split))
 
     @classmethod
     def execute(cls, folder, split, skip_bad) -> io.NodeOutput:

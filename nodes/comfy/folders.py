@@ -72,9 +72,11 @@ def file_fingerprint(folder: str, name: str | None) -> str:
 
     A name that comes from another node is `None` here; ComfyUI then goes by that node.
     """
-    if name is None:
-        return fingerprint(folder)
-    path = find_file(folder, name)
+    return fingerprint(folder) if name is None else path_fingerprint(find_file(folder, name))
+
+
+def path_fingerprint(path: Path) -> str:
+    """Another value once the file has changed."""
     status = path.stat()
     return fingerprint(str(path), status.st_mtime_ns, status.st_size)
 

@@ -19,7 +19,7 @@ NOBODY = -1  # in place of a picture's number: a row without a viewer, which get
 _VIEWERS = {"positive", "middle", "cond"}
 _NOBODYS = {"negative", "empty", "empty_negative_prompt", "empty_conditioning", "uncond"}
 _NUMBERED = {0: True, 1: False}  # `cond_or_uncond` of a call that no guider made: prompt and negative prompt
-_STATED = "cond_or_uncond_couple"  # packs that multiply rows inside the attention say here what they made
+_STATED = "cond_or_uncond_couple"  # in a key where packs that multiply rows inside the attention say what they made
 _NO_SIGMA = 999999999.9  # IPAdapter_plus's for a call from outside a sampler
 
 
@@ -126,7 +126,7 @@ class Call:
         if count == self.batch and len(stated) == len(self.kinds):
             key: Any = profiles
         else:
-            stated = next((value for name, value in options.items() if name.endswith(_STATED)), stated)
+            stated = next((value for name, value in options.items() if _STATED in name), stated)
             key = (profiles, count, tuple(stated))
         if key not in self._rows:
             self._rows[key] = self._read_rows(profiles, count, None if key == profiles else key[2])

@@ -87,6 +87,25 @@ def test_a_lora_before_or_after(server):
     check_both_orders(server, lora)
 
 
+def hooked(graph: Graph) -> None:
+    """The LoRA by hooks on both conditions, which ComfyUI puts on and takes off around each call of the model."""
+    both = graph.add(
+        "PairConditioningSetProperties",
+        positive_NEW=graph.positive,
+        negative_NEW=graph.negative,
+        strength=1.0,
+        set_cond_area="default",
+        hooks=graph.add("CreateHookLoraModelOnly", lora_name="lora.safetensors", strength_model=0.8),
+    )
+    graph.positive, graph.negative = both, output(both, 1)
+
+
+def test_a_lora_by_hooks(server):
+    on_the_model, on_the_conditions = draw_all(server, txt2img(L5, lora), txt2img(L5, control=hooked))
+    assert close(on_the_model, on_the_conditions)
+    assert differ(on_the_conditions, draw(server, txt2img(L5)))
+
+
 def test_a_pack_that_follows_ip_adapters_protocol_before_or_after(server):
     check_both_orders(server, other_attention)
 

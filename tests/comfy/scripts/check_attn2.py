@@ -134,6 +134,25 @@ def check_sites_of_full_size_unets():
     assert counts == {"sd15": 16, "sdxl": 70}, counts
 
 
+def check_an_sdxl_refiner_gets_a_sentence():
+    """It is SDXL by name alone."""
+    config = SDXL | {
+        "model_channels": 384,
+        "num_res_blocks": [2, 2, 2, 2],
+        "channel_mult": [1, 2, 4, 4],
+        "transformer_depth": [0, 0, 4, 4, 4, 4, 0, 0],
+        "transformer_depth_output": [0, 0, 0, 4, 4, 4, 4, 4, 4, 0, 0, 0],
+        "transformer_depth_middle": 4,
+        "context_dim": 1280,
+        "adm_in_channels": 2560,
+    }
+    with torch.device("meta"):
+        base, refiner = full("sdxl"), unet_model("sdxl", config)
+        sites = attn2.cross_attention_sites(base.model.diffusion_model)
+    adapter = core.PSAAdapter([site.width for site in sites], sites[0].context_dim, 35, 1, "structured-v1")
+    refused(lambda: apply.apply_adapter(refiner, adapter, embed("L5")), "This adapter is for SDXL")
+
+
 def full(family):
     return unet_model(family, {"sd15": SD15, "sdxl": SDXL}[family])
 
