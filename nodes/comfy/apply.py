@@ -125,15 +125,14 @@ def run_model(
     options = dict(transformer_options or {})
     call = options[CALL] = read_call(len(x), options)
     patches = options.get("patches", {})
-    check = partial(_check_called, call, options)
+    check = partial(_check_called, call, replacements({"transformer_options": options}))
     options["patches"] = {**patches, "attn2_output_patch": [check, *patches.get("attn2_output_patch", ())]}
     return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
 
-def _check_called(call: Call, options: dict, out: torch.Tensor, extra_options: dict) -> torch.Tensor:
+def _check_called(call: Call, present: dict[tuple, Any], out: torch.Tensor, extra_options: dict) -> torch.Tensor:
     here = place(extra_options)
     if call.attention != here:
-        present = replacements({"transformer_options": options})
         raise PSAError(
             f"{_name(present.get(here, present.get(here[:2])))} took the place of PSA Apply at the cross-attention, so "
             "the pictures would be drawn for nobody. Put PSA Apply to Model after that node."
@@ -145,6 +144,7 @@ def _name(replacement: Any) -> str:
     """A replacement's pack and name, for people."""
     if replacement is None:
         return "Another node"
+    replacement = getattr(replacement, "func", replacement)  # a functools.partial's
     named = replacement if hasattr(replacement, "__qualname__") else type(replacement)
     # ComfyUI names a pack's modules by its folder.
     module = PurePath(named.__module__.partition("custom_nodes")[2] or named.__module__).name

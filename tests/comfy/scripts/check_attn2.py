@@ -10,6 +10,7 @@ from in_comfyui import pack_module, run_checks, start_comfyui
 start_comfyui()
 
 import copy
+from types import SimpleNamespace
 
 import comfy.conds
 import comfy.samplers
@@ -252,6 +253,32 @@ def check_batches_are_read_as_samplers_and_tilers_make_them():
     assert rows([0, 1], 4, latents=1) == [0, 2] * 2
     assert rows([0, 1], 4, latents=16) == [0, 1, 2, 2]  # two frames of sixteen
     assert rows([0], 3, latents=1) == [0, 1, 0]
+
+
+def check_parts_of_a_batch_are_read_as_their_nodes_state_them():
+    conditions = {name: [{"uuid": name}] for name in ("positive", "negative")}
+    run = rows_module.Run(SimpleNamespace(conds=conditions, original_conds=conditions), pictures=8)
+
+    def rows(latents, profiles=2, batch=None, kinds=("negative", "positive"), **stated):
+        options = {"cond_or_uncond": [0] * len(kinds), "uuids": kinds, "sigmas": torch.ones(latents)}
+        batch = batch or latents * len(kinds)
+        options |= {rows_module.RUN: run} | stated
+        return list(rows_module.read_call(batch, options).rows(profiles, batch, options))
+
+    window = SimpleNamespace(index_list=[3, 4, 6], dim=0)
+    assert rows(8) == [2] * 8 + [0, 1] * 4
+    assert rows(3, context_window=window) == [2, 2, 2, 1, 0, 0]
+    assert rows(3, ad_params={"sub_idxs": [7, 0, 1]}) == [2, 2, 2, 1, 0, 1]
+    anchored = SimpleNamespace(index_list=[3, 4, 6], dim=0, causal_anchor_index=2)
+    assert rows(4, context_window=anchored) == [2] * 4 + [0, 1, 0, 0]
+    assert rows(8, context_window=window) == [2] * 8 + [0, 1] * 4  # a call with the whole batch between windows
+    assert rows(16) == [2] * 16 + [0, 1] * 8
+    assert rows(3, profiles=1) == [1, 1, 1, 0, 0, 0]
+    refused(lambda: rows(3), "which of its viewers' pictures")
+    refused(lambda: rows(8, batch=4), "which of its viewers' pictures")
+    refused(lambda: rows(8, batch=3), "does not say whose they are")
+    assert rows(8, batch=24, kinds=("positive",)) == [0, 1] * 12  # three tiles
+    assert rows(8, batch=3, kinds=("negative",)) == [2] * 3
 
 
 def condition(seed, model):
