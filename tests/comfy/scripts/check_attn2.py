@@ -276,7 +276,7 @@ def check_parts_of_a_batch_are_read_as_their_nodes_state_them():
     assert rows(3, profiles=1) == [1, 1, 1, 0, 0, 0]
     refused(lambda: rows(3), "which of its viewers' pictures")
     refused(lambda: rows(8, batch=4), "which of its viewers' pictures")
-    refused(lambda: rows(8, batch=3), "does not say whose they are")
+    refused(lambda: rows(8, profiles=1, batch=3), "does not say whose they are")
     assert rows(8, batch=24, kinds=("positive",)) == [0, 1] * 12  # three tiles
     assert rows(8, batch=3, kinds=("negative",)) == [2] * 3
 
