@@ -25,6 +25,7 @@ lint: $(INSTALLED)
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m ruff format --check .
 	$(VENV_PYTHON) -m mypy
+	@if command -v npx > /dev/null; then npx --yes eslint@9 web; else echo "web/ is not linted: there is no npx"; fi
 
 bench: $(INSTALLED)
 	set -e; for script in bench/*.py; do $(VENV_PYTHON) "$$script"; done
@@ -34,4 +35,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 		{ echo "Python 3.10 or later is needed; name one with: make PYTHON=/path/to/python3.12 ..."; exit 1; }
 	test -x $(VENV_PYTHON) || $(PYTHON) -m venv .venv
 	$(VENV_PYTHON) -m pip install -c constraints.txt -e '.[dev]'
+	mkdir -p .venv/pack && ln -sfn ../.. .venv/pack/psa_pack
 	touch $(INSTALLED)

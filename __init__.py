@@ -3,12 +3,12 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .nodes import NODES
-from .nodes.comfy import folders, users
+from .nodes.comfy import folders, profile_routes
 
 WEB_DIRECTORY = "./web"
 
 folders.register()
-users.register()
+profile_routes.register()
 
 
 class PSAExtension(ComfyExtension):

@@ -4,17 +4,18 @@ from pathlib import Path
 
 import folder_paths
 import numpy as np
-import torch
 from comfy_api.latest import io, ui
 from PIL import Image, ImageOps
 
 from ..psa_core.errors import PSAError
 from ..psa_core.files import existing_file
+from ..psa_core.pictures import open_picture
 from ..psa_core.plots.grid import labelled_grid
 from ..psa_core.training import SageRecord, SageSplit, read_split
 from . import sockets
 from .comfy.fingerprints import fingerprint
 from .comfy.folders import path_fingerprint
+from .comfy.images import to_comfy
 
 SPLITS = ("train", "val", "test_seen", "test_unseen")
 _SAMPLES = 3
@@ -68,8 +69,7 @@ class LoadDataset(io.ComfyNode):
     def execute(cls, folder, split, skip_bad) -> io.NodeOutput:
         _metadata(folder, split)
         dataset = read_split(_root(folder), split, skip_bad)
-        pictures = torch.from_numpy(np.array(_sample_pairs(dataset))).float().div(255).unsqueeze(0)
-        shown = ui.PreviewImage(pictures).as_dict()
+        shown = ui.PreviewImage(to_comfy([_sample_pairs(dataset)])).as_dict()
         return io.NodeOutput(dataset, ui={**shown, "text": (summary(dataset),)})
 
 
@@ -107,6 +107,5 @@ def _label(record: SageRecord, which: str) -> str:
 
 
 def _thumbnail(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        image.draft("RGB", (2 * _SAMPLE_SIDE, 2 * _SAMPLE_SIDE))
-        return ImageOps.pad(ImageOps.exif_transpose(image).convert("RGB"), (_SAMPLE_SIDE, _SAMPLE_SIDE), color="white")
+    image = open_picture(path, least=(2 * _SAMPLE_SIDE, 2 * _SAMPLE_SIDE))
+    return ImageOps.pad(image, (_SAMPLE_SIDE, _SAMPLE_SIDE), color="white")

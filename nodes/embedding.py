@@ -5,12 +5,11 @@ from comfy_api.latest import io
 from ..psa_core.encoders.cache import EmbeddingCache
 from ..psa_core.encoders.embedding import load_embedding
 from ..psa_core.encoders.language_model import DEFAULT_MODEL, LanguageModelEncoder
-from ..psa_core.encoders.structured import StructuredEncoder
+from ..psa_core.encoders.structured import BY_NAME, StructuredEncoder
 from . import sockets
 from .comfy import folders
 from .comfy.language_model_memory import ManagedPlacement
 
-STRUCTURED = "structured"
 OUR_TEMPLATES = "ours"
 _MORE_PROFILES = [f"profile_{number}" for number in range(2, 9)]
 
@@ -27,10 +26,11 @@ class LoadEncoder(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "encoder_name",
-                    options=[STRUCTURED, *dict.fromkeys([DEFAULT_MODEL, *models])],
-                    default=STRUCTURED,
-                    tooltip="structured: the profile's fields as numbers, instant, for adapters trained here. Or a "
-                    f"language model in models/LLM, for published weights: {DEFAULT_MODEL}.",
+                    options=[*BY_NAME, *dict.fromkeys([DEFAULT_MODEL, *models])],
+                    default=next(iter(BY_NAME)),
+                    tooltip="structured: the profile's fields as numbers, instant, for adapters trained here. "
+                    "structured-inferred: the same without what is banned, which must then follow from the person. Or "
+                    f"a language model in models/LLM, for published weights: {DEFAULT_MODEL}.",
                 ),
                 io.Combo.Input(
                     "templates",
@@ -64,8 +64,8 @@ class LoadEncoder(io.ComfyNode):
 
     @classmethod
     def execute(cls, encoder_name, templates, banned_by, keep_loaded) -> io.NodeOutput:
-        if encoder_name == STRUCTURED:
-            return io.NodeOutput(StructuredEncoder())
+        if encoder_name in BY_NAME:
+            return io.NodeOutput(BY_NAME[encoder_name]())
         return io.NodeOutput(
             LanguageModelEncoder(
                 folders.find_folder(folders.LANGUAGE_MODELS, encoder_name),

@@ -1,12 +1,10 @@
 """Several pictures as one, labelled."""
 
-import numpy as np
-import torch
 from comfy_api.latest import io
-from PIL import Image
 
 from ..psa_core.plots.grid import labelled_grid
 from . import sockets
+from .comfy.images import from_comfy, to_comfy
 
 
 class LabelGrid(io.ComfyNode):
@@ -29,8 +27,5 @@ class LabelGrid(io.ComfyNode):
 
     @classmethod
     def execute(cls, images, labels, columns) -> io.NodeOutput:
-        pictures = [
-            Image.fromarray(array) for array in (images[..., :3].clamp(0, 1) * 255).round().byte().cpu().numpy()
-        ]
-        grid = labelled_grid(pictures, [line.strip() for line in labels.strip().splitlines()], columns)
-        return io.NodeOutput(torch.from_numpy(np.array(grid)).float().div(255).unsqueeze(0))
+        grid = labelled_grid(from_comfy(images), [line.strip() for line in labels.strip().splitlines()], columns)
+        return io.NodeOutput(to_comfy([grid]))

@@ -17,7 +17,7 @@ from comfy.utils import unet_to_diffusers
 from comfy_api.latest import io
 
 from ..psa_core.adapter.files import load_adapter
-from ..psa_core.mini import BASE, PSA_ADAPTER, RIVAL_ADAPTER
+from ..psa_core.mini import BASE_MODEL, PSA_ADAPTER, RIVAL_ADAPTER
 from . import sockets
 from .comfy.mini_layout import read_part, text_weights, tokenizer_folder, unet_arguments, vae_arguments
 
@@ -47,7 +47,7 @@ class LoadMini(io.ComfyNode):
     @classmethod
     def execute(cls) -> io.NodeOutput:
         adapters = (load_adapter(PSA_ADAPTER), load_adapter(RIVAL_ADAPTER))
-        return io.NodeOutput(load_model(BASE), load_clip(BASE), load_vae(BASE), *adapters)
+        return io.NodeOutput(load_model(BASE_MODEL), load_clip(BASE_MODEL), load_vae(BASE_MODEL), *adapters)
 
 
 class _MiniConfig(SD15):

@@ -2,14 +2,18 @@
 
 from comfy_api.latest import io
 
-from ..psa_core import profile as sage
+from ..psa_core import profile as profiles
+from ..psa_core import schema
 from ..psa_core.errors import PSAError
+from ..psa_core.rules import PROTECTIVE, REFERENCE_PROMPT, RULES
 from . import sockets
-from .comfy.users import profile_names, profile_store
+from .comfy.fingerprints import always_new
+from .comfy.users import profile_fingerprint, profile_names, profile_store
 
 CUSTOM = "custom"
-BY_RULES, CHOSEN = "by the rules", "chosen"
-_BAN_INPUTS = {f"ban_{category.lower().replace('-', '_')}": category for category in sage.CATEGORIES}
+CHOSEN = "chosen"
+_BEFORE = {"by the rules": REFERENCE_PROMPT}  # what workflows of the first versions hold
+_BAN_INPUTS = {f"ban_{category.lower().replace('-', '_')}": category for category in schema.CATEGORIES}
 
 
 class UserProfile(io.ComfyNode):
@@ -25,32 +29,34 @@ class UserProfile(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "preset",
-                    options=[CUSTOM, *sage.LEVELS],
+                    options=[CUSTOM, *profiles.LEVELS],
                     default=CUSTOM,
                     tooltip="One of the paper's six viewers, L0 (no restriction) to L5 (all categories banned), "
                     "or custom: the values below.",
                 ),
-                io.Int.Input("age", default=30, min=0, max=sage.MAX_AGE, tooltip="Whole years, 0 to 100."),
-                io.Combo.Input("gender", options=list(sage.GENDERS), tooltip="In the words of the Sage dataset."),
-                io.Combo.Input("religion", options=list(sage.RELIGIONS), default="None", tooltip="Or None."),
+                io.Int.Input("age", default=30, min=0, max=schema.MAX_AGE, tooltip="Whole years, 0 to 100."),
+                io.Combo.Input("gender", options=list(schema.GENDERS), tooltip="In the words of the Sage dataset."),
+                io.Combo.Input("religion", options=list(schema.RELIGIONS), default="None", tooltip="Or None."),
                 io.Combo.Input(
                     "physical_condition",
-                    options=list(sage.PHYSICAL_CONDITIONS),
+                    options=list(schema.PHYSICAL_CONDITIONS),
                     default="healthy",
-                    tooltip="By the rules, any but healthy bans Shocking and Harassment.",
+                    tooltip="In the words of the Sage dataset. What it bans, if anything, is up to 'banned'.",
                 ),
                 io.Combo.Input(
                     "mental_condition",
-                    options=list(sage.MENTAL_CONDITIONS),
+                    options=list(schema.MENTAL_CONDITIONS),
                     default="healthy",
-                    tooltip="By the rules, any but healthy bans Sexuality, Self-Harm and Violence.",
+                    tooltip="In the words of the Sage dataset. What it bans, if anything, is up to 'banned'.",
                 ),
                 io.Combo.Input(
                     "banned",
-                    options=[BY_RULES, CHOSEN],
-                    default=BY_RULES,
-                    tooltip="By the rules: the method derives what this viewer must not see from the values above. "
-                    "Chosen: the switches below say it.",
+                    options=[*RULES, CHOSEN],
+                    default=PROTECTIVE,
+                    tooltip="Who says what this viewer must not see. sage: the rules that the published data follows. "
+                    "protective: the same, and nobody under 18 sees Violence, Sexuality, Self-Harm or Shocking. "
+                    "reference-prompt: the rules in the paper's prompt, which its data does not follow. chosen: the "
+                    "switches below.",
                 ),
                 *(
                     io.Boolean.Input(
@@ -90,21 +96,18 @@ class UserProfile(io.ComfyNode):
         )
 
 
-def _build(preset, age, gender, religion, physical_condition, mental_condition, banned, chosen) -> sage.UserProfile:
-    if preset in sage.LEVELS:
-        return sage.LEVELS[preset]
+def _build(preset, age, gender, religion, physical_condition, mental_condition, banned, chosen) -> profiles.UserProfile:
+    if preset in profiles.LEVELS:
+        return profiles.LEVELS[preset]
     if preset != CUSTOM:
-        raise PSAError(f"A User Profile's preset must be one of: {', '.join((CUSTOM, *sage.LEVELS))}.")
-    if banned not in (BY_RULES, CHOSEN):
-        raise PSAError(f"A User Profile's 'banned' must be '{BY_RULES}' or '{CHOSEN}'.")
-    return sage.UserProfile(
-        age,
-        gender,
-        religion,
-        physical_condition,
-        mental_condition,
-        banned_categories=tuple(chosen) if banned == CHOSEN else None,
+        raise PSAError(f"A User Profile's preset must be one of: {', '.join((CUSTOM, *profiles.LEVELS))}.")
+    banned = _BEFORE.get(banned, banned)
+    if banned not in (*RULES, CHOSEN):
+        raise PSAError(f"A User Profile's 'banned' must be one of: {', '.join((*RULES, CHOSEN))}.")
+    profile = profiles.UserProfile(
+        age, gender, religion, physical_condition, mental_condition, banned_categories=tuple(chosen)
     )
+    return profile if banned == CHOSEN else profile.with_rules(banned)
 
 
 class LoadProfile(io.ComfyNode):
@@ -133,8 +136,8 @@ class LoadProfile(io.ComfyNode):
         return "There is no stored profile of that name. Pick one from the list, or store it first."
 
     @classmethod
-    def fingerprint_inputs(cls, profile_name) -> tuple:
-        return profile_store().stamp(profile_name)
+    def fingerprint_inputs(cls, profile_name=None) -> str:
+        return profile_fingerprint(profile_name)
 
     @classmethod
     def execute(cls, profile_name) -> io.NodeOutput:
@@ -158,6 +161,10 @@ class SaveProfile(io.ComfyNode):
             outputs=[sockets.Profile.Output(display_name="profile")],
             is_output_node=True,
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_inputs) -> str:
+        return always_new()  # what was saved may have been deleted since, and another user has a store of their own
 
     @classmethod
     def execute(cls, profile, name, overwrite) -> io.NodeOutput:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import folder_paths
-import numpy as np
 import torch
 from comfy import model_management
 from comfy.utils import ProgressBar
@@ -33,6 +32,7 @@ from ..psa_core.training.trainer import load_result
 from . import sockets
 from .comfy.attn2 import cross_attention_sites
 from .comfy.denoiser import borrowed, check_trainable, has_size_vector
+from .comfy.images import to_comfy
 from .comfy.train_preview import LABELS, Preview
 from .comfy.training_inputs import image_encoder, text_encoder
 
@@ -151,7 +151,7 @@ class Train(io.ComfyNode):
             result = Trainer(config, denoiser, pairs, folder, by_name).train(report)
         adapter = load_result(folder) if held_out else result.adapter
         _log.info("PSA Train '%s': %s", run_name, result.reason)
-        return io.NodeOutput(adapter, _image(report.plot()), ui={"text": (result.reason,)})
+        return io.NodeOutput(adapter, to_comfy([report.plot()]), ui={"text": (result.reason,)})
 
 
 def training_config(preset: str, is_sdxl: bool, settings: dict[str, Any], own: dict[str, Any]) -> TrainConfig:
@@ -234,7 +234,3 @@ class Report:
             from server import PromptServer
 
             PromptServer.instance.send_progress_text(text, self._node_id)
-
-
-def _image(picture: Image.Image) -> torch.Tensor:
-    return torch.from_numpy(np.array(picture)).float().div(255).unsqueeze(0)

@@ -1,49 +1,100 @@
-"""The command `psa`: a module for each subcommand, imported when it is the one."""
+"""The command `psa`: a module for each subcommand, imported when it is the one.
 
-import argparse
+Little is imported here: what comes before `main` cannot be interrupted without a traceback.
+"""
+
+import signal
 import sys
-import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from .errors import PSAError
 
-# Subcommand -> its module, with `add_arguments(parser)` and `run(args) -> exit code`; and what it does.
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+
+# Each is a module of `commands`, with `add_arguments(parser)` and `run(args) -> exit code`.
 _COMMANDS = {
-    "demo": ("psa_core.commands.demo", "Draw prompts of PSA Mini for six viewers, in ComfyUI or without it."),
-    "encode": ("psa_core.commands.encode", "Turn profiles into embeddings."),
-    "convert": ("psa_core.commands.convert", "Write an adapter, published or ours, as .safetensors."),
-    "train": ("psa_core.commands.train", "Train an adapter."),
-    "generate": ("psa_core.commands.generate", "Draw a prompt file's pictures, for its users or for the levels."),
-    "evaluate": ("psa_core.commands.evaluate", "Measure what was drawn: what should not be there, and what should."),
-    "mini": ("psa_core.commands.mini", "Build and measure in PSA Mini, a small world of simple pictures."),
+    "demo": "Draw prompts of PSA Mini for six viewers, in ComfyUI or without it.",
+    "encode": "Turn profiles into embeddings.",
+    "convert": "Write an adapter, published or ours, as .safetensors.",
+    "train": "Train an adapter.",
+    "generate": "Draw a prompt file's pictures, for its users or for the levels.",
+    "evaluate": "Measure what was drawn: what should not be there, and what should.",
+    "mini": "Build and measure in PSA Mini, a small world of simple pictures.",
 }
+_ISSUES = "https://github.com/comfyui-psa/comfyui-psa/issues"
+_MENDABLE, _OURS = 2, 70  # exit codes: what a person can mend, and what we must
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `psa` with `argv`, by default the process's; returns the exit code: 0, or 2 for what a person can mend."""
-    argv = sys.argv[1:] if argv is None else list(argv)
-    args = _parser(chosen=argv[0] if argv else "").parse_args(argv)
+    """Run `psa` with `argv`, by default the process's.
+
+    Returns:
+        The exit code: 0; 2 for what a person can mend; 70 for a bug of ours; 130 after Ctrl-C, 143 after SIGTERM.
+    """
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
+        import warnings
+
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")  # a terminal may lack letters that a file's name has
+        argv = sys.argv[1:] if argv is None else list(argv)
+        args = _parser(chosen=argv[0] if argv else "").parse_args(argv)
         with warnings.catch_warnings():
             if not sys.warnoptions:
                 warnings.simplefilter("ignore")  # libraries' asides to programmers
             return args.run(args)
     except PSAError as error:
         print(f"psa: {error}", file=sys.stderr)
-        return 2
+        return _MENDABLE
     except KeyboardInterrupt:
         print("psa: interrupted", file=sys.stderr)
-        return 130
+        return 128 + signal.SIGINT
+    except Exception as error:
+        print(_bug_report(error), file=sys.stderr)
+        return _OURS
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def _parser(chosen: str) -> argparse.ArgumentParser:
+def _terminate(*_: Any) -> None:
+    """SIGTERM unwinds as Ctrl-C does: what is half-written is removed, and no server outlives us."""
+    sys.exit(128 + signal.SIGTERM)
+
+
+def _bug_report(error: Exception) -> str:
+    """What to say of an error that nobody foresaw; where it came from goes into a file, what it said does not.
+
+    An error's text may hold what was read, and that may be a profile.
+    """
+    import os
+    import tempfile
+    import traceback
+
+    frames = traceback.extract_tb(error.__traceback__)
+    places = "\n".join(f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames)
+    sentence = f"psa: This is a bug of ours ({type(error).__name__}). Please report it at {_ISSUES}"
+    try:
+        handle, path = tempfile.mkstemp(prefix="psa-bug-", suffix=".txt", text=True)
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(f"{type(error).__name__}\n{places}\n")
+    except OSError:
+        return f"{sentence}:\n{places}"
+    return f"{sentence} with the file {path}. It tells where it happened, and nothing of what was read."
+
+
+def _parser(chosen: str) -> "ArgumentParser":
+    import argparse
+
     parser = argparse.ArgumentParser(prog="psa", description="Personalized Safety Alignment for image generators.")
     commands = parser.add_subparsers(metavar="command", required=True)
-    for name, (module, summary) in _COMMANDS.items():
+    for name, summary in _COMMANDS.items():
         subparser = commands.add_parser(name, help=summary, description=summary)
         if name == chosen:
-            command = import_module(module)
+            command = import_module(f".commands.{name}", __package__)
             command.add_arguments(subparser)
             subparser.set_defaults(run=command.run)
     return parser

@@ -15,9 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -26,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import PSAError
+from .extras import require
 
 PACK = Path(__file__).absolute().parents[1]
 """The pack's folder, as far as the pack is there: an installed wheel holds `psa_core` alone."""
@@ -33,7 +31,8 @@ PACK = Path(__file__).absolute().parents[1]
 _BASE_FOLDERS = ("custom_nodes", "input", "models", "output", "temp", "user")
 _NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "bench", "tests")  # the pack runs without
 _LOG_TAIL = 40  # lines shown when the server dies
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the loopback needs no proxy
+_LOWEST = (0, 3, 64)  # the version of ComfyUI that the nodes need at least
+_ANSWER_LIMIT = 60  # seconds
 
 Progress = Callable[[str, int, int], None]
 """Called with a node's class, the step it is at, and how many it has (0 of 0 when it starts)."""
@@ -45,6 +44,16 @@ class ComfyUI:
 
     folder: Path
     python: Path
+
+    @property
+    def version(self) -> tuple[int, ...] | None:
+        """As it says of itself, such as (0, 3, 64); `None` where it does not."""
+        try:
+            text = (self.folder / "comfyui_version.py").read_text(encoding="utf-8")
+        except OSError:
+            return None
+        found = re.search(r'__version__ = "(\d+(?:\.\d+)*)', text)
+        return tuple(map(int, found[1].split("."))) if found else None
 
 
 def find_comfyui() -> ComfyUI | None:
@@ -103,7 +112,8 @@ class ComfyServer:
         startup_timeout: seconds until it must answer.
 
     Raises:
-        PSAError: with the end of its log, if it does not start or cannot load a pack.
+        PSAError: if it is too old; or with the end of its log, if it does not start or cannot load a pack. The first
+            line is a sentence of its own.
     """
 
     def __init__(
@@ -127,6 +137,8 @@ class ComfyServer:
         self._closing = ExitStack()
 
     def __enter__(self) -> "ComfyServer":
+        require("demo", "Talking to ComfyUI", "aiohttp")
+        _check_version(self.comfyui)
         with self._closing:  # anything that fails on the way takes down what was already there
             if self._given_base is None:
                 self.base = Path(self._closing.enter_context(tempfile.TemporaryDirectory(prefix="comfyui-")))
@@ -165,40 +177,48 @@ class ComfyServer:
             *self._arguments,
         ]
         with open(self.log_file, "wb") as log:
-            self._process = subprocess.Popen(
-                command,
-                cwd=self.comfyui.folder,
-                env=self._environment | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C reaches us alone; we then stop the whole group
-            )
+            try:
+                self._process = subprocess.Popen(
+                    command,
+                    cwd=self.comfyui.folder,
+                    env=self._environment | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # Ctrl-C reaches us alone; we then stop the whole group
+                )
+            except OSError as error:
+                raise PSAError(
+                    f"{self.comfyui.python} cannot be started ({error.strerror}). Set COMFYUI_PYTHON to another Python."
+                ) from error
         self._closing.callback(_stop, self._process)
 
     def _wait_until_ready(self) -> None:
+        from aiohttp import ClientError
+
         deadline = time.monotonic() + self._startup_timeout
         while True:
             if self._process.poll() is not None:
-                raise PSAError(f"ComfyUI stopped while starting. Its log ends:\n{self._log_tail()}")
+                raise self._failure("ComfyUI stopped while starting")
             try:
                 self._get("/system_stats")
                 return
-            except OSError:
+            except (OSError, ClientError):
                 if time.monotonic() > deadline:
-                    raise PSAError(
-                        f"ComfyUI did not answer within {self._startup_timeout:.0f} s. Its log ends:\n"
-                        f"{self._log_tail()}"
-                    ) from None
+                    raise self._failure(f"ComfyUI did not answer within {self._startup_timeout:.0f} s") from None
             time.sleep(0.1)
 
     def _check_packs(self) -> None:
         for name in self.packs:
             if re.search(rf"\(IMPORT FAILED\): .*[/\\]{re.escape(name)}$", self.log, re.MULTILINE):
-                raise PSAError(f"ComfyUI could not load the pack {name}. Its log ends:\n{self._log_tail()}")
+                raise self._failure(f"ComfyUI could not load the pack {name}")
 
-    def _log_tail(self) -> str:
-        return "\n".join(self.log.splitlines()[-_LOG_TAIL:])
+    def _failure(self, what: str) -> PSAError:
+        """An error that says what happened, the last error that the log names, and below it how the log ends."""
+        named = re.findall(r"^[\w.]*(?:Error|Exception): .*", self.log, re.MULTILINE)
+        reason = f" ({named[-1].strip().rstrip('.')})" if named else ""
+        tail = "\n".join(self.log.splitlines()[-_LOG_TAIL:])
+        return PSAError(f"{what}{reason}. Its log ends:\n{tail}")
 
     def object_info(self) -> dict[str, Any]:
         """Every node the server has: inputs, outputs, names."""
@@ -210,13 +230,11 @@ class ComfyServer:
 
     def image(self, filename: str, subfolder: str = "", type: str = "output") -> bytes:
         """An image file as the server serves it, by an entry of a node's `images` output."""
-        return self._get(
-            "/view?" + urllib.parse.urlencode({"filename": filename, "subfolder": subfolder, "type": type})
-        )
+        return self._get("/view", filename=filename, subfolder=subfolder, type=type)
 
     def interrupt(self) -> None:
         """Stop the prompt that is running, as the Cancel button does."""
-        self._request("/interrupt", {})
+        asyncio.run(self._ask("POST", "/interrupt", json={}))
 
     def queue(
         self,
@@ -246,8 +264,12 @@ class ComfyServer:
         extra_data: Mapping[str, Any] | None = None,
     ) -> str:
         """As `queue`, returning the prompt's id, for `history`."""
+        from aiohttp import ClientError
+
         try:
             return asyncio.run(asyncio.wait_for(self._run(prompt, on_progress, extra_data or {}), timeout))
+        except ClientError:
+            raise self._failure("ComfyUI stopped while working") from None
         except asyncio.TimeoutError:
             self.interrupt()
             raise PSAError(f"ComfyUI did not finish the workflow within {timeout:.0f} s.") from None
@@ -269,25 +291,36 @@ class ComfyServer:
                 if message.type == aiohttp.WSMsgType.TEXT:
                     event = json.loads(message.data)
                     data = event.get("data", {})
-                    if data.get("prompt_id") == answer["prompt_id"] and _is_over(
-                        event["type"], data, prompt, on_progress
+                    # In a thread: `on_progress` may call this server, to interrupt it.
+                    if data.get("prompt_id") == answer["prompt_id"] and await asyncio.to_thread(
+                        _is_over, event["type"], data, prompt, on_progress
                     ):
                         return answer["prompt_id"]
-        raise PSAError(f"ComfyUI closed the connection while working. Its log ends:\n{self._log_tail()}")
+        raise self._failure("ComfyUI closed the connection while working")
 
-    def _get(self, path: str) -> bytes:
-        return self._request(path, None)
+    def _get(self, path: str, **query: str) -> bytes:
+        return asyncio.run(self._ask("GET", path, params=query))
 
-    def _request(self, path: str, data: object) -> bytes:
-        request = urllib.request.Request(self.url + path)
-        if data is not None:
-            request.add_header("Content-Type", "application/json")
-            request.data = json.dumps(data).encode()
-        try:
-            with _DIRECT.open(request, timeout=60) as response:
-                return response.read()
-        except urllib.error.HTTPError as error:
-            raise PSAError(f"ComfyUI answered {error.code} ({error.reason}) to {path}.") from error
+    async def _ask(self, method: str, path: str, **content: Any) -> bytes:
+        import aiohttp
+
+        limit = aiohttp.ClientTimeout(_ANSWER_LIMIT)
+        async with (
+            aiohttp.ClientSession(self.url, timeout=limit) as session,
+            session.request(method, path, **content) as response,
+        ):
+            if response.status != 200:
+                raise PSAError(f"ComfyUI answered {response.status} ({response.reason}) to {path}.")
+            return await response.read()
+
+
+def _check_version(comfyui: ComfyUI) -> None:
+    version = comfyui.version
+    if version is not None and version < _LOWEST:
+        found, lowest = (".".join(map(str, number)) for number in (version, _LOWEST))
+        raise PSAError(
+            f"The ComfyUI in {comfyui.folder} is version {found}, and {lowest} or later is needed. Update it."
+        )
 
 
 def _is_over(kind: str, data: Mapping[str, Any], prompt: Mapping[str, Any], on_progress: Progress | None) -> bool:

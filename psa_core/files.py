@@ -1,11 +1,15 @@
 """Writing files whole, and keeping names inside their folder."""
 
+import hashlib
 import os
+import platform
+import re
 import secrets
+import time
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from safetensors import SafetensorError
 
@@ -13,22 +17,30 @@ from .errors import PSAError
 
 _MAX_NAME_BYTES = 200  # file systems stop at 255, and an ending is to follow
 _RESERVED_ON_WINDOWS = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in "123456789¹²³"}
+_HOST = hashlib.blake2s(platform.node().encode(), digest_size=4).hexdigest()
+_PART = re.compile(r"\.part-(?:([0-9a-f]{8})-(\d{1,9})-(\d+)-)?[0-9a-f]{16}(?:\..*)?", re.DOTALL)
+_ABANDONED_S = 3600  # nothing was written for so long to a part of a process that cannot be seen from here
+
+
+class NameTakenError(PSAError):
+    """There is a file of that name already, and it was not to be replaced."""
 
 
 @contextmanager
-def atomic_path(path: Path | str, mode: int | None = None) -> Iterator[Path]:
+def atomic_path(path: Path | str, mode: int | None = None, replace: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; it takes `path`'s place only if the block succeeds.
 
     A reader sees the old file or the whole new one, never a part. `mode` sets the permission bits
     (0o600 for a private file) before the first byte is written; without it they follow the umask.
+    Without `replace`, a file that is there stays, also one that another process puts there meanwhile.
 
     Raises:
+        NameTakenError: without `replace`, where there is a file at the end.
         PSAError: where the file cannot be written (no permission, a full disk, a folder in its place).
     """
-    if "\0" in os.fspath(path):
-        raise PSAError("The path to write to holds a NUL character. Give another file name.")
+    _check_path(path, "to write to")
     path = Path(path)
-    temporary = path.with_name(f".part-{secrets.token_hex(8)}{path.suffix}")
+    temporary = path.with_name(f".part-{_process_id()}-{secrets.token_hex(8)}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666 if mode is None else mode)
@@ -38,15 +50,100 @@ def atomic_path(path: Path | str, mode: int | None = None) -> Iterator[Path]:
         os.chmod(temporary, bits if mode is None else mode)  # a writer may have put a file of its own there
         with open(temporary, "rb+") as written:
             os.fsync(written.fileno())
-        os.replace(temporary, path)
+        if replace:
+            os.replace(temporary, path)
+        else:
+            _place_once(temporary, path)
     except (OSError, SafetensorError) as error:
         raise PSAError(
-            f"{path.name} cannot be written to {path.parent}: {getattr(error, 'strerror', None) or error}. "
-            "Check the folder, its permissions and the free space; nothing was changed."
+            f"{printable(path.name)} cannot be written to {printable(path.parent)}: "
+            f"{getattr(error, 'strerror', None) or error}. Check the folder, its permissions and the free space. "
+            "A file that was there before is as it was."
         ) from error
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def sweep_parts(folder: Path | str) -> None:
+    """Delete what killed processes left half-written directly in `folder`: temporary files of `atomic_path`.
+
+    Those of a process that lives stay. So do, for an hour after the last write, those of another
+    machine's process, which cannot be seen from here.
+    """
+    with suppress(OSError):
+        for part in os.scandir(folder):
+            if (match := _PART.fullmatch(part.name)) and part.is_file(follow_symlinks=False):
+                with suppress(OSError):
+                    if _is_abandoned(match, part):
+                        os.unlink(part.path)
+
+
+def _process_id() -> str:
+    pid = os.getpid()
+    return f"{_HOST}-{pid}-{_start_of(pid) or 0}"
+
+
+def _start_of(pid: int) -> int | None:
+    """When a process of this machine began, 0 where the system does not say; `None` if it does not live."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return None if fields[0] in "ZX" else int(fields[19])
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except OSError:  # another account's
+        pass
+    return 0
+
+
+def _is_abandoned(match: re.Match, part: os.DirEntry) -> bool:
+    host, pid, start = match.groups()
+    if host == _HOST and os.name != "nt":  # os.kill asks nothing there: it kills
+        return _start_of(int(pid)) != int(start)
+    return time.time() - part.stat(follow_symlinks=False).st_mtime > _ABANDONED_S
+
+
+def _place_once(temporary: Path, path: Path) -> None:
+    """Give `temporary` the name `path` unless there is a file of that name: of several at once, one succeeds."""
+    try:
+        if os.name == "nt":
+            os.rename(temporary, path)
+            return
+        try:
+            os.link(temporary, path)  # unlike a rename, it never replaces
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            os.replace(temporary, path)
+    except FileExistsError:
+        raise NameTakenError(
+            f"There is a file {printable(path.name)} in {printable(path.parent)} already. Choose another name."
+        ) from None
+
+
+def printable(path: Path | str) -> str:
+    """`path` for a message: what no terminal can write (half a surrogate pair, control characters) is escaped."""
+    text = os.fspath(path).encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _check_path(path: Path | str, what: str) -> None:
+    text = os.fspath(path)
+    if "\0" in text:
+        raise PSAError(f"The path {what} holds a NUL character. Give another one.")
+    if not Path(text).name:
+        raise PSAError(f"The path {what} names no file. Give one with a file name.")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise PSAError(
+            f"The path {what} holds characters that no file name can have: {printable(text)}. Give another one."
+        ) from None
 
 
 def is_plain_name(name: str) -> bool:
@@ -79,14 +176,64 @@ def safe_file_name(name: str, what: str) -> str:
 
 def existing_file(path: Path | str, what: str) -> Path:
     """Return `path` if it is a readable, non-empty regular file; raise PSAError otherwise."""
-    text = os.fspath(path)
-    if "\0" in text:
-        raise PSAError(f"The path of the {what} holds a NUL character. Give the path of an existing file.")
-    if not os.path.isfile(text):
-        raise PSAError(f"There is no {what} at {text}. Check the path, or put the file there.")
-    path = Path(text)
+    _check_path(path, f"of the {what}")
+    path = Path(path)
+    name = printable(path.name)
+    if not os.path.isfile(path):
+        raise PSAError(f"There is no {what} at {printable(path)}. Check the path, or put the file there.")
     if not os.access(path, os.R_OK):
-        raise PSAError(f"The {what} {path.name} may not be read. Change its permissions.")
+        raise PSAError(f"The {what} {name} may not be read. Change its permissions.")
     if path.stat().st_size == 0:
-        raise PSAError(f"The {what} {path.name} is empty (0 bytes). Copy or download it again.")
+        raise PSAError(f"The {what} {name} is empty (0 bytes). Copy or download it again.")
     return path
+
+
+def inside(folder: Path, name: object, root: Path | None = None, what: str = "its folder") -> Path:
+    """The existing file that somebody's list calls `name`, a path relative to `folder`.
+
+    A link is followed where its target lies in `folder`, in `root`, or among the blobs of the hub's cache that holds
+    `folder` (`datasets--X/snapshots/{revision}` beside `datasets--X/blobs`, as huggingface_hub lays them).
+
+    Args:
+        root: the data set's own folder, where that is more than `folder`.
+        what: how sentences call `folder`.
+
+    Raises:
+        PSAError: for a name that is no relative path inside, a link that leads elsewhere or round in a circle, or a
+            file that is not there.
+    """
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise PSAError("that is not a path. Give the file's path relative to its folder.")
+    given, windows = Path(name), PureWindowsPath(name)
+    if given.is_absolute() or windows.anchor or not _stays(os.path.normpath(name)):
+        raise PSAError(f"{shown(name)} leads out of {what}. Put the file inside it, and give its path there.")
+    try:
+        target = Path(os.path.realpath(folder / given, strict=True))
+        roots = [place.resolve() for place in (folder, root or folder)]
+    except FileNotFoundError:
+        raise PSAError(f"there is no file {shown(name)}. Put it there, or leave it out.") from None
+    except (OSError, ValueError, RuntimeError) as error:  # a loop of links, a name too long, half a surrogate pair
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise PSAError(f"{shown(name)} cannot be a file's path here ({reason}). Correct it, or leave it out.") from None
+    if not any(target.is_relative_to(place) for place in [*roots, *_blobs(roots)]):
+        raise PSAError(f"{shown(name)} is a link that leads out of {what}. Put the file itself inside it.")
+    if not target.is_file():
+        raise PSAError(f"{shown(name)} is no file. Put one there, or leave it out.")
+    return folder / given
+
+
+def _stays(normal: str) -> bool:
+    return normal != ".." and not normal.replace("\\", "/").startswith("../")
+
+
+def _blobs(roots: list[Path]) -> Iterator[Path]:
+    for root in roots:
+        for place in (root, *root.parents):
+            if place.parent.name == "snapshots":
+                yield (place.parent.parent / "blobs").resolve()
+
+
+def shown(text: str, length: int = 120) -> str:
+    """Somebody's text, fit for a sentence: `printable`, and not long."""
+    plain = printable(text[: length + 1])
+    return plain if len(plain) <= length else f"{plain[:length]}..."

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from .errors import PSAError
+from .extras import require
 
 
 class OneProcess:
@@ -43,10 +44,9 @@ def make_accelerator() -> Any:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if processes == 1:
         return OneProcess()
-    try:
-        from accelerate import Accelerator, DistributedType
-    except ImportError:
-        raise PSAError("Several processes need accelerate: pip install accelerate.") from None
+    require("train", "A launch of several processes", "accelerate")
+    from accelerate import Accelerator, DistributedType
+
     accelerator = Accelerator(mixed_precision="no", device_placement=False)
     kinds = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
     if accelerator.distributed_type not in kinds:

@@ -1,46 +1,31 @@
-"""The viewer's profile: Sage's schema, its rules and its six reference levels.
+"""The viewer's profile, and the paper's six reference levels.
 
 Spellings and age groups are those of the Sage dataset (Personalized Safety Alignment,
 arXiv 2508.01151), so that a profile written here can be read by tools made for it.
 """
 
-import ast
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 from .errors import PSAError
+from .rules import SAGE
+from .rules import banned_categories as banned_by
+from .schema import (
+    AGE_GROUPS,
+    CATEGORIES,
+    GENDERS,
+    MENTAL_CONDITIONS,
+    PHYSICAL_CONDITIONS,
+    RELIGIONS,
+    age_group,
+    check_age,
+    check_word,
+)
 
-CATEGORIES = ("Harassment", "Hate", "Propaganda", "Self-Harm", "Sexuality", "Shocking", "Violence")
-GENDERS = ("male", "female")
-RELIGIONS = ("Christianity", "Islam", "Buddhism", "None")
-PHYSICAL_CONDITIONS = ("visual impairment", "hearing impairment", "intellectual disability", "healthy")
-MENTAL_CONDITIONS = (
-    "depression",
-    "anxiety",
-    "war",
-    "sexual assault",
-    "major accidents",
-    "natural disasters",
-    "healthy",
-)
-AGE_GROUPS = MappingProxyType(
-    {
-        "infants & toddlers": range(0, 4),
-        "children": range(4, 13),
-        "adolescents": range(13, 20),
-        "young adults": range(20, 35),
-        "middle-aged": range(35, 60),
-        "young elderly": range(60, 75),
-        "elderly": range(75, 90),
-        "long-lived elderly": range(90, 101),
-    }
-)
-MAX_AGE = 100
-ADULT_AGE = 18
 _FIELDS = (
     "User_ID",
     "Age",
@@ -51,30 +36,13 @@ _FIELDS = (
     "Mental_Condition",
     "Banned_Categories",
     "Allowed_Categories",
+    "Rules",
 )
-SAGE_FILE_NAME = re.compile(r"user_(?P<user_id>\d{7})_(?P<category>[A-Za-z-]+)_")  # ..._{concept}_{n}_{s|u}.jpg
 _REQUIRED_FIELDS = ("Age", "Gender", "Religion", "Physical_Condition", "Mental_Condition")
-
-# The rules the paper's reference gives its language model, read literally ("consider" bans).
-BANNED_FOR_MINOR_OR_UNSTABLE = frozenset({"Sexuality", "Self-Harm", "Violence"})
-BANNED_FOR_PHYSICAL_CONDITION = frozenset({"Shocking", "Harassment"})
-BANNED_FOR_RELIGION = frozenset({"Hate", "Propaganda"})
-
-
-def banned_by_rules(age: int, religion: str, physical_condition: str, mental_condition: str) -> tuple[str, ...]:
-    """The categories that the reference's rules forbid, alphabetically.
-
-    Under 18 or a mental condition: Sexuality, Self-Harm, Violence. A physical condition: Shocking,
-    Harassment. A religion: Hate, Propaganda. A healthy adult without a religion: none.
-    """
-    banned: frozenset[str] = frozenset()
-    if age < ADULT_AGE or mental_condition != "healthy":
-        banned |= BANNED_FOR_MINOR_OR_UNSTABLE
-    if physical_condition != "healthy":
-        banned |= BANNED_FOR_PHYSICAL_CONDITION
-    if religion != "None":
-        banned |= BANNED_FOR_RELIGION
-    return tuple(sorted(banned))
+_LONGEST_NAME = 100  # no misspelling of a field
+_LONGEST_LIST = 500  # letters of a printed list of categories; all seven take 87
+_QUOTED = r"""(?:'[A-Za-z-]*'|"[A-Za-z-]*")"""
+_PRINTED_LIST = re.compile(rf"\s*[\[({{]\s*(?:{_QUOTED}(?:\s*,\s*{_QUOTED})*\s*,?\s*)?[\])}}]\s*")
 
 
 @dataclass(frozen=True, repr=False)
@@ -83,9 +51,9 @@ class UserProfile:
 
     Args:
         age: whole years, 0 to 100.
-        gender, religion, physical_condition, mental_condition: a word of the lists above.
-        banned_categories: what this viewer must not see, out of `CATEGORIES`; `None` follows
-            `banned_by_rules`. Kept sorted: one canonical order, in prompts too.
+        gender, religion, physical_condition, mental_condition: a word of `psa_core.schema`.
+        banned_categories: what this viewer must not see, out of `CATEGORIES`; `None` follows the rules
+            `sage`, as the published data does. Kept sorted: one canonical order, in prompts too.
         user_id: Sage's 7 digits, where the profile comes from a dataset.
 
     Raises:
@@ -97,36 +65,52 @@ class UserProfile:
     religion: str = "None"
     physical_condition: str = "healthy"
     mental_condition: str = "healthy"
-    banned_categories: tuple[str, ...] = None  # type: ignore[assignment]  # None is given, never kept
+    banned_categories: tuple[str, ...] = None  # type: ignore[assignment]  # None may be given, and is never kept
     user_id: str | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.age, bool) or not isinstance(self.age, int) or not 0 <= self.age <= MAX_AGE:
-            raise PSAError(f"A profile's Age must be a whole number from 0 to {MAX_AGE}.")
-        _check_word("Gender", self.gender, GENDERS)
-        _check_word("Religion", self.religion, RELIGIONS)
-        _check_word("Physical_Condition", self.physical_condition, PHYSICAL_CONDITIONS)
-        _check_word("Mental_Condition", self.mental_condition, MENTAL_CONDITIONS)
+        check_age(self.age)
+        check_word("Gender", self.gender, GENDERS)
+        check_word("Religion", self.religion, RELIGIONS)
+        check_word("Physical_Condition", self.physical_condition, PHYSICAL_CONDITIONS)
+        check_word("Mental_Condition", self.mental_condition, MENTAL_CONDITIONS)
         if self.user_id is not None and not (isinstance(self.user_id, str) and re.fullmatch(r"[0-9]{7}", self.user_id)):
             raise PSAError("A profile's User_ID must be 7 digits, such as 0000001.")
         object.__setattr__(self, "banned_categories", self._banned())
 
     def _banned(self) -> tuple[str, ...]:
         if self.banned_categories is None:
-            return banned_by_rules(self.age, self.religion, self.physical_condition, self.mental_condition)
+            return banned_by(
+                SAGE,
+                age=self.age,
+                religion=self.religion,
+                physical_condition=self.physical_condition,
+                mental_condition=self.mental_condition,
+            )
         if not isinstance(self.banned_categories, list | tuple | set | frozenset):
             raise PSAError("A profile's Banned_Categories must be a list of categories, not one text or anything else.")
         for category in self.banned_categories:
-            _check_word("Banned_Categories", category, CATEGORIES)
+            check_word("Banned_Categories", category, CATEGORIES)
         return tuple(sorted(set(self.banned_categories)))
 
     @property
     def age_group(self) -> str:
-        return next(group for group, ages in AGE_GROUPS.items() if self.age in ages)
+        return age_group(self.age)
 
     @property
     def allowed_categories(self) -> tuple[str, ...]:
         return tuple(category for category in CATEGORIES if category not in self.banned_categories)
+
+    def with_rules(self, rules: str) -> "UserProfile":
+        """The same person, who bans what a set of `psa_core.rules` says; raises PSAError where there is no such set."""
+        banned = banned_by(
+            rules,
+            age=self.age,
+            religion=self.religion,
+            physical_condition=self.physical_condition,
+            mental_condition=self.mental_condition,
+        )
+        return replace(self, banned_categories=banned)
 
     def __repr__(self) -> str:
         return "UserProfile(...)"  # a repr ends up in logs and tracebacks; a profile must not
@@ -149,10 +133,10 @@ class UserProfile:
     def from_dict(cls, data: Mapping[str, Any]) -> "UserProfile":
         """Read a profile in Sage's spelling; the inverse of `to_dict`.
 
-        `Banned_Categories` may be a list or its printed form, and is taken as it stands; absent, the
-        rules decide. A missing value as religion means `None`: pandas reads that word so. Derived
-        fields (`Age_Group`, `Allowed_Categories`) must agree with the others where they are given.
-        Fields of other tools are ignored.
+        `Banned_Categories` may be a list or its printed form, and is taken as it stands; absent, the rules that
+        `Rules` names decide, or else `sage`. A missing value as religion means `None`: pandas reads that word so.
+        Derived fields (`Age_Group`, `Allowed_Categories`) must agree with the others where they are given. Fields of
+        other tools are ignored.
 
         Raises:
             PSAError: for a missing, misspelt or invalid field, or derived fields that contradict the others.
@@ -164,17 +148,23 @@ class UserProfile:
             raise PSAError(f"The profile lacks {', '.join(missing)}. Add it, in Sage's spelling.")
         _check_spelling(data)
         banned: Any = data.get("Banned_Categories")
+        rules: Any = data.get("Rules")
+        if banned is not None and rules is not None:
+            raise PSAError("The profile has Banned_Categories and Rules, and each says what is banned. Leave one out.")
         if banned is not None:
             banned = _category_list(banned)
         profile = cls(
             age=_whole_number(data["Age"]),
             gender=data["Gender"],
-            religion="None" if _is_missing(data.get("Religion")) else data["Religion"],
+            religion="None" if _is_missing(data["Religion"]) else data["Religion"],
             physical_condition=data["Physical_Condition"],
             mental_condition=data["Mental_Condition"],
             banned_categories=banned,
             user_id=_seven_digits(data.get("User_ID")),
         )
+        if rules is not None:
+            profile = profile.with_rules(rules)
+        check_word("Age_Group", data.get("Age_Group", profile.age_group), AGE_GROUPS)
         if data.get("Age_Group", profile.age_group) != profile.age_group:
             raise PSAError("The profile's Age_Group does not fit its Age. Correct one of them, or leave it out.")
         allowed = data.get("Allowed_Categories")
@@ -193,17 +183,13 @@ def check_profiles(profiles: object) -> None:
         raise PSAError("There is no profile to encode. Give at least one.")
 
 
-def _check_word(field: str, value: object, words: Iterable[str]) -> None:
-    words = tuple(words)
-    if not isinstance(value, str) or value not in words:
-        raise PSAError(f"A profile's {field} must be one of: {', '.join(words)}.")
-
-
 def _check_spelling(data: Mapping[str, Any]) -> None:
     """Refuse `banned_categories` and the like: ignoring such a field would quietly change who sees what."""
     plain = {re.sub(r"[\W_]", "", field).lower(): field for field in _FIELDS}
     for given in data:
-        field = plain.get(re.sub(r"[\W_]", "", str(given)).lower())
+        if not isinstance(given, str) or len(given) > _LONGEST_NAME:
+            continue
+        field = plain.get(re.sub(r"[\W_]", "", given).lower())
         if field is not None and given != field:
             raise PSAError(f"A profile's field is misspelt. Write it as {field}, in Sage's spelling.")
 
@@ -219,7 +205,9 @@ def _whole_number(value: object) -> Any:
 
 def _seven_digits(value: object) -> Any:
     """Sage's `User_ID` where a reader took it for a number and dropped its zeros; anything else as it is."""
-    return f"{value:07d}" if isinstance(value, int) and not isinstance(value, bool) else value
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 9_999_999:
+        return f"{value:07d}"
+    return value
 
 
 def _is_missing(value: object) -> bool:
@@ -231,11 +219,8 @@ def _same_members(given: tuple[object, ...], expected: tuple[str, ...]) -> bool:
 
 
 def _category_list(value: object) -> tuple[str, ...]:
-    if isinstance(value, str):
-        try:
-            value = ast.literal_eval(value)
-        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-            value = None
+    if isinstance(value, str) and len(value) <= _LONGEST_LIST and _PRINTED_LIST.fullmatch(value):
+        return tuple(quoted[1:-1] for quoted in re.findall(_QUOTED, value))
     if not isinstance(value, list | tuple | set | frozenset):
         raise PSAError("A profile's category lists must be lists such as ['Hate', 'Violence'].")
     return tuple(value)

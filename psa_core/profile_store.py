@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from .errors import PSAError
-from .files import atomic_path, is_plain_name, safe_file_name
+from .files import NameTakenError, atomic_path, is_plain_name, safe_file_name, sweep_parts
 from .profile import UserProfile
 
 _ENDING = ".json"
@@ -15,7 +15,7 @@ class ProfileStore:
     """Profiles as JSON files in one folder, in Sage's spelling, readable by their owner alone.
 
     Files have the mode 0600, the folder 0700. Names follow `safe_file_name`. No message holds more of
-    a profile than its name.
+    a profile than its name. What a killed save left is removed by the next call that lists, saves or deletes.
 
     Args:
         folder: where the profiles lie; made at the first `save`.
@@ -26,6 +26,7 @@ class ProfileStore:
 
     def names(self) -> list[str]:
         """The names of the stored profiles, sorted; none where the folder does not exist yet."""
+        sweep_parts(self.folder)
         try:
             files = os.listdir(self.folder)
         except FileNotFoundError:
@@ -67,8 +68,9 @@ class ProfileStore:
     def save(self, name: str, profile: UserProfile, overwrite: bool = False) -> None:
         """Store `profile` as `name`, atomically.
 
-        Saving the same profile again changes nothing. Another profile, or a damaged file, under that
-        name is kept unless `overwrite` is true.
+        What is stored under that name is kept unless `overwrite` is true, and the refusal is the same
+        whether the two profiles are equal or not: else guessing would find out what is stored. Of
+        several processes that save one new name at once, one succeeds.
 
         Raises:
             PSAError: for a name that is taken or no plain file name, something that is no profile, or
@@ -77,17 +79,17 @@ class ProfileStore:
         path = self._path(name)
         if not isinstance(profile, UserProfile):
             raise PSAError("Only a user profile can be stored as one.")
-        if not overwrite and os.path.lexists(path):
-            if self._holds(name, profile):
-                return
-            raise PSAError(
-                f"The name '{name}' is taken by another stored profile. Choose another name, delete that profile, or "
-                "allow overwriting it."
-            )
         text = json.dumps(profile.to_dict(), indent=1)
         self._make_folder()
-        with atomic_path(path, mode=0o600) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        sweep_parts(self.folder)
+        try:
+            with atomic_path(path, mode=0o600, replace=overwrite) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        except NameTakenError:
+            raise PSAError(
+                f"The name '{name}' is taken by a stored profile. Choose another name, delete that profile, or allow "
+                "overwriting it."
+            ) from None
 
     def delete(self, name: str) -> None:
         """Remove the profile stored as `name`, damaged or not.
@@ -95,6 +97,7 @@ class ProfileStore:
         Raises:
             PSAError: for a name that is no plain file name or not stored, or a folder closed to writing.
         """
+        sweep_parts(self.folder)
         try:
             self._path(name).unlink()
         except FileNotFoundError:
@@ -104,12 +107,6 @@ class ProfileStore:
 
     def _path(self, name: str) -> Path:
         return self.folder / (safe_file_name(name, "profile name") + _ENDING)
-
-    def _holds(self, name: str, profile: UserProfile) -> bool:
-        try:
-            return self.load(name) == profile
-        except PSAError:
-            return False
 
     def _make_folder(self) -> None:
         try:

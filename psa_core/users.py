@@ -1,10 +1,10 @@
 """People in files: Sage's users.csv."""
 
-import csv
+from collections.abc import Iterable
 from pathlib import Path
 
+from .csv_files import read_rows
 from .errors import PSAError
-from .files import existing_file
 from .profile import UserProfile
 
 
@@ -14,20 +14,23 @@ def read_users_csv(path: Path | str) -> list[UserProfile]:
     Raises:
         PSAError: for a file without users, or naming the file and row of the first one that is not valid.
     """
-    path = existing_file(path, "users file")
     profiles = []
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        try:
-            rows = list(csv.DictReader(file))
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise PSAError(f"{path.name} is not a CSV file in UTF-8. Export it again.") from error
-    if not rows:
-        raise PSAError(f"{path.name} holds no users: it needs a header row and at least one more.")
-    for number, row in enumerate(rows, start=1):
-        if None in row or None in row.values():  # how csv marks a row of another length
-            raise PSAError(f"{path.name}, user {number}: the row has more or fewer cells than the header.")
+    for number, row in enumerate(read_rows(path, "users file", "users")[1], start=1):
         try:
             profiles.append(UserProfile.from_dict({"User_ID": f"{number:07d}", **row}))
         except PSAError as error:
-            raise PSAError(f"{path.name}, user {number}: {error}") from None
+            raise PSAError(f"{Path(path).name}, user {number}: {error}") from None
     return profiles
+
+
+def by_id(profiles: Iterable[UserProfile]) -> dict[str, UserProfile]:
+    """Profiles by User_ID, those without one left out.
+
+    Raises:
+        PSAError: where two have the same one, so that nobody stands in for somebody else.
+    """
+    known = [(profile.user_id, profile) for profile in profiles if profile.user_id is not None]
+    found = dict(known)
+    if len(found) < len(known):
+        raise PSAError("Two users in the users file have the same User_ID. Give each one of their own.")
+    return found

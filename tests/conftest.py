@@ -1,9 +1,15 @@
 """What all tests share."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from published import published_folder
+
+# The same examples in each run, and none may fail for a slow machine.
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")
@@ -13,6 +19,14 @@ def published() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the published data is not at {folder}; set PSA_SHARED to the folder that holds 'published'")
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_state_folder(tmp_path_factory) -> Iterator[None]:
+    """No test writes into the state folder of the person who runs it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

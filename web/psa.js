@@ -51,7 +51,11 @@ function setUpUserProfile(node) {
   after(findWidget(node, "preset"), "callback", fit);
   after(findWidget(node, "banned"), "callback", fit);
   after(node, "onConnectionsChange", showWhatCounts);
-  after(node, "onConfigure", showWhatCounts);
+  after(node, "onConfigure", () => {
+    const banned = findWidget(node, "banned");
+    if (banned.value === "by the rules") banned.value = "reference-prompt"; // as the first versions called it
+    showWhatCounts();
+  });
   fit();
 }
 
@@ -93,12 +97,14 @@ async function deleteProfile(names) {
   const name = names.value;
   if (!name || !confirm(`Delete the stored profile "${name}"? Graphs that load it will ask for another.`)) return;
   try {
-    await send("DELETE", `/psa/profiles/${encodeURIComponent(name)}`);
+    await send("DELETE", profilePath(name));
     await app.refreshComboInNodes(); // the node keeps the name: another person's profile must not slip in
   } catch (error) {
     app.extensionManager.toast.add({ severity: "error", summary: "Delete profile", detail: error.message });
   }
 }
+
+const profilePath = (name) => `/psa/profiles/${encodeURIComponent(name)}`;
 
 /** Send to the profile store; throws an Error with the server's sentence. */
 async function send(method, path, body) {
@@ -143,9 +149,9 @@ function openProfileDialog(names) {
     error.textContent = "";
     try {
       const { names: known } = await send("GET", "/psa/profiles");
-      const overwrite = known.includes(name);
-      if (overwrite && !confirm(`There is a profile "${name}". Replace it?`)) return;
-      await send("POST", "/psa/profiles", { name, profile: readProfile(controls), overwrite });
+      const taken = known.includes(name) ? await send("GET", profilePath(name)) : {};
+      if (taken.version && !confirm(`There is a profile "${name}". Replace it?`)) return;
+      await send("POST", "/psa/profiles", { name, profile: readProfile(controls), overwrite: taken.version });
       dialog.close();
       await app.refreshComboInNodes();
       names.value = name;
@@ -175,6 +181,7 @@ function readProfile(controls) {
     profile.Banned_Categories = Object.keys(controls)
       .filter((name) => isSwitch(name) && controls[name].checked)
       .map(categoryOf);
+  else profile.Rules = controls.banned.value;
   return profile;
 }
 

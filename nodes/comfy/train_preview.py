@@ -25,7 +25,7 @@ class Preview:
         item = pairs[0, _SEED, 0]
         self._noise = torch.randn(item["latents"].shape[1:], generator=torch.Generator().manual_seed(_SEED))[None]
         self._embedding = pairs.users[pairs.user_ids[0]][None]
-        texts = [pairs.cache.get(key) for key in (pairs.text_keys[0].decode(), pairs.empty_text)]
+        texts = [pairs.cache.get(key) for key in (pairs.empty_text, pairs.text_keys[0].decode())]
         conditioning = {name: torch.stack([text[name] for text in texts]) for name in texts[0]}
         conditioning["sizes"] = item["sizes"][:1].repeat(2, 1)
         self._conditioning = {name: value.to(denoiser.device) for name, value in conditioning.items()}
@@ -35,7 +35,7 @@ class Preview:
     @torch.no_grad()
     def draw(self, adapter: PSAAdapter) -> list[Image.Image]:
         """The pictures of `LABELS`."""
-        tokens = torch.cat([adapter.user_tokens(self._embedding), adapter.uncond_tokens(1)])
+        tokens = adapter.guidance_tokens(self._embedding)
         try:
             latents = [self._sample(user) for user in (None, User(adapter, tokens))]
         finally:
@@ -47,7 +47,7 @@ class Preview:
 
         def denoised(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
             rows, timesteps = sampling.calculate_input(sigma, x).repeat(2, 1, 1, 1), sampling.timestep(sigma).repeat(2)
-            conditional, unconditional = self._denoiser(rows, timesteps, self._conditioning, user).chunk(2)
+            unconditional, conditional = self._denoiser(rows, timesteps, self._conditioning, user).chunk(2)
             guided = unconditional + _GUIDANCE * (conditional - unconditional)
             return sampling.calculate_denoised(sigma, guided, x)
 

@@ -1,38 +1,29 @@
 """Who is asking: with `--multi-user`, each of ComfyUI's users has their own profile store.
 
-ComfyUI names the user in a header of each request but not in the prompt that runs later, so the
-pack remembers it by prompt id. Without `--multi-user` everyone is `default`, as in ComfyUI.
+ComfyUI names the user in a header of each request, but not in the prompt that runs later. So the pack
+binds the user to the queued item itself when it enters the queue: prompt ids are the clients' choice.
+Without `--multi-user` everyone is `default`, as in ComfyUI.
 """
 
-import uuid
 from contextvars import ContextVar
 
 from aiohttp import web
-from comfy_execution.utils import get_executing_context
+from comfy.cli_args import args
 from server import PromptServer
 
 from ...psa_core.errors import PSAError
-from ...psa_core.profile import UserProfile
 from ...psa_core.profile_store import ProfileStore
 from . import folders
+from .fingerprints import always_new, fingerprint
 
-_DEFAULT = "default"
-_REMEMBERED = 10_000  # prompts waiting in the queue; the oldest are forgotten
-
-_requesting: ContextVar[str | None] = ContextVar("psa_requesting_user", default=_DEFAULT)
-_by_prompt: dict[str, str | None] = {}
+_user: ContextVar[str | None] = ContextVar("psa_user", default=None)
+"""On whose behalf this code runs, by ComfyUI's user id: whoever sent the request, or queued what is executed."""
 
 
-def register() -> None:
-    """Hook into the server's requests, and add the routes behind the node's "New profile" dialog."""
-    server = getattr(PromptServer, "instance", None)
-    if server is None:  # a program that uses the nodes without a server has no requests and one user
-        return
-    server.app.middlewares.append(_remember_requester)
-    server.add_on_prompt_handler(_remember_prompt)
-    server.routes.get("/psa/profiles")(_answers(_list_profiles))
-    server.routes.post("/psa/profiles")(_answers(_save_profile))
-    server.routes.delete("/psa/profiles/{name}")(_answers(_delete_profile))
+def follow(server: PromptServer) -> None:
+    """Keep track of who sends each of the server's requests, and who queued what it executes."""
+    server.app.middlewares.append(_take_requester)
+    _bind_users(server.prompt_queue)
 
 
 def profile_store() -> ProfileStore:
@@ -41,8 +32,7 @@ def profile_store() -> ProfileStore:
     Raises:
         PSAError: if ComfyUI does not know that user.
     """
-    context = get_executing_context()
-    user = _requesting.get() if context is None else _by_prompt.get(context.prompt_id, _DEFAULT)
+    user = _user.get() if args.multi_user else "default"
     if user is None:
         raise PSAError("ComfyUI does not know this user, so there is no profile store. Log in as one of its users.")
     return ProfileStore(folders.system_folder("psa_profiles") / user)
@@ -56,48 +46,49 @@ def profile_names() -> list[str]:
         return []
 
 
-@web.middleware
-async def _remember_requester(request: web.Request, handler):
+def profile_fingerprint(name: str | None) -> str:
+    """Changes with the user and with what is stored as `name`, and tells nothing of either.
+
+    A name that comes from another node is `None` here, and any stored profile may be meant.
+    """
     try:
-        _requesting.set(PromptServer.instance.user_manager.get_request_user_id(request))
+        store = profile_store()
+        names = store.names() if name is None else [name]
+        return fingerprint("profile", str(store.folder), *((each, *store.stamp(each)) for each in names))
+    except PSAError:
+        return always_new()  # let it run, and say what is wrong
+
+
+@web.middleware
+async def _take_requester(request: web.Request, handler):
+    try:
+        _user.set(PromptServer.instance.user_manager.get_request_user_id(request))
     except KeyError:
-        _requesting.set(None)
+        _user.set(None)
     return await handler(request)
 
 
-def _remember_prompt(data: dict) -> dict:
-    if _requesting.get() != _DEFAULT:
-        _by_prompt[data.setdefault("prompt_id", str(uuid.uuid4()))] = _requesting.get()
-        if len(_by_prompt) > _REMEMBERED:
-            _by_prompt.pop(next(iter(_by_prompt)))
-    return data
+class _QueuedItem(tuple):
+    """What ComfyUI queues, with the user who queued it; unlike a part of the item, that is shown to nobody."""
+
+    user: str | None
 
 
-def _answers(handler):
-    """Turn a PSAError into the answer that the dialog shows."""
+def _bind_users(queue) -> None:
+    put, get = queue.put, queue.get
 
-    async def answer(request: web.Request) -> web.Response:
-        try:
-            await handler(request)
-            return web.json_response({"names": profile_store().names()})
-        except PSAError as error:
-            return web.json_response({"error": str(error)}, status=400)
+    def put_bound(item: tuple) -> None:
+        for node in item[2].values():
+            if isinstance(node, dict):
+                node.pop("is_changed", None)  # a client's own fingerprint would be served another user's results
+        bound = _QueuedItem(item)
+        bound.user = _user.get()
+        put(bound)
 
-    return answer
+    def get_bound(*arguments, **settings):
+        taken = get(*arguments, **settings)
+        # The worker executes what it took in this thread, and in tasks that inherit its context.
+        _user.set(getattr(taken[0], "user", None) if taken is not None else None)
+        return taken
 
-
-async def _list_profiles(_request: web.Request) -> None:
-    pass
-
-
-async def _save_profile(request: web.Request) -> None:
-    try:
-        data = await request.json()
-        name, fields, overwrite = data["name"], data["profile"], data.get("overwrite") is True
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise PSAError('Send JSON: {"name": ..., "profile": {"Age": ..., ...}}.') from None
-    profile_store().save(name, UserProfile.from_dict(fields), overwrite=overwrite)
-
-
-async def _delete_profile(request: web.Request) -> None:
-    profile_store().delete(request.match_info["name"])
+    queue.put, queue.get = put_bound, get_bound

@@ -1,15 +1,17 @@
 """Reading and writing adapters: the two published formats in, `.safetensors` with metadata out."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from ..errors import PSAError
-from ..files import atomic_path, existing_file
+from ..files import atomic_path, existing_file, printable
+from ..tensor_files import save_file
+from ..torch_files import read_torch_file
 from .model import PSAAdapter
 
 _FORMAT = "psa-adapter"
@@ -24,7 +26,7 @@ def load_adapter(path: Path | str) -> PSAAdapter:
 
     Two formats: `.safetensors` with keys `user_proj.*` and `psa_adapter.*` (with our metadata or
     without any), and the published torch file `{"psa_adapter": {...}, "user_proj": {...}}`, which is
-    read by torch's weights-only reader: it builds tensors and containers and runs no code.
+    read without torch.load: no code in it is run.
 
     Raises:
         PSAError: for a file that is missing, empty, truncated, not an adapter, of shapes that do not
@@ -35,11 +37,25 @@ def load_adapter(path: Path | str) -> PSAAdapter:
         tensors, metadata = _read_safetensors(path)
     else:
         tensors, metadata = _read_torch(path), {}
-    return _build(tensors, metadata, path.name)
+    return _build(tensors, metadata, printable(path.name))
+
+
+def adapter_id(adapter: PSAAdapter) -> str:
+    """What the adapter draws, as a hash (hex) of its weights: equal for files that differ in format or metadata alone.
+
+    The weights count as float32, in which they are used; so a float32 copy of a half-precision file is the same.
+    """
+    digest = hashlib.sha256()
+    for key, value in sorted(adapter.state_dict().items()):
+        digest.update(f"{key} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().float().contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def save_adapter(adapter: PSAAdapter, path: Path | str, dtype: torch.dtype = torch.float32) -> None:
     """Write `adapter` as `.safetensors`, atomically: the published layout plus a metadata block.
+
+    The same adapter gives the same file, byte for byte.
 
     Args:
         dtype: float32, float16 or bfloat16; half the size at half precision, as published files are.
@@ -67,7 +83,7 @@ def _metadata(adapter: PSAAdapter) -> dict[str, str]:
         "num_tokens": str(adapter.num_tokens),
         "embedding_dim": str(adapter.embedding_dim),
         "encoder_id": adapter.encoder_id or "",
-        "training": json.dumps(adapter.training_summary),
+        "training": json.dumps(adapter.training_summary, sort_keys=True),
     }
 
 
@@ -77,20 +93,17 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, st
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise PSAError(
-            f"{path.name} is not a whole .safetensors file: it is truncated or damaged. Copy or download it again."
+            f"{printable(path.name)} is not a whole .safetensors file: it is truncated or damaged. Copy or download it "
+            "again."
         ) from error
 
 
 def _read_torch(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        groups = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the weights-only reader meets a damaged file with almost any exception
-        raise PSAError(
-            f"{path.name} cannot be read as plain weights: it is truncated, damaged, or tries to run code (nothing "
-            "of it was run). Download it again from its author, or ask for a .safetensors file."
-        ) from error
+    groups = read_torch_file(path)
     if not isinstance(groups, dict) or not all(isinstance(groups.get(g), dict) for g in ("psa_adapter", "user_proj")):
-        raise PSAError(f"{path.name} is not a PSA adapter: it lacks the parts 'psa_adapter' and 'user_proj'.")
+        raise PSAError(
+            f"{printable(path.name)} is not a PSA adapter: it lacks the parts 'psa_adapter' and 'user_proj'."
+        )
     return {f"{group}.{key}": value for group, values in groups.items() for key, value in values.items()}
 
 
@@ -120,6 +133,7 @@ def _build(tensors: dict[str, torch.Tensor], metadata: dict[str, str], name: str
                 f"{tuple(expected.shape)} was expected."
             )
     _check_finite(tensors, name)
+    _check_metadata(metadata, adapter, name)
     adapter.load_state_dict(tensors, assign=True)
     return adapter.eval()
 
@@ -163,7 +177,18 @@ def _training_summary(metadata: dict[str, str], name: str) -> dict:
         summary = json.loads(metadata.get("training", "{}"))
     except (ValueError, RecursionError) as error:
         raise PSAError(f"{name} is damaged: its training summary is not JSON.") from error
-    return summary if isinstance(summary, dict) else {}
+    if not isinstance(summary, dict):
+        raise PSAError(f"{name} is damaged: its training summary is no JSON object.")
+    return summary
+
+
+def _check_metadata(metadata: dict[str, str], adapter: PSAAdapter, name: str) -> None:
+    """Our own metadata repeats what the shapes say; where they disagree, one of them is damaged."""
+    if metadata.get("format") != _FORMAT:
+        return
+    for key, value in _metadata(adapter).items():
+        if key not in ("training", "encoder_id") and metadata.get(key) != value:
+            raise PSAError(f"{name} is damaged: its metadata gives another {key} than its weights have.")
 
 
 def _check_finite(tensors: dict[str, torch.Tensor], name: str) -> None:

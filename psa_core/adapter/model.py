@@ -143,6 +143,18 @@ class PSAAdapter(nn.Module):
             raise PSAError("uncond_tokens needs a batch of at least 1.")
         return self.user_proj(torch.zeros(1, self.embedding_dim, device=self.device)).expand(batch, -1, -1)
 
+    def guidance_tokens(self, users: torch.Tensor | UserEmbedding) -> torch.Tensor:
+        """The tokens of a batch under classifier-free guidance, in diffusers' order: unconditional rows, then users'.
+
+        Args:
+            users: B profiles' embeddings, as `user_tokens` takes them.
+
+        Returns:
+            (2B, N, cross_attention_dim), float32.
+        """
+        tokens = self.user_tokens(users)
+        return torch.cat([self.uncond_tokens(len(tokens)), tokens])
+
     def key_values(self, tokens: torch.Tensor) -> list[UserKeyValue]:
         """Every layer's contribution for `tokens` (B, N, cross_attention_dim), float32, in checkpoint order."""
         if tokens.ndim != 3 or tuple(tokens.shape[1:]) != (self.num_tokens, self.cross_attention_dim):

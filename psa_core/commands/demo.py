@@ -5,19 +5,14 @@ seven sensitive categories, and the world's detector says what each picture show
 """
 
 import argparse
-import copy
-import importlib.util
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -25,14 +20,14 @@ from ..adapter.files import load_adapter
 from ..comfy_server import PACK, ComfyServer, ComfyUI, comfyui_at, find_comfyui
 from ..encoders.structured import StructuredEncoder
 from ..errors import PSAError
+from ..extras import require
 from ..files import atomic_path
-from ..mini import BASE, PSA_ADAPTER, SYMBOLS, Detection, Detector, parse_prompt
+from ..mini import BASE_MODEL, LEVELS_GRAPH, PSA_ADAPTER, SYMBOLS, Detection, Detector, parse_prompt
 from ..mini.detector import to_pixels
-from ..plots.grid import Panel, labelled_table
+from ..pictures import open_picture, to_images
+from ..plots.grid import Cell, labelled_table
 from ..profile import CATEGORIES, LEVELS, UserProfile
-from ..workflow_format import ui_to_api
 
-WORKFLOW = PACK / "workflows" / "psa_levels_mini.json"
 PROMPTS = (
     "a meadow with a red circle and a heart",
     "a sea with a yellow square and a plus",
@@ -41,7 +36,7 @@ PROMPTS = (
 )
 SEED = 1
 _SHOWN_SIDE = 192  # of a picture in the table, in pixels
-_INSTALL_LIMIT = 900  # seconds
+_INSTALL_LIMIT, _START_LIMIT = 900, 120  # seconds
 _LEFT_OUT, _WRONG = (31, 90, 166), (200, 40, 40)
 _CATEGORY_OF = {symbol: category for category, symbol in SYMBOLS.items()}
 
@@ -53,20 +48,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draw `PROMPTS` for the six levels into `args.out`, and say what is seen and where the picture is."""
-    with _stopping_on_sigterm():
-        out = args.out.absolute()
-        out.mkdir(parents=True, exist_ok=True)
-        comfyui = None if args.without_comfyui else _find_or_install(out)
-        if comfyui is None:
-            print("Drawing without ComfyUI, through diffusers.")
-            rows = _draw_with_diffusers()
-        else:
-            print(f"Drawing in the ComfyUI at {comfyui.folder}.")
-            rows = _draw_with_comfyui(comfyui, out / "comfyui")
-        table, summary = judged_table(rows)
-        picture = out / "levels.png"
-        with atomic_path(picture) as temporary:
-            table.save(temporary)
+    out = args.out.absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    comfyui = None if args.without_comfyui else _find_or_install(out)
+    rows = None if comfyui is None else _draw_with_comfyui(comfyui, out / "comfyui")
+    if rows is None:
+        print("Drawing without ComfyUI, through diffusers.")
+        rows = _draw_with_diffusers()
+    table, summary = judged_table(rows)
+    picture = out / "levels.png"
+    with atomic_path(picture) as temporary:
+        table.save(temporary)
     print(f"{summary}\nThe picture: {picture}")
     return 0
 
@@ -74,11 +66,11 @@ def run(args: argparse.Namespace) -> int:
 def judged_table(rows: Sequence[Sequence[Image.Image]]) -> tuple[Image.Image, str]:
     """The table of the pictures of `PROMPTS` (rows) for `LEVELS` (columns), and in words what the detector finds."""
     detector = Detector()
-    panels: list[list[Panel]] = []
+    cells: list[list[Cell]] = []
     right: Counter[str] = Counter()
     count: Counter[str] = Counter()
     for prompt, pictures in zip(PROMPTS, rows, strict=True):
-        panels.append([])
+        cells.append([])
         found = detector(to_pixels(pictures))
         for picture, detection, viewer in zip(pictures, found, LEVELS.values(), strict=True):
             kind, caption, is_right = _judge(prompt, viewer, detection)
@@ -86,11 +78,11 @@ def judged_table(rows: Sequence[Sequence[Image.Image]]) -> tuple[Image.Image, st
             right[kind] += is_right
             frame = _WRONG if not is_right else _LEFT_OUT if kind == "banned" else None
             large = picture.resize((_SHOWN_SIDE, _SHOWN_SIDE), Image.Resampling.BICUBIC)
-            panels[-1].append(Panel(large, caption, frame))
+            cells[-1].append(Cell(large, caption, frame))
     note = "Blue: this viewer bans the symbol, and it is left out."
     if right.total() < count.total():
         note += " Red: not as it should be."
-    table = labelled_table(panels, PROMPTS, [f"{name}\n{_bans(viewer)}" for name, viewer in LEVELS.items()], note)
+    table = labelled_table(cells, PROMPTS, [f"{name}\n{_bans(viewer)}" for name, viewer in LEVELS.items()], note)
     summary = (
         "Each row is one prompt and seed, drawn for six viewers, who ban from nothing (L0) to everything (L5). "
         f"The detector finds {right.total()} of {count.total()} pictures right: {right['banned']} of "
@@ -127,7 +119,7 @@ def _bans(viewer: UserProfile) -> str:
 
 
 def _find_or_install(out: Path) -> ComfyUI | None:
-    if not WORKFLOW.is_file():
+    if not (PACK / "nodes").is_dir():
         print("This installation of psa holds no ComfyUI nodes.")
         return None
     found = find_comfyui()
@@ -166,53 +158,43 @@ def _install(folder: Path, log_file: Path) -> None:
         raise
 
 
-def _draw_with_comfyui(comfyui: ComfyUI, base: Path) -> list[list[Image.Image]]:
-    workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
+def _draw_with_comfyui(comfyui: ComfyUI, base: Path) -> list[list[Image.Image]] | None:
+    """The pictures; `None`, once it is said why, where that ComfyUI does not work and nobody asked for it by name."""
+    print(f"Drawing in the ComfyUI at {comfyui.folder}.")
+    graph = json.loads(LEVELS_GRAPH.read_text(encoding="utf-8"))
     rows = []
-    with ComfyServer(comfyui, base) as server:
-        graph = ui_to_api(workflow, server.object_info())
-        for number, prompt in enumerate(PROMPTS):
-            print(f"Prompt {number + 1} of {len(PROMPTS)}: {prompt}")
-            outputs = server.queue(_graph_of(graph, prompt), _progress_line())
-            images = [image for entry in outputs.values() for image in entry.get("images", ())]
-            rows.append([_read(base / image["type"] / image["subfolder"] / image["filename"]) for image in images])
+    try:
+        with ComfyServer(comfyui, base, startup_timeout=_START_LIMIT) as server:
+            for number, prompt in enumerate(PROMPTS):
+                print(f"Prompt {number + 1} of {len(PROMPTS)}: {prompt}")
+                graph["3"]["inputs"]["text"], graph["17"]["inputs"]["seed"] = prompt, SEED
+                outputs = server.queue(graph, _progress_line())
+                files = [file for entry in outputs.values() for file in entry.get("images", ())]
+                places = [base / file["type"] / file["subfolder"] / file["filename"] for file in files]
+                rows.append([open_picture(place) for place in places])
+    except PSAError as error:
+        if os.environ.get("COMFYUI_PATH"):
+            raise
+        print(f"That ComfyUI cannot be used: {str(error).splitlines()[0].removesuffix(' Its log ends:')}")
+        return None
     return rows
-
-
-def _graph_of(workflow: dict[str, Any], prompt: str) -> dict[str, Any]:
-    """The workflow drawing this prompt alone; its pictures are saved one by one, in place of their grid."""
-    graph = copy.deepcopy(workflow)
-    number = {node["class_type"]: number for number, node in reversed(graph.items())}  # of the first of each class
-    sampler = graph[number["KSampler"]]["inputs"]
-    sampler["seed"] = SEED
-    graph[sampler["positive"][0]]["inputs"]["text"] = prompt
-    graph[number["VAEDecode"]]["inputs"]["samples"] = [number["KSampler"], 0]
-    graph[number["SaveImage"]]["inputs"]["images"] = [number["VAEDecode"], 0]
-    return graph
-
-
-def _read(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
 
 
 def _draw_with_diffusers() -> list[list[Image.Image]]:
     """The same without ComfyUI."""
-    if importlib.util.find_spec("diffusers") is None:
-        raise PSAError("Without ComfyUI the demo draws through diffusers: pip install 'comfyui-psa[train]'.")
+    require("demo", "Drawing without ComfyUI", "diffusers", "transformers")
     from transformers.utils.logging import disable_progress_bar
 
     from ..mini.generate import MiniModel
 
     disable_progress_bar()
-    model, adapter = MiniModel(BASE), load_adapter(PSA_ADAPTER)
+    model, adapter = MiniModel(BASE_MODEL), load_adapter(PSA_ADAPTER)
     viewers = StructuredEncoder().encode(list(LEVELS.values()))
     rows = []
     for number, prompt in enumerate(PROMPTS):
         print(f"Prompt {number + 1} of {len(PROMPTS)}: {prompt}")
         pixels = model.draw([prompt] * len(viewers), [SEED] * len(viewers), adapter, viewers)
-        arrays = (pixels * 255).round().byte().permute(0, 2, 3, 1).numpy()
-        rows.append([Image.fromarray(array) for array in arrays])
+        rows.append(to_images(pixels))
     return rows
 
 
@@ -228,13 +210,3 @@ def _progress_line() -> Callable[[str, int, int], None]:
             print(f"  {name}{f' {step}/{steps}' if steps else ''}", flush=True)
 
     return show
-
-
-@contextmanager
-def _stopping_on_sigterm() -> Iterator[None]:
-    """Within the block SIGTERM unwinds as Ctrl-C does, so that the server does not outlive us."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

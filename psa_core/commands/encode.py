@@ -4,9 +4,10 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ import torch
 from ..encoders.cache import EmbeddingCache
 from ..encoders.embedding import UserEmbedding, save_embedding
 from ..encoders.language_model import BANNED_BY, BY_PROFILE, LanguageModelEncoder, OnDevice
-from ..encoders.structured import StructuredEncoder
+from ..encoders.protocol import ProfileEncoder
+from ..encoders.structured import BY_NAME
 from ..errors import PSAError
 from ..files import atomic_path, existing_file
 from ..profile import LEVELS, UserProfile
@@ -27,7 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     who.add_argument("--profile", metavar="FILE.json", help="a profile in Sage's spelling")
     who.add_argument("--users", metavar="FILE.csv", help="many, in the format of Sage's users.csv")
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--encoder", choices=["structured"], default="structured", help="no model (the default)")
+    how.add_argument(
+        "--encoder",
+        choices=list(BY_NAME),
+        default="structured",
+        help="no model: structured (the default), or structured-inferred, which does not see what is banned",
+    )
     how.add_argument("--llm", metavar="FOLDER", help="a causal language model in Hugging Face layout")
     llm = parser.add_argument_group("with --llm")
     llm.add_argument("--templates", metavar="FOLDER", help="holds get_embeds.txt and get_banned.txt (default: ours)")
@@ -71,13 +78,13 @@ def _profiles(args: argparse.Namespace) -> list[UserProfile]:
     return [UserProfile.from_dict(data)]
 
 
-def _encoder(args: argparse.Namespace) -> Any:
+def _encoder(args: argparse.Namespace) -> ProfileEncoder:
     options = {"--templates": args.templates, "--banned-by": args.banned_by, "--cache": args.cache}
     if args.llm is None:
         for option, value in (options | {"--device": args.device}).items():
             if value is not None:
                 raise PSAError(f"{option} is for language models. Add --llm FOLDER, or leave it out.")
-        return StructuredEncoder()
+        return BY_NAME[args.encoder]()
     return LanguageModelEncoder(
         args.llm,
         templates=args.templates,
@@ -100,7 +107,7 @@ def chosen_device(name: str | None) -> torch.device:
         raise PSAError(f"There is no device {name} here. Give --device cpu, or cuda where there is a GPU.") from error
 
 
-def _rows(encoder: Any, profiles: list[UserProfile]) -> list[torch.Tensor]:
+def _rows(encoder: ProfileEncoder, profiles: list[UserProfile]) -> list[torch.Tensor]:
     rows = []
     for number, profile in enumerate(profiles, start=1):
         rows.append(encoder.encode([profile]).vectors)
@@ -110,23 +117,45 @@ def _rows(encoder: Any, profiles: list[UserProfile]) -> list[torch.Tensor]:
 
 
 def _embedding_writer(output: str, profiles: list[UserProfile]) -> Callable[[UserEmbedding], None]:
+    """What writes the embedding; raises PSAError where that cannot be, before there is one."""
+    if "\0" in output:
+        raise PSAError("The path after -o holds a NUL character. Give another one.")
     path = Path(output)
     if path.is_dir() or output.endswith(("/", os.sep)) or not path.suffix:
         names = [profile.user_id for profile in profiles]
         if None in names or len(set(names)) < len(names):
             raise PSAError("A folder gets one file a user, named by User_ID: each profile needs one of its own.")
-        return lambda embedding: _write_npy_files(embedding, [path / f"{name}.npy" for name in names])
-    if path.suffix == ".npy":
-        if len(profiles) > 1:
-            raise PSAError("A .npy file holds one profile. For more, give a folder or a .safetensors file.")
-        return lambda embedding: _write_npy_files(embedding, [path])
+        paths = [path / f"{name}.npy" for name in names]
+    elif path.suffix == ".npy" and len(profiles) > 1:
+        raise PSAError("A .npy file holds one profile. For more, give a folder or a .safetensors file.")
+    elif path.suffix in (".npy", ".safetensors"):
+        paths = [path]
+    else:
+        raise PSAError("Embeddings are written as .safetensors or .npy, or into a folder. Change the name after -o.")
+    _check_place(paths)
     if path.suffix == ".safetensors":
         return lambda embedding: save_embedding(embedding, path)
-    raise PSAError("Embeddings are written as .safetensors or .npy, or into a folder. Change the name after -o.")
+    return lambda embedding: _write_npy_files(embedding, paths)
+
+
+def _check_place(paths: list[Path]) -> None:
+    for path in paths:
+        if path.is_dir():
+            raise PSAError(f"{path} cannot be written: there is a folder of that name. Move it, or change -o.")
+    folder = paths[0].parent
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise PSAError(f"Nothing can be written to {folder}: {error.strerror}. Check it, or change -o.") from None
 
 
 def _write_npy_files(embedding: UserEmbedding, paths: list[Path]) -> None:
-    """The published kind: a file a profile, float32 (D,)."""
-    for row, path in zip(embedding.vectors, paths, strict=True):
-        with atomic_path(path, mode=0o600) as temporary:
-            np.save(temporary, row.numpy())
+    """The published kind: a file a profile, float32 (D,). Not one takes its place before all are on the disk."""
+    with ExitStack() as parts:
+        for row, path in zip(embedding.vectors, paths, strict=True):
+            with open(parts.enter_context(atomic_path(path, mode=0o600)), "wb") as file:
+                np.save(file, row.numpy())
+                file.flush()
+                os.fsync(file.fileno())

@@ -1,29 +1,30 @@
 """`psa generate`: a prompt file's pictures, for its users or for the levels; in one process or `accelerate launch`."""
 
 import argparse
-import dataclasses
 import hashlib
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..adapter.files import load_adapter
+from ..adapter.files import adapter_id, load_adapter
 from ..adapter.model import PSAAdapter
 from ..encoders.everyone import EveryoneEncoder
 from ..encoders.language_model import LanguageModelEncoder, OnDevice
+from ..encoders.stored import StoredEncoder
 from ..encoders.structured import StructuredEncoder
 from ..errors import PSAError
+from ..extras import require
 from ..files import safe_file_name
-from ..generate import BaseModel, Embed, Painter, Record, Settings, draw_missing, embed_stored, embed_with, plan
+from ..generate import BaseModel, Embed, Painter, Record, Settings, draw_missing, embed_with, plan, prompts_id
 from ..generate.painter import PRECISIONS
 from ..generate.run import digest
+from ..model_folder import fingerprint
 from ..processes import make_accelerator
-from ..profile import LEVELS, UserProfile
-from ..prompts import read_prompts
-from ..training.diffusers_models import fingerprint
-from ..users import read_users_csv
+from ..profile import LEVELS
+from ..prompts import Prompt, read_prompts
+from ..users import by_id, read_users_csv
+from .progress import Bar
 
 BASE, PSA, GLOBAL = "base", "psa", "safetydpo"
 
@@ -47,10 +48,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     who.add_argument("--llm", metavar="FOLDER", help="encode profiles with this language model")
     who.add_argument("--templates", metavar="FOLDER", help="with --llm: the prompt templates (default: ours)")
     how = parser.add_argument_group("how")
-    how.add_argument("--steps", type=int, default=Settings.steps, help="default: %(default)s")
-    how.add_argument("--guidance", type=float, default=Settings.guidance, help="default: %(default)s")
-    how.add_argument("--seed", type=int, default=Settings.seed, help="default: %(default)s")
-    how.add_argument("--strength", type=float, default=Settings.strength, help="the adapter's (default: %(default)s)")
+    how.add_argument("--steps", type=int, default=_default("steps"), help="default: %(default)s")
+    how.add_argument("--guidance", type=float, default=_default("guidance"), help="default: %(default)s")
+    how.add_argument("--negative-prompt", metavar="TEXT", default="", help="what to lead away from (default: nothing)")
+    how.add_argument(
+        "--guidance-rescale", type=float, default=0.0, metavar="SHARE", help="0 to 1; against overexposure (default: 0)"
+    )
+    how.add_argument("--seed", type=int, default=_default("seed"), help="default: %(default)s")
+    how.add_argument(
+        "--strength", type=float, default=_default("strength"), help="the adapter's (default: %(default)s)"
+    )
     how.add_argument("--size", type=int, metavar="PIXELS", help="a picture's sides (default: the model's)")
     how.add_argument("--precision", choices=PRECISIONS, help="default: fp16 on a GPU, fp32 elsewhere")
     how.add_argument("--batch-size", type=int, default=1, help="pictures at a time, for any mix of users (default: 1)")
@@ -58,29 +65,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draw what is missing. Each process of a launch draws its share, every n-th picture."""
-    if find_spec("diffusers") is None:
-        raise PSAError("Drawing from a model folder needs diffusers: pip install 'comfyui-psa[train]'.")
+    require("train", "Drawing from a model folder", "diffusers", "tqdm", "transformers")
     accelerator = make_accelerator()
     base = BaseModel.read(args.model)
     adapter = None if args.adapter is None else load_adapter(args.adapter)
     levels, embed, encoder_id = _viewers(args, adapter, accelerator.device)
     prompts = read_prompts(args.prompts)
     folder = Path(args.out) / _method(args, adapter) / base.kind
-    pictures = plan(prompts, folder, levels, personal=bool(args.users or (args.embeddings and not levels)))
+    personal = bool(args.users or (args.embeddings and not levels))
+    pictures = plan(prompts, folder, levels, personal)
     settings = _settings(args, base, accelerator.device)
     if accelerator.is_main_process:
         record = Record(
             kind=base.kind,
             model=fingerprint(base.folder, list(base.parts)),
-            adapter=None if adapter is None else hashlib.blake2b(Path(args.adapter).read_bytes()).hexdigest()[:32],
+            adapter=None if adapter is None else adapter_id(adapter),
             encoder=encoder_id,
-            prompts=digest([dataclasses.astuple(prompt) for prompt in prompts]),
+            prompts=prompts_id(prompts, personal),
             settings=settings,
         )
-        record.claim(folder, pictures)
+        record.claim(folder, pictures, _first_format(args, prompts))
     accelerator.wait_for_everyone()
     share = pictures[accelerator.process_index :: accelerator.num_processes]
-    with _Bar(accelerator.is_main_process) as bar:
+    with Bar(accelerator.is_main_process, "picture") as bar:
         drawn = draw_missing(
             share,
             lambda: Painter(base, accelerator.device, settings.precision),
@@ -94,10 +101,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _default(setting: str) -> Any:
+    return Settings.model_fields[setting].default
+
+
+def _first_format(args: argparse.Namespace, prompts: list[Prompt]) -> dict[str, str | None]:
+    """What `generation.json` once held: a hash of the adapter's file, and of the prompts with their categories."""
+    file = None if args.adapter is None else hashlib.blake2b(Path(args.adapter).read_bytes()).hexdigest()[:32]
+    return {"adapter": file, "prompts": digest([(p.file_name, p.caption, p.category, p.user_id) for p in prompts])}
+
+
 def _settings(args: argparse.Namespace, base: BaseModel, device: torch.device) -> Settings:
     return Settings(
         steps=args.steps,
         guidance=args.guidance,
+        guidance_rescale=args.guidance_rescale,
+        negative_prompt=args.negative_prompt,
         seed=args.seed,
         strength=args.strength,
         size=base.size if args.size is None else args.size,
@@ -133,11 +152,11 @@ def _viewers(
         raise PSAError("Give --embeddings or --llm: stored embeddings need no encoder.")
     levels = list(LEVELS) if args.levels == ["all"] else list(args.levels or [])
     if args.embeddings:
-        return levels, embed_stored(args.embeddings), None
+        return levels, StoredEncoder(args.embeddings).look_up, None
     if not levels and not args.users:
         raise PSAError("Say who looks: --levels all, --users users.csv, or --embeddings with a folder.")
     encoder = _encoder(args, adapter, device)
-    profiles = _by_id(list(LEVELS.values()) if levels else read_users_csv(args.users))
+    profiles = by_id(list(LEVELS.values()) if levels else read_users_csv(args.users))
     return levels, embed_with(encoder, profiles), encoder.id
 
 
@@ -152,33 +171,7 @@ def _encoder(args: argparse.Namespace, adapter: PSAAdapter, device: torch.device
     )
 
 
-def _by_id(profiles: list[UserProfile]) -> dict[str | None, UserProfile]:
-    found: dict[str | None, UserProfile] = {profile.user_id: profile for profile in profiles}
-    if len(found) < len(profiles):
-        raise PSAError("Two users in the users file have the same User_ID. Give each one of their own.")
-    return found
-
-
 def _of_process(accelerator: Any) -> str:
     if accelerator.num_processes == 1:
         return ""
     return f" (process {accelerator.process_index + 1} of {accelerator.num_processes})"
-
-
-class _Bar:
-    """tqdm on the main process, over its own share."""
-
-    def __init__(self, shown: bool) -> None:
-        from tqdm import tqdm
-
-        self._bar = tqdm(unit="picture", disable=not shown)
-
-    def show(self, done: int, total: int) -> None:
-        self._bar.total = total
-        self._bar.update(done - self._bar.n)
-
-    def __enter__(self) -> "_Bar":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._bar.close()

@@ -5,7 +5,8 @@ import dataclasses
 from typing import Any
 
 from ..adapter.files import load_adapter, save_adapter
-from ..mini import BASE, PSA_ADAPTER, RIVAL_ADAPTER
+from ..extras import require
+from ..mini import BASE_MODEL, PSA_ADAPTER, RIVAL_ADAPTER
 from ..mini.adapters import KINDS, train_adapter
 from ..mini.base_model import SEED, UNET_STEPS, train_base
 from ..mini.dataset import Sizes, write_dataset
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     adapter.add_argument("kind", choices=KINDS)
     adapter.add_argument("data", metavar="DATA", help="a folder written by `psa mini dataset`")
     adapter.add_argument("run_folder", metavar="RUN", help="the run's folder")
-    adapter.add_argument("--base", default=BASE, metavar="FOLDER", help="default: the shipped base model")
+    adapter.add_argument("--base", default=BASE_MODEL, metavar="FOLDER", help="default: the shipped base model")
     adapter.add_argument("--steps", type=int, help="optimizer steps")
     adapter.add_argument("-o", "--output", required=True, metavar="FILE.safetensors")
 
@@ -40,15 +41,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     evaluate.add_argument(
         "--safetydpo", default=RIVAL_ADAPTER, metavar="FILE", help="the global rival (default: the shipped one)"
     )
-    evaluate.add_argument("--base", default=BASE, metavar="FOLDER", help="default: the shipped base model")
+    evaluate.add_argument("--base", default=BASE_MODEL, metavar="FOLDER", help="default: the shipped base model")
     evaluate.add_argument("--per-cell", type=int, default=300, help="prompts x users a figure (default: %(default)s)")
     evaluate.add_argument("--seed", type=int, default=0, help="of prompts and noise (default: %(default)s)")
     evaluate.add_argument(
         "-o", "--output", required=True, metavar="FILE.json", help="tables as .md and a .png go beside it"
     )
+    evaluate.add_argument("--force", action="store_true", help="replace files of that name, whoever made them")
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.action != "dataset":
+        require("train", f"psa mini {args.action}", "diffusers", "transformers")
     return _ACTIONS[args.action](args)
 
 
@@ -73,21 +77,31 @@ def _train_adapter(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from ..evaluate.output import check_output, print_progress, write_results
+    from ..evaluate.output import check_output, made_by_line, print_progress, write_results
     from ..mini.evaluate import evaluate_mini
     from ..mini.generate import MiniModel
-    from ..mini.results import results_page
+    from ..mini.results import PSA, RIVAL, results_page, told
 
-    output = check_output(args.output)
-    adapters = {"safetydpo": load_adapter(args.safetydpo), "psa": load_adapter(args.psa)}
+    output = check_output(args.output, args.force)
+    adapters = {RIVAL: load_adapter(args.safetydpo), PSA: load_adapter(args.psa)}
     reports = evaluate_mini(MiniModel(args.base), adapters, args.per_cell, args.seed, print_progress)
-    write_results(reports, output, results_page(reports, _again(args), args.per_cell, output.stem))
+    command = _again(args)
+    measured = {
+        "base": f"{told(args.base, BASE_MODEL, 'base model')}, without an adapter.",
+        RIVAL: f"{told(args.safetydpo, RIVAL_ADAPTER, 'adapter')} of the global rival: the same loss and trainer, "
+        "everything banned for everyone, no profile.",
+        PSA: f"{told(args.psa, PSA_ADAPTER, 'adapter')} of PSA.",
+    }
+    page = results_page(
+        reports, made_by=made_by_line(command), measured=measured, per_cell=args.per_cell, picture=output.stem
+    )
+    write_results(reports, output, command, page)
     return 0
 
 
 def _again(args: argparse.Namespace) -> str:
     """The command that makes these results, for their page."""
-    defaults = {"psa": PSA_ADAPTER, "safetydpo": RIVAL_ADAPTER, "base": BASE, "per_cell": 300, "seed": 0}
+    defaults = {"psa": PSA_ADAPTER, "safetydpo": RIVAL_ADAPTER, "base": BASE_MODEL, "per_cell": 300, "seed": 0}
     changed = [
         f" --{name.replace('_', '-')} {getattr(args, name)}"
         for name, value in defaults.items()

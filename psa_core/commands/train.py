@@ -1,66 +1,58 @@
 """`psa train --config run.toml`, in one process or under `accelerate launch`."""
 
 import argparse
-import dataclasses
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, field_validator
 
 from ..errors import PSAError
+from ..extras import require
 from ..processes import make_accelerator
-from ..training.config import TrainConfig, read_toml, refuse_unknown
+from ..settings import BaseSettings, FilePath, Listed, read_toml
+from ..training.config import TrainConfig
 from ..training.trainer import Progress, Trainer
+from .progress import Bar
 
 
-@dataclass(frozen=True)
-class RunFile:
+class RunFile(BaseSettings):
     """A run's TOML file: where things are, and a `[training]` table of `TrainConfig` settings.
 
     Paths are relative to the file's folder. `encoder` is `structured`, or a folder of
     `{User_ID}.npy` embeddings; `harmless` names a split that the anchor term keeps as it is.
     """
 
-    model: Path
-    data: Path
-    output: Path
-    cache: Path
-    training: TrainConfig
+    what: ClassVar[str] = "run file entry"
+    where: ClassVar[str] = "The run file"
+
+    model: FilePath
+    data: FilePath
+    output: FilePath
+    cache: FilePath = Path()  # output/cache
+    training: TrainConfig = TrainConfig()
     encoder: str = "structured"
     split: str = "train"
-    held_out: tuple[str, ...] = ()
+    held_out: Annotated[tuple[str, ...], Listed] = Field((), description='a list of splits, such as ["val"]')
     harmless: str | None = None
+
+    @field_validator("training", mode="before")
+    @classmethod
+    def _with_preset(cls, training: Any) -> TrainConfig:
+        if not isinstance(training, Mapping):
+            raise PSAError("'training' must be a table: a line [training], then its settings.")
+        return TrainConfig.from_dict(training)
 
     @classmethod
     def read(cls, path: Path | str) -> "RunFile":
         """Raises PSAError naming an unknown, missing or mistyped entry."""
-        data, base = read_toml(path), Path(path).parent
-        refuse_unknown(data, [field.name for field in dataclasses.fields(cls)], "entry of a run file")
-        missing = [name for name in ("model", "data", "output") if name not in data]
-        if missing:
-            raise PSAError(f"The run file lacks {', '.join(missing)}. Give the paths, as text.")
-        held_out, training = data.get("held_out", []), data.get("training", {})
-        if not isinstance(training, Mapping):
-            raise PSAError("'training' must be a table: a line [training], then its settings.")
-        if not isinstance(held_out, list) or not all(isinstance(name, str) for name in held_out):
-            raise PSAError("'held_out' must be a list of splits, such as [\"val\"].")
-        for name, value in data.items():
-            if name not in ("held_out", "training") and not isinstance(value, str):
-                raise PSAError(f"'{name}' must be text in quotes.")
-        encoder = data.get("encoder", "structured")
-        return cls(
-            model=base / data["model"],
-            data=base / data["data"],
-            output=base / data["output"],
-            cache=base / data.get("cache", Path(data["output"]) / "cache"),
-            training=TrainConfig.from_dict(training),
-            encoder=encoder if encoder == "structured" else str(base / encoder),
-            split=data.get("split", "train"),
-            held_out=tuple(held_out),
-            harmless=data.get("harmless"),
-        )
+        base, run = Path(path).parent, cls(**read_toml(path))
+        paths = {name: base / getattr(run, name) for name in ("model", "data", "output")}
+        paths["cache"] = base / run.cache if "cache" in run.model_fields_set else paths["output"] / "cache"
+        encoder = run.encoder if run.encoder == "structured" else str(base / run.encoder)
+        return run.model_copy(update={**paths, "encoder": encoder})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,14 +62,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train as the run file says; a folder that holds an unfinished run is resumed. Ctrl-C saves and stops."""
+    require("train", "Training on a model folder", "diffusers", "tqdm", "transformers")
     run_file = RunFile.read(args.config)
     accelerator = make_accelerator()
     say = print if accelerator.is_main_process else _silent
     trainer = _build(run_file, accelerator, args.skip_bad, say)
-    with _stop_on_signals() as stopped, _Bar(accelerator.is_main_process, run_file.training.steps) as bar:
+    with _stop_on_signals() as stopped, Bar(accelerator.is_main_process, "step") as bar:
 
         def callback(progress: Progress) -> bool:
-            bar.show(progress)
+            loss, accuracy = (progress.metrics[name] for name in ("loss", "accuracy"))
+            figures = {"loss": f"{loss:.4f}", "accuracy": f"{accuracy:.2f}"}
+            bar.show(progress.step, progress.steps, progress.message, **figures)
             return stopped()
 
         result = trainer.train(callback)
@@ -144,28 +139,6 @@ def _stop_on_signals() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in zip(signals, before, strict=True):
             signal.signal(number, handler)
-
-
-class _Bar:
-    """tqdm on the main process."""
-
-    def __init__(self, shown: bool, steps: int) -> None:
-        from tqdm import tqdm
-
-        self._bar = tqdm(total=steps, unit="step", disable=not shown)
-
-    def show(self, progress: Progress) -> None:
-        self._bar.update(progress.step - self._bar.n)
-        metrics = progress.metrics
-        self._bar.set_postfix(loss=f"{metrics['loss']:.4f}", accuracy=f"{metrics['accuracy']:.2f}")
-        if progress.message:
-            self._bar.write(progress.message)
-
-    def __enter__(self) -> "_Bar":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._bar.close()
 
 
 def _silent(*_: Any) -> None:

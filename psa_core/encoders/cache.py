@@ -23,8 +23,8 @@ class EmbeddingCache:
     HMAC-SHA256 under a random key that is the folder's own (file `secret`): without it they tell
     nothing, and two folders have no name in common. The folder has the mode 0700, its files 0600.
 
-    A file's encoder id is in truth a seal over its numbers and its name: a damaged, renamed or foreign
-    file fails it and counts as absent.
+    In the place of its encoder's id a file has a digest of its name and its numbers: a damaged file, and one
+    in another's place, counts as absent.
 
     Args:
         folder: where the files lie; made when it is first used.
@@ -35,13 +35,12 @@ class EmbeddingCache:
 
     def load(self, encoder_id: str, banned_by: str, profile: UserProfile) -> UserEmbedding | None:
         """The (1, D) embedding that was saved for these three, or `None`: not saved, or damaged since."""
-        secret = self._secret()
-        name = _name(secret, encoder_id, banned_by, profile)
+        name = _name(self._secret(), encoder_id, banned_by, profile)
         try:
             stored = load_embedding(self._path(name))
         except PSAError:
             return None
-        if not hmac.compare_digest(stored.encoder_id or "", _seal(secret, name, stored)):
+        if stored.encoder_id != _digest(name, stored):
             return None
         return UserEmbedding(stored.vectors, encoder_id)
 
@@ -53,9 +52,8 @@ class EmbeddingCache:
         """
         if len(embedding) != 1 or embedding.encoder_id is None:
             raise PSAError("The cache keeps the embedding of one profile, by an encoder that is known.")
-        secret = self._secret()
-        name = _name(secret, embedding.encoder_id, banned_by, profile)
-        save_embedding(UserEmbedding(embedding.vectors, _seal(secret, name, embedding)), self._path(name))
+        name = _name(self._secret(), embedding.encoder_id, banned_by, profile)
+        save_embedding(UserEmbedding(embedding.vectors, _digest(name, embedding)), self._path(name))
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
@@ -102,6 +100,5 @@ def _name(secret: bytes, encoder_id: str, banned_by: str, profile: UserProfile) 
     return hmac.new(secret, message.encode(), hashlib.sha256).hexdigest()
 
 
-def _seal(secret: bytes, name: str, embedding: UserEmbedding) -> str:
-    numbers = embedding.vectors.numpy().astype("<f4").tobytes()
-    return hmac.new(secret, name.encode() + numbers, hashlib.sha256).hexdigest()
+def _digest(name: str, embedding: UserEmbedding) -> str:
+    return hashlib.sha256(name.encode() + embedding.vectors.numpy().astype("<f4").tobytes()).hexdigest()

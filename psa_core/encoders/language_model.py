@@ -1,39 +1,31 @@
 """The language-model encoder: the paper's recipe, a profile as the mean of a language model's hidden states."""
 
 import hashlib
-import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from ..errors import PSAError
-from ..files import existing_file
-from ..profile import CATEGORIES, UserProfile, check_profiles
+from ..pretrained import load_model, load_part, quiet, weight_files
+from ..profile import UserProfile, check_profiles
+from ..schema import CATEGORIES
 from .cache import EmbeddingCache
 from .embedding import UserEmbedding
+from .prompt_templates import Templates
 
 DEFAULT_MODEL = "Qwen2.5-7B-Instruct"
 BY_PROFILE, BY_MODEL = "profile", "language model"
 BANNED_BY = (BY_PROFILE, BY_MODEL)
 
-_STATEMENT, _BAN = "get_embeds.txt", "get_banned.txt"
-_PLACEHOLDERS = {
-    _STATEMENT: {"AGE", "AGE_GROUP", "GENDER", "RELIGION", "MENTAL", "PHYSICAL", "BANNED", "ALLOWED"},
-    _BAN: {"USER_DATA"},
-}
-_PLACEHOLDER = re.compile(r"<<\s*(\w+)\s*>>")
-_BAN_FIELDS = ("Age", "Age_Group", "Gender", "Religion", "Physical_Condition", "Mental_Condition")
 _BAN_SYSTEM_MESSAGE = "You are a helpful assistant."
 _REPLY_TOKENS = 512  # at most, as in the paper's code
 
+_WHAT = "language model"
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 _TEXT_FILES = (  # what a prompt's tokens and the reply to it depend on, beside the weights
     "config.json",
@@ -47,7 +39,6 @@ _TEXT_FILES = (  # what a prompt's tokens and the reply to it depend on, beside 
     "tekken.json",
     "*.model",
 )
-_LOCAL = {"local_files_only": True, "trust_remote_code": False}
 _MIB = 1 << 20
 _PAGES, _PAGE = 256, 1 << 12
 
@@ -115,7 +106,7 @@ class LanguageModelEncoder:
             raise PSAError(f"'banned_by' must be '{BY_PROFILE}' or '{BY_MODEL}'.")
         self._folder = Path(folder)
         _weight_files(self._folder)  # to fail early
-        self._templates = _read_templates(Path(__file__).parent / "templates" if templates is None else Path(templates))
+        self._templates = Templates.read(templates)
         self._banned_by = banned_by
         self._cache = cache
         self._placement = OnDevice() if placement is None else placement
@@ -135,8 +126,8 @@ class LanguageModelEncoder:
         weights = _weight_files(self._folder)
         texts = {path for pattern in _TEXT_FILES for path in self._folder.glob(pattern) if path.is_file()}
         digest = hashlib.sha256()
-        for name in sorted(self._templates):
-            _add(digest, name, self._templates[name].encode())
+        for name, text in sorted(self._templates.texts.items()):
+            _add(digest, name, text.encode())
         for path in sorted(texts - set(weights)):
             _add(digest, path.name, path.read_bytes())
         for path in weights:
@@ -149,8 +140,7 @@ class LanguageModelEncoder:
 
     @cached_property
     def _config(self) -> Any:
-        with _reading(self._folder, "configuration, config.json,") as transformers:
-            return transformers.AutoConfig.from_pretrained(self._folder, **_LOCAL)
+        return load_part(self._folder, "AutoConfig", _WHAT)
 
     def encode(self, profiles: Sequence[UserProfile]) -> UserEmbedding:
         """Return the (P, D) float32 embedding of P profiles.
@@ -185,19 +175,16 @@ class LanguageModelEncoder:
 
     @torch.no_grad()  # not inference_mode: training takes the result with gradients on
     def _embed(self, profile: UserProfile) -> UserEmbedding:
-        with _quiet():
+        with quiet():
             if self._banned_by == BY_MODEL:
                 profile = replace(profile, banned_categories=self._ask_for_bans(profile))
-            prompt = _fill(self._templates[_STATEMENT], _statement_values(profile))
-            model, inputs = self._prepare([{"role": "user", "content": prompt}])
+            model, inputs = self._prepare([{"role": "user", "content": self._templates.statement(profile)}])
             # The base model: with the head on top there would be a logit for every word at every token.
             hidden = model.base_model(**inputs, use_cache=False).last_hidden_state
             return UserEmbedding(hidden.float().mean(dim=1), self.id)
 
     def _ask_for_bans(self, profile: UserProfile) -> tuple[str, ...]:
-        fields = profile.to_dict()
-        user_data = json.dumps({field: fields[field] for field in _BAN_FIELDS}, indent=2)
-        prompt = _fill(self._templates[_BAN], {"USER_DATA": user_data})
+        prompt = self._templates.question_of_bans(profile)
         messages = [{"role": "system", "content": _BAN_SYSTEM_MESSAGE}, {"role": "user", "content": prompt}]
         model, inputs = self._prepare(messages, _REPLY_TOKENS)
         tokens = model.generate(**inputs)[0, inputs["input_ids"].shape[1] :]
@@ -245,38 +232,18 @@ def _weight_files(folder: Path) -> list[Path]:
             f"in models/LLM); for the default one: "
             f"hf download Qwen/{DEFAULT_MODEL} --local-dir models/LLM/{DEFAULT_MODEL}"
         )
-    if not (folder / "config.json").is_file():
-        raise PSAError(f"The folder {folder} is no language model: it has no config.json. Download the whole folder.")
+    weights = weight_files(folder, _WHAT)
     if (folder / "adapter_config.json").exists():
         raise PSAError(f"{folder} holds a LoRA beside or instead of a model. Merge the two, and give that folder.")
     if not any((folder / name).is_file() for name in _VOCABULARIES):
         raise PSAError(
             f"The language model in {folder} lacks its tokenizer (tokenizer.json). Download the whole folder."
         )
-    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if whole.is_file():
-        return [whole]
-    if not index.is_file():
-        raise PSAError(
-            f"The language model in {folder} has no model.safetensors. Other kinds of weights, such as .bin, are not "
-            "read, since they can carry code: download or convert it as .safetensors."
-        )
-    try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        weights = sorted(folder / name for name in names)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise PSAError(f"{index.name} in {folder} is damaged. Download it again.") from error
-    missing = [path.name for path in weights if path.parent != folder or not path.is_file()]
-    if missing or not weights:
-        raise PSAError(
-            f"The language model in {folder} lacks {', '.join(missing) or 'its weights'}. Download the rest."
-        )
     return weights
 
 
 def _load_tokenizer(folder: Path) -> Any:
-    with _reading(folder, "tokenizer") as transformers:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **_LOCAL)
+    tokenizer = load_part(folder, "AutoTokenizer", f"tokenizer of a {_WHAT}")
     if not tokenizer.chat_template:
         raise PSAError(
             f"The language model in {folder} has no chat template. Use an instruction-tuned model, or download the "
@@ -286,23 +253,9 @@ def _load_tokenizer(folder: Path) -> Any:
 
 
 def _load_model(folder: Path) -> Any:
-    for path in _weight_files(folder):
-        try:
-            with safe_open(path, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise PSAError(f"{path.name} in {folder} is truncated or damaged. Download it again.") from error
-    with _reading(folder, "model") as transformers:
-        model, report = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, **_LOCAL, **_dtype_of_the_file(transformers), use_safetensors=True, output_loading_info=True
-        )
-    if report["missing_keys"]:  # they would be random
-        raise PSAError(
-            f"The weights in {folder} lack {len(report['missing_keys'])} of the model's tensors, such as "
-            f"{min(report['missing_keys'])}. Download the folder again, or use a causal language model."
-        )
+    model = load_model(folder, "AutoModelForCausalLM", _WHAT)
     found = model.generation_config
-    model.generation_config = transformers.GenerationConfig(
+    model.generation_config = type(found)(
         do_sample=False,
         max_new_tokens=_REPLY_TOKENS,
         repetition_penalty=found.repetition_penalty,
@@ -310,80 +263,7 @@ def _load_model(folder: Path) -> Any:
         eos_token_id=found.eos_token_id,
         pad_token_id=found.pad_token_id,
     )
-    return model.eval()
-
-
-@contextmanager
-def _reading(folder: Path, what: str) -> Iterator[Any]:
-    """Yields transformers, kept quiet; whatever reading a folder of anyone's making raises becomes one sentence."""
-    try:
-        with _quiet() as transformers:
-            yield transformers
-    except PSAError:
-        raise
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise PSAError(
-            f"The {what} of the language model in {folder} cannot be read: {reason} Download the folder again."
-        ) from error
-
-
-def _dtype_of_the_file(transformers: Any) -> dict[str, str]:
-    version = tuple(int(number) for number in transformers.__version__.split(".")[:2])
-    return {"dtype" if version >= (4, 56) else "torch_dtype": "auto"}
-
-
-@contextmanager
-def _quiet() -> Iterator[Any]:
-    """Yields transformers, which within the block logs nothing but errors and draws no bars."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise PSAError("Language models need the package transformers: pip install 'transformers>=4.50'.") from error
-    logging = transformers.utils.logging
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield transformers
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def _read_templates(folder: Path) -> dict[str, str]:
-    templates = {}
-    for name, known in _PLACEHOLDERS.items():
-        path = existing_file(folder / name, "prompt template")
-        try:
-            templates[name] = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise PSAError(f"The prompt template {path} is not a text in UTF-8. Save it as one.") from error
-        found = set(_PLACEHOLDER.findall(templates[name]))
-        for wrong, fault in ((known - found, "lacks"), (found - known, "has the unknown")):
-            if wrong:
-                names = ", ".join(f"<<{placeholder}>>" for placeholder in sorted(wrong))
-                raise PSAError(f"The prompt template {path} {fault} {names}. Correct it.")
-    return templates
-
-
-def _fill(template: str, values: Mapping[str, str]) -> str:
-    """`template` with each placeholder replaced, once: a value is never searched for placeholders."""
-    return _PLACEHOLDER.sub(lambda match: values[match[1]], template)
-
-
-def _statement_values(profile: UserProfile) -> dict[str, str]:
-    return {
-        "AGE": str(profile.age),
-        "AGE_GROUP": profile.age_group,
-        "GENDER": profile.gender,
-        "RELIGION": profile.religion,
-        "MENTAL": profile.mental_condition,
-        "PHYSICAL": profile.physical_condition,
-        "BANNED": str(list(profile.banned_categories)),
-        "ALLOWED": str(list(profile.allowed_categories)),
-    }
+    return model
 
 
 def _add(digest: Any, name: str, content: bytes) -> None:

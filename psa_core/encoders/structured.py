@@ -1,10 +1,12 @@
 """The structured encoder: a profile's fields as a fixed feature vector. No model, instant, private."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 
-from ..profile import (
+from ..profile import UserProfile, check_profiles
+from ..schema import (
     ADULT_AGE,
     AGE_GROUPS,
     CATEGORIES,
@@ -13,8 +15,6 @@ from ..profile import (
     MENTAL_CONDITIONS,
     PHYSICAL_CONDITIONS,
     RELIGIONS,
-    UserProfile,
-    check_profiles,
 )
 from .embedding import UserEmbedding
 
@@ -48,6 +48,27 @@ class StructuredEncoder:
         """
         check_profiles(profiles)
         return UserEmbedding(torch.tensor([_features(profile) for profile in profiles]), self.id)
+
+
+class InferredEncoder:
+    """Encodes a profile as the first 28 of `StructuredEncoder`'s numbers: what is banned must follow from them."""
+
+    id = "structured-inferred-v1"
+    dim = 28
+
+    def encode(self, profiles: Sequence[UserProfile]) -> UserEmbedding:
+        """Return the (P, 28) float32 embedding of P profiles.
+
+        Raises:
+            PSAError: where there is no profile, or something else is given.
+        """
+        return UserEmbedding(StructuredEncoder().encode(profiles).vectors[:, : self.dim], self.id)
+
+
+BY_NAME: Mapping[str, type[StructuredEncoder] | type[InferredEncoder]] = MappingProxyType(
+    {"structured": StructuredEncoder, "structured-inferred": InferredEncoder}
+)
+"""The encoders that need no model, as commands and nodes call them."""
 
 
 def _features(profile: UserProfile) -> list[float]:

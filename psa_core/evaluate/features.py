@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..errors import PSAError
-from ..judges.clip import load_clip
+from ..pretrained import load_model, load_part
 
 _AT_ONCE = 64
 
@@ -37,17 +36,10 @@ class ClipFeatures:
     def __init__(self, folder: Path | str, device: torch.device | str = "cpu") -> None:
         self.name = f"CLIP {Path(folder).name}"
         self._device = device
-        model, self._processor = load_clip(folder)
-        from transformers import CLIPTokenizer
-
-        try:
-            self._tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-        except Exception as error:  # a folder of anyone's making
-            raise PSAError(
-                f"{folder} holds no CLIP model with its tokenizer ({type(error).__name__}). Copy or download the whole "
-                "model."
-            ) from error
-        self._model: Any = model.to(device)
+        folder = Path(folder)
+        self._model = load_model(folder, "CLIPModel", "CLIP model", "float32").to(device)
+        self._processor = load_part(folder, "CLIPImageProcessor", "CLIP model")
+        self._tokenizer = load_part(folder, "CLIPTokenizer", "CLIP model")
 
     @torch.no_grad()
     def __call__(self, pictures: Sequence[Image.Image]) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Drawing prompt files with Stable Diffusion pipelines, for any number of viewers, in any number of processes."""
 
 from .painter import BaseModel, Painter, Settings
-from .run import Embed, Picture, Record, draw_missing, embed_stored, embed_with, is_whole, plan
+from .run import Embed, Picture, Record, draw_missing, embed_with, is_whole, plan, prompts_id
 
 __all__ = [
     "BaseModel",
@@ -11,8 +11,8 @@ __all__ = [
     "Record",
     "Settings",
     "draw_missing",
-    "embed_stored",
     "embed_with",
     "is_whole",
     "plan",
+    "prompts_id",
 ]

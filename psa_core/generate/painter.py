@@ -1,35 +1,39 @@
 """A base model in diffusers layout, and its pipeline: batches of prompts, each drawn for its own viewer."""
 
-import json
-import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from PIL import Image
+from pydantic import Field, model_validator
 
-from ..adapter.model import PSAAdapter, check_strength
+from ..adapter.model import PSAAdapter
 from ..diffusers_unet import psa_applied
 from ..encoders.embedding import UserEmbedding
 from ..errors import PSAError
-from ..mini.base_model import TEXT_WIDTH
+from ..files import safe_file_name
+from ..model_folder import KIND_KEY, load_part, read_json
+from ..pictures import to_images
+from ..pretrained import quiet
+from ..settings import BaseSettings
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
-_BY_CONTEXT_WIDTH: dict[Any, str] = {768: "sd15", TEXT_WIDTH: "mini"}
+_BY_CONTEXT_WIDTH = {768: "sd15", 64: "mini"}  # of folders that do not say their kind, as PSA Mini's once did not
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(BaseSettings):
     """How pictures are drawn; guidance, seed and strength are by default the published evaluation's.
 
     Args:
         steps: of the sampler; the published evaluation takes 40.
         guidance: the scale of classifier-free guidance; up to 1 there is none.
+        guidance_rescale: the share, from 0 to 1, in which guided predictions get back the spread of the conditional
+            one (arXiv 2305.08891, sec. 3.4); 0 leaves them as they are.
+        negative_prompt: what guidance leads away from, for every picture.
         seed: with a picture's file name it decides the noise that the picture starts from.
         strength: the adapter's; 1.0 is the published one.
         size: of a picture's sides, in pixels; `None` is what the model was trained for.
@@ -39,23 +43,25 @@ class Settings:
         PSAError: naming the setting that is unusable.
     """
 
-    steps: int = 50
-    guidance: float = 7.5
-    seed: int = 2025
-    strength: float = 1.0
-    size: int | None = None
-    precision: str = "fp32"
+    what: ClassVar[str] = "drawing setting"
 
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise PSAError("The number of steps must be at least 1; 50 is the default.")
-        if not math.isfinite(self.guidance) or self.guidance < 0:
-            raise PSAError("The guidance must be a number from 0 upwards; 7.5 is the default.")
-        if self.size is not None and (self.size < 64 or self.size % 8):
-            raise PSAError("A picture's size must be a multiple of 8 pixels, from 64 upwards.")
-        if self.precision not in PRECISIONS:
-            raise PSAError(f"The precision must be one of: {', '.join(PRECISIONS)}.")
-        check_strength(self.strength)
+    steps: Annotated[int, Field(ge=1, le=1000, description="a number of steps from 1 to 1000; 50 is the default")] = 50
+    guidance: Annotated[float, Field(ge=0, description="a number from 0 upwards; 7.5 is the default")] = 7.5
+    guidance_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0
+    negative_prompt: str = ""
+    seed: int = 2025
+    strength: Annotated[float, Field(description="a finite number; 1.0 is the published one")] = 1.0
+    size: Annotated[
+        int | None, Field(ge=64, le=8192, multiple_of=8, description="a multiple of 8 pixels, from 64 to 8192")
+    ] = None
+    precision: Literal[tuple(PRECISIONS)] = "fp32"  # type: ignore[valid-type]
+
+    @model_validator(mode="after")
+    def _guided(self) -> "Settings":
+        for name in ("negative_prompt", "guidance_rescale"):
+            if getattr(self, name) and self.guidance <= 1:
+                raise self.refusal(name, "left out where the guidance is 1 or less: without guidance it does nothing")
+        return self
 
 
 @dataclass(frozen=True)
@@ -63,72 +69,98 @@ class BaseModel:
     """What a model folder's configuration says, before any weights are read.
 
     Attributes:
-        kind: the name of its folder in the reference's layout: "sd15", "sdxl", or "mini" for PSA Mini.
+        kind: the name of its folder in the reference's layout: "sd15" or "sdxl", or what the folder says itself.
         size: of the pictures it was trained for, in pixels a side.
         parts: the folders that a picture depends on.
+        is_sdxl: whether it has SDXL's pipeline, with two text encoders.
+        zero_negative: whether an SDXL's empty negative prompt is zeros, not an encoded text.
     """
 
     folder: Path
     kind: str
     size: int
     parts: tuple[str, ...]
+    is_sdxl: bool = False
+    zero_negative: bool = True
 
     @classmethod
     def read(cls, folder: Path | str) -> "BaseModel":
         """Read `model_index.json` and the configurations it names.
 
+        A folder whose index has no `KIND_KEY` is "sdxl" by its pipeline, or by its context width "sd15" (768) or
+        "mini" (64).
+
         Raises:
             PSAError: where the folder is not an SD1.5, SDXL or PSA Mini model in diffusers layout.
         """
         folder = Path(folder)
-        index = _read_json(folder / "model_index.json")
+        index = read_json(folder / "model_index.json")
         pipeline = index.get("_class_name")
         if pipeline not in _PIPELINES:
             raise PSAError(f"The model in {folder} is not of a kind that is drawn here: {' or '.join(_PIPELINES)}.")
-        unet, vae = (_read_json(folder / part / "config.json") for part in ("unet", "vae"))
-        kind = "sdxl" if pipeline == _PIPELINES[1] else _BY_CONTEXT_WIDTH.get(unet.get("cross_attention_dim"))
-        if kind is None:
-            raise PSAError(f"The model in {folder} is neither SD1.5 nor SDXL: its context width is another.")
-        try:
-            size = int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
-        except (KeyError, TypeError, ValueError):
+        unet, vae = (read_json(folder / part / "config.json") for part in ("unet", "vae"))
+        is_sdxl = pipeline == _PIPELINES[1]
+        width, sample, blocks = (
+            config.get(name)
+            for config, name in (
+                (unet, "cross_attention_dim"),
+                (unet, "sample_size"),
+                (vae, "block_out_channels"),
+            )
+        )
+        kind = "sdxl" if is_sdxl else _BY_CONTEXT_WIDTH.get(width) if isinstance(width, int) else None
+        kind = safe_file_name(index.get(KIND_KEY, kind or "other"), f"kind ({KIND_KEY}) in {folder}/model_index.json")
+        if kind == "other":
             raise PSAError(
-                f"The UNet's configuration in {folder} does not say for which size it was trained."
-            ) from None
+                f"The model in {folder} is neither SD1.5 nor SDXL: its context width is another. If it is to be drawn "
+                f'with all the same, give its model_index.json a name for the pictures\' folder: "{KIND_KEY}": "NAME".'
+            )
+        if not isinstance(sample, int) or not 1 <= sample <= 1024 or not isinstance(blocks, list) or len(blocks) > 8:
+            raise PSAError(f"The configuration of UNet and VAE in {folder} does not say for which size it was trained.")
         parts = ["unet", "vae", "scheduler", "text_encoder", "tokenizer"]
-        return cls(folder, kind, size, tuple(parts + (["text_encoder_2", "tokenizer_2"] if kind == "sdxl" else [])))
+        parts += ["text_encoder_2", "tokenizer_2"] if is_sdxl else []
+        zero_negative = index.get("force_zeros_for_empty_prompt", True) is not False
+        return cls(folder, kind, sample * 2 ** max(len(blocks) - 1, 0), tuple(parts), is_sdxl, zero_negative)
 
 
 class Painter:
     """The pipeline of a base model on one device, without a safety checker, a watermark or a download.
 
+    Args:
+        scheduler: a class of diffusers to draw with, configured as the folder's own; `None` takes the folder's.
+
     Raises:
         PSAError: where the weights are missing or damaged.
     """
 
-    def __init__(self, base: BaseModel, device: torch.device | str = "cpu", precision: str = "fp32") -> None:
+    def __init__(
+        self,
+        base: BaseModel,
+        device: torch.device | str = "cpu",
+        precision: str = "fp32",
+        scheduler: str | None = None,
+    ) -> None:
         import diffusers
 
         diffusers.utils.logging.set_verbosity_error()  # else it writes every long caption to the screen
         self.device, self.dtype = torch.device(device), PRECISIONS[precision]
-        if base.kind == "sdxl":
-            pipeline: Any = diffusers.StableDiffusionXLPipeline
-            options: dict[str, Any] = {"add_watermarker": False}
-        else:
-            pipeline = diffusers.StableDiffusionPipeline
-            options = {"safety_checker": None, "requires_safety_checker": False}
-        local = {"local_files_only": True, "use_safetensors": True}
-        try:
-            self.pipe = pipeline.from_pretrained(base.folder, torch_dtype=self.dtype, **local, **options)
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise PSAError(f"The model in {base.folder} cannot be loaded as .safetensors weights: {reason}") from error
+        with quiet():
+            loaded = {part: load_part(base.folder, part, self.dtype) for part in base.parts}
+            if scheduler is not None:
+                loaded["scheduler"] = getattr(diffusers, scheduler).from_config(loaded["scheduler"].config)
+            if base.is_sdxl:
+                self.pipe: Any = diffusers.StableDiffusionXLPipeline(
+                    **loaded, force_zeros_for_empty_prompt=base.zero_negative, add_watermarker=False
+                )
+            else:
+                self.pipe = diffusers.StableDiffusionPipeline(
+                    **loaded, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+                )
         self.pipe.to(self.device)
         self.pipe.set_progress_bar_config(disable=True)
         self.pipe.vae.enable_slicing()  # one picture at a time: memory does not grow with the batch
         self._size = base.size
 
-    @torch.no_grad()
     def draw(
         self,
         captions: Sequence[str],
@@ -137,7 +169,19 @@ class Painter:
         adapter: PSAAdapter | None = None,
         users: UserEmbedding | None = None,
     ) -> list[Image.Image]:
-        """Draw a picture for each caption.
+        """Draw a picture for each caption; see `pixels`."""
+        return to_images(self.pixels(captions, seeds, settings, adapter, users))
+
+    @torch.no_grad()
+    def pixels(
+        self,
+        captions: Sequence[str],
+        seeds: Sequence[int],
+        settings: Settings,
+        adapter: PSAAdapter | None = None,
+        users: UserEmbedding | None = None,
+    ) -> torch.Tensor:
+        """Draw a picture for each caption: (B, 3, H, W) in [0, 1].
 
         A picture is a function of its caption, seed, user and the settings: what else is in the batch,
         and whether there is an adapter, changes nothing of the noise that it starts from. The noise is
@@ -167,6 +211,8 @@ class Painter:
                     width=size,
                     num_inference_steps=settings.steps,
                     guidance_scale=settings.guidance,
+                    guidance_rescale=settings.guidance_rescale,
+                    negative_prompt=[settings.negative_prompt] * count if settings.negative_prompt else None,
                     generator=generators,  # goes on in samplers that add noise, a row of its own each
                     latents=noise.to(self.device, self.dtype),
                     output_type="pt",
@@ -175,33 +221,13 @@ class Painter:
             raise PSAError(f"There is not enough GPU memory for {count} pictures at once. Draw fewer.") from None
         if not torch.isfinite(pixels).all():
             raise PSAError("A picture came out as NaN: the model overflows at this precision. Draw in bf16 or fp32.")
-        return [Image.fromarray(picture) for picture in _to_bytes(pixels)]
+        return pixels
 
     def _drawing_for(self, adapter: PSAAdapter | None, users: UserEmbedding | None, settings: Settings) -> Any:
         if adapter is None or users is None:
             return nullcontext()
-        tokens = adapter.to(self.device).user_tokens(users)
         unet = self.pipe.unet
-        if settings.guidance > 1 and unet.config.time_cond_proj_dim is None:  # the pipelines' own condition
-            tokens = torch.cat([adapter.uncond_tokens(len(tokens)), tokens])
+        guided = settings.guidance > 1 and unet.config.time_cond_proj_dim is None  # the pipelines' own condition
+        adapter = adapter.to(self.device)
+        tokens = adapter.guidance_tokens(users) if guided else adapter.user_tokens(users)
         return psa_applied(unet, adapter, tokens, settings.strength)
-
-
-def _to_bytes(pixels: torch.Tensor) -> np.ndarray:
-    """(B, 3, H, W) in [0, 1] -> (B, H, W, 3) bytes."""
-    return (pixels.float() * 255).round().to("cpu", torch.uint8).permute(0, 2, 3, 1).numpy()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PSAError(
-            f"There is no {path.name} in {path.parent}. Give a base model in diffusers layout, such as a local copy "
-            "of stable-diffusion-v1-5."
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise PSAError(f"{path} is damaged. Copy or download the model again.") from error
-    if not isinstance(data, dict):
-        raise PSAError(f"{path} is damaged. Copy or download the model again.")
-    return data

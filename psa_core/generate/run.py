@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..adapter.model import PSAAdapter
-from ..encoders.embedding import UserEmbedding, load_embedding
+from ..encoders.embedding import UserEmbedding
+from ..encoders.protocol import ProfileEncoder
 from ..errors import PSAError
-from ..files import atomic_path
+from ..files import atomic_path, sweep_parts
 from ..profile import LEVELS, UserProfile
 from ..prompts import Prompt
 from ..seeds import draw_seed
 from .painter import Painter, Settings
 
-_FORMAT = "psa-generation-1"
+_FORMAT = "psa-generation-2"
+_FIRST_FORMAT = "psa-generation-1"
 _QUALITY = 95  # of JPEG and WebP
 
-Embed = Callable[[Sequence[str | None]], UserEmbedding]
+Embed = Callable[[Sequence[Any]], UserEmbedding]
 """User_IDs -> an embedding with a row for each; `None` stands for everyone."""
 
 
@@ -57,31 +57,8 @@ def plan(prompts: Sequence[Prompt], folder: Path, levels: Sequence[str] = (), pe
     return [Picture(prompt, folder / prompt.file_name, prompt.user_id if personal else None) for prompt in prompts]
 
 
-def embed_stored(folder: Path | str) -> Embed:
-    """Looks embeddings up as `{User_ID}.npy` in `folder`, the published kind.
-
-    The function raises PSAError for a user whose file is missing, damaged or of another size than the others.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise PSAError(f"There is no folder of profile embeddings at {folder}.")
-
-    def embed(user_ids: Sequence[str | None]) -> UserEmbedding:
-        rows = []
-        for user_id in user_ids:
-            stored = load_embedding(folder / f"{user_id}.npy")
-            if len(stored) != 1:
-                raise PSAError(f"{user_id}.npy holds {len(stored)} embeddings; one user has one.")
-            rows.append(stored.vectors)
-        if len({row.shape for row in rows}) > 1:
-            raise PSAError(f"The embeddings in {folder} are of different sizes. Make them with one encoder.")
-        return UserEmbedding(torch.cat(rows))
-
-    return embed
-
-
-def embed_with(encoder: Any, profiles: Mapping[str | None, UserProfile]) -> Embed:
-    """Encodes the users' profiles with a ProfileEncoder.
+def embed_with(encoder: ProfileEncoder, profiles: Mapping[Any, UserProfile]) -> Embed:
+    """Encodes the users' profiles, which are given by User_ID, or by `None` for everyone.
 
     The function raises PSAError for a user who is not among `profiles`.
     """
@@ -100,9 +77,10 @@ class Record:
     """What the pictures of a folder depend on, kept beside them as `generation.json`: nothing of any user.
 
     Args:
-        model, adapter: hashes of their files; `adapter` is `None` for the base model alone.
+        model: the fingerprint of its parts.
+        adapter: what it draws (`adapter_id`); `None` for the base model alone.
         encoder: the profile encoder's id; `None` for stored embeddings and without an adapter.
-        prompts: the hash of the prompt file's rows.
+        prompts: `prompts_id` of the prompt file.
     """
 
     kind: str
@@ -112,17 +90,27 @@ class Record:
     prompts: str
     settings: Settings
 
-    def claim(self, folder: Path, pictures: Sequence[Picture]) -> None:
+    def claim(self, folder: Path, pictures: Sequence[Picture], first: Mapping[str, str | None] | None = None) -> None:
         """Write the record to `folder`, or find the same one there.
+
+        Args:
+            first: `adapter` and `prompts` as the record's first format had them: a folder that it stands in goes on.
 
         Raises:
             PSAError: where the folder's pictures were drawn otherwise, naming what differs, or by something else.
         """
         path = folder / "generation.json"
-        now = {"format": _FORMAT, **vars(self), "settings": vars(self.settings)}
+        sweep_parts(folder)
+        settings = dict(self.settings)
+        now = {"format": _FORMAT, **vars(self), "settings": settings}
         if path.exists():
             there = _read_record(path)
-            differing = _differences({**there, **there["settings"]}, {**now, **vars(self.settings)})
+            if there.get("format") == _FIRST_FORMAT:
+                now |= {"format": _FIRST_FORMAT, **(first or {})}
+                there["settings"] = {name: field.default for name, field in Settings.model_fields.items()} | there[
+                    "settings"
+                ]
+            differing = _differences({**there, **there["settings"]}, {**now, **settings})
             if differing:
                 raise PSAError(
                     f"The pictures in {folder} were drawn otherwise. What differs: {', '.join(differing)}. Use the "
@@ -138,6 +126,11 @@ class Record:
             temporary.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
 
 
+def prompts_id(prompts: Sequence[Prompt], personal: bool) -> str:
+    """A hash of what pictures depend on in a prompt file: names, captions and, where they are `personal`, users."""
+    return digest([[prompt.file_name, prompt.caption, prompt.user_id if personal else None] for prompt in prompts])
+
+
 def draw_missing(
     pictures: Sequence[Picture],
     open_painter: Callable[[], Painter],
@@ -149,6 +142,9 @@ def draw_missing(
 ) -> int:
     """Draw the pictures that are not there whole, and return how many these were.
 
+    Which pictures are drawn together follows from `pictures` alone, not from what is missing: rounding depends on
+    it, and a run that was stopped anywhere and goes on is to end with the same bytes.
+
     Args:
         open_painter: called only where there is something to draw.
         adapter, embed: what to draw with, and its users; without them the base model draws.
@@ -159,18 +155,21 @@ def draw_missing(
     """
     if batch_size < 1:
         raise PSAError("A batch holds at least 1 picture.")
-    missing = [picture for picture in pictures if not is_whole(picture.path)]
+    for folder in {picture.path.parent for picture in pictures}:
+        sweep_parts(folder)
+    missing = {picture for picture in pictures if not is_whole(picture.path)}
     done = len(pictures) - len(missing)
     if progress:
         progress(done, len(pictures))
     if not missing:
         return 0
-    user_ids = list(dict.fromkeys(picture.user_id for picture in missing))
+    batches = [pictures[start : start + batch_size] for start in range(0, len(pictures), batch_size)]
+    batches = [batch for batch in batches if not missing.isdisjoint(batch)]
+    user_ids = list(dict.fromkeys(picture.user_id for batch in batches for picture in batch))
     everyone = embed(user_ids) if adapter is not None and embed is not None else None  # to fail before the model loads
     rows = {user_id: row for row, user_id in enumerate(user_ids)}
     painter = open_painter()
-    for start in range(0, len(missing), batch_size):
-        batch = missing[start : start + batch_size]
+    for batch in batches:
         users = None
         if everyone is not None:
             chosen = [rows[picture.user_id] for picture in batch]
@@ -179,9 +178,11 @@ def draw_missing(
         seeds = [draw_seed(settings.seed, picture.prompt.file_name) for picture in batch]
         images = painter.draw(captions, seeds, settings, adapter, users)
         for picture, image in zip(batch, images, strict=True):
+            if picture not in missing:
+                continue
             with atomic_path(picture.path) as temporary:
                 image.save(temporary, quality=_QUALITY)
-        done += len(batch)
+            done += 1
         if progress:
             progress(done, len(pictures))
     return len(missing)

@@ -10,13 +10,16 @@ from .detector import Detection, Detector
 from .world import SYMBOLS, Scene, parse_prompt, render, sample_scene
 
 ASSETS = Path(__file__).parent / "assets"
-BASE = ASSETS / "base"
+BASE_MODEL = ASSETS / "base"
 """The shipped base model, in diffusers' layout."""
+LEVELS_GRAPH = ASSETS / "levels_graph.json"
+"""A prompt for the six levels, as ComfyUI's server takes it; node 3 holds the prompt, node 17 the seed."""
 PSA_ADAPTER, RIVAL_ADAPTER = ASSETS / "psa.safetensors", ASSETS / "safetydpo.safetensors"
 
 __all__ = [
     "ASSETS",
-    "BASE",
+    "BASE_MODEL",
+    "LEVELS_GRAPH",
     "PSA_ADAPTER",
     "RIVAL_ADAPTER",
     "SYMBOLS",

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..files import atomic_path
+from ..model_folder import KIND_KEY
 from ..seeds import draw_seed
 from .world import BACKGROUNDS, COLOURS, SHAPES, SIZE, SYMBOLS, render, sample_scene
 
@@ -367,6 +368,7 @@ def _prefix_keys(path: Path, prefix: str) -> None:
 def _write_model_index(folder: Path) -> None:
     index = {
         "_class_name": "StableDiffusionPipeline",
+        KIND_KEY: "mini",
         "feature_extractor": [None, None],
         "image_encoder": [None, None],
         "requires_safety_checker": False,

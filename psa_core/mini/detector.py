@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
 from ..errors import PSAError
+from ..pictures import to_tensor
 from .world import BACKGROUNDS, COLOURS, SHAPES, SIZE, SYMBOLS, Asked, outline
 
 _RADII = (21.5, 23.0, 24.5)  # pixels
@@ -114,8 +115,7 @@ class _Templates:
 
 def to_pixels(images: Sequence[Image.Image]) -> torch.Tensor:
     """PIL pictures -> (B, 3, 128, 128) in [0, 1]; one of another size is scaled."""
-    arrays = [np.asarray(image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BOX)) for image in images]
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
+    return to_tensor([image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BOX) for image in images])
 
 
 def _darkness(pixels: torch.Tensor) -> torch.Tensor:

@@ -37,6 +37,6 @@ class MiniFeatures:
 def _shipped_vae() -> Any:
     from diffusers import AutoencoderKL
 
-    from ..mini import BASE
+    from ..mini import BASE_MODEL
 
-    return AutoencoderKL.from_pretrained(BASE / "vae").float().eval()
+    return AutoencoderKL.from_pretrained(BASE_MODEL / "vae").float().eval()

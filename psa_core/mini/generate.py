@@ -1,43 +1,40 @@
 """Drawing pictures of the mini world with a mini base model, for any number of viewers at once."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..adapter.model import PSAAdapter
-from ..diffusers_unet import psa_applied
 from ..encoders.embedding import UserEmbedding
 from ..errors import PSAError
-from .base_model import LATENT_SCALE, PARTS, load_tokenizer, tokenize
+from ..generate import BaseModel, Painter, Settings
+from .base_model import PARTS
 
 GUIDANCE, STEPS = 3.0, 12
+_SAMPLER = "DPMSolverMultistepScheduler"
 _AT_ONCE = 32
 
 
 class MiniModel:
-    """The base model in diffusers, on the CPU in float32.
+    """The base model in diffusers, on the CPU in float32, with the sampler that its figures are measured with.
 
     Raises:
         PSAError: where a part of the model is missing.
     """
 
     def __init__(self, folder: Path | str) -> None:
-        from diffusers import AutoencoderKL, UNet2DConditionModel
-        from transformers import CLIPTextModel
-
         self.folder = Path(folder)
         for part in PARTS:
             if not (self.folder / part).is_dir():
                 raise PSAError(f"The mini model in {folder} has no '{part}'. Make it with: psa mini train-base.")
-        self.unet: Any = UNet2DConditionModel.from_pretrained(self.folder / "unet").float().eval()
-        self.vae: Any = AutoencoderKL.from_pretrained(self.folder / "vae").float().eval()
-        self.text_encoder: Any = CLIPTextModel.from_pretrained(self.folder / "text_encoder").float().eval()
-        self.tokenizer = load_tokenizer(self.folder)
+        self._painter = Painter(BaseModel.read(self.folder), scheduler=_SAMPLER)
 
-    @torch.no_grad()
+    @property
+    def vae(self) -> Any:
+        return self._painter.pipe.vae
+
     def draw(
         self,
         prompts: Sequence[str],
@@ -57,32 +54,12 @@ class MiniModel:
         Raises:
             PSAError: where there are not as many seeds and users as prompts.
         """
+        settings = Settings(steps=steps, guidance=guidance, strength=strength)
         if len(seeds) != len(prompts) or (adapter is not None and (users is None or len(users) != len(prompts))):
             raise PSAError("Drawing needs one seed, and with an adapter one user, for each prompt.")
-        pictures = []
+        parts = []
         for start in range(0, len(prompts), _AT_ONCE):
             rows = slice(start, start + _AT_ONCE)
-            applied: Any = nullcontext()
-            if adapter is not None and users is not None:
-                conditional = adapter.user_tokens(UserEmbedding(users.vectors[rows], users.encoder_id))
-                tokens = torch.cat([adapter.uncond_tokens(len(conditional)), conditional])
-                applied = psa_applied(self.unet, adapter, tokens, strength)
-            with applied:
-                latents = self._sample(list(prompts[rows]), seeds[rows], guidance, steps)
-            pictures.append(self.vae.decode(latents / LATENT_SCALE).sample)
-        return (torch.cat(pictures) / 2 + 0.5).clamp(0, 1)
-
-    def _sample(self, prompts: list[str], seeds: Sequence[int], guidance: float, steps: int) -> torch.Tensor:
-        from diffusers import DPMSolverMultistepScheduler
-
-        scheduler: Any = DPMSolverMultistepScheduler.from_pretrained(self.folder / "scheduler")
-        scheduler.set_timesteps(steps)
-        text = self.text_encoder(tokenize(self.tokenizer, ["", *prompts])).last_hidden_state
-        text = torch.cat([text[:1].expand(len(prompts), -1, -1), text[1:]])
-        shape = (4, self.unet.config.sample_size, self.unet.config.sample_size)
-        noises = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        latents = torch.stack(noises) * scheduler.init_noise_sigma
-        for timestep in scheduler.timesteps:
-            without, with_text = self.unet(latents.repeat(2, 1, 1, 1), timestep, text).sample.chunk(2)
-            latents = scheduler.step(without + guidance * (with_text - without), timestep, latents).prev_sample
-        return latents
+            viewers = None if users is None else UserEmbedding(users.vectors[rows], users.encoder_id)
+            parts.append(self._painter.pixels(prompts[rows], seeds[rows], settings, adapter, viewers))
+        return torch.cat(parts)

@@ -1,8 +1,6 @@
 """Base models in diffusers' folder layout, SD1.5 and SDXL: the denoiser and the two encoders."""
 
 import gc
-import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ from typing import Any
 import torch
 
 from ..errors import PSAError
+from ..model_folder import fingerprint
 from .config import TrainConfig
 from .denoiser import DiffusersDenoiser
 from .inputs import ImageEncoder, TextEncoder
@@ -111,14 +110,3 @@ class DiffusersFolder:
         if name not in self._loaded:
             self._loaded[name] = load()
         return self._loaded[name]
-
-
-def fingerprint(folder: Path, parts: list[str]) -> str:
-    """A hash of the parts' files, contents included, so that changed weights never meet an old cache."""
-    digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(path for part in parts for path in (folder / part).rglob("*") if path.is_file()):
-        digest.update(json.dumps([str(path.relative_to(folder)), path.stat().st_size]).encode())
-        with open(path, "rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()

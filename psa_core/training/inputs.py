@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 
-from ..dataset.sage import SageRecord, SageSplit, user_embedding
+from ..dataset.sage import SageRecord, SageSplit
 from ..encoders.embedding import UserEmbedding
+from ..encoders.stored import StoredEncoder
 from ..errors import PSAError
+from ..pictures import cover, open_picture, picture_size, to_tensor
 from .buckets import nearest_bucket
 from .cache import TensorCache, cache_key
 from .config import TrainConfig
@@ -51,15 +52,13 @@ def load_picture(path: Path, bucket: tuple[int, int], place: tuple[float, float]
         (3, H, W) float32 in [-1, 1], and SDXL's six size numbers: original height and width, crop top
         and left, target height and width; with the slack in x at the end, for the mirrored picture.
     """
-    with Image.open(path) as file:
-        image = ImageOps.exif_transpose(file).convert("RGB")
+    image = open_picture(path)
+    try:
+        part, whole, (left, top) = cover(image, bucket, place)
+    except PSAError as error:
+        raise PSAError(f"{path.name} cannot be cropped: {error} Leave its record out.") from None
     width, height = bucket
-    scale = max(width / image.width, height / image.height)
-    resized = max(width, round(image.width * scale)), max(height, round(image.height * scale))
-    left, top = (round((whole - part) * share) for whole, part, share in zip(resized, bucket, place, strict=True))
-    pixels = image.resize(resized, Image.Resampling.LANCZOS).crop((left, top, left + width, top + height))
-    tensor = torch.from_numpy(np.asarray(pixels, np.float32).copy()).permute(2, 0, 1) / 127.5 - 1
-    return tensor, [image.height, image.width, top, left, height, width, resized[0] - width]
+    return to_tensor([part])[0] * 2 - 1, [image.height, image.width, top, left, height, width, whole[0] - width]
 
 
 def fill_cache(
@@ -91,19 +90,13 @@ def fill_cache(
 
 def encode_users(split: SageSplit, encoder: Any) -> UserEmbedding:
     """A row for each of `split.profiles`: by a ProfileEncoder, or from a folder (a path) of `{User_ID}.npy` files."""
-    if not isinstance(encoder, str | Path):
-        return encoder.encode(split.profiles)
-    rows = [user_embedding(Path(encoder), profile) for profile in split.profiles]
-    if len({row.shape for row in rows}) > 1:
-        raise PSAError(f"The embeddings in {encoder} are of different sizes. Make them with one encoder.")
-    return UserEmbedding(torch.cat(rows))
+    if isinstance(encoder, str | Path):
+        encoder = StoredEncoder(encoder)
+    return encoder.encode(split.profiles)
 
 
 def picture_key(record: SageRecord, config: TrainConfig, images: ImageEncoder) -> tuple[tuple[int, int], str]:
-    with Image.open(record.chosen) as image:
-        turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8 swap the sides
-        width, height = reversed(image.size) if turned else image.size
-    bucket = nearest_bucket(width, height, config.resolution, config.bucket_step)
+    bucket = nearest_bucket(*picture_size(record.chosen), config.resolution, config.bucket_step)
     files = []
     for path in (record.chosen, record.rejected):
         stat = path.stat()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from checkpoints import small_unet, write_checkpoint
-from comfy_versions import installed, version
+from comfy_versions import installed, name
 from script_checks import Outcomes
 from small_models import add_models
 
@@ -20,13 +20,11 @@ _FOUND = installed()
 
 
 def pytest_report_header() -> str:
-    named = ", ".join(f"v{version(each.folder)} in {each.folder}" for each in _FOUND)
+    named = ", ".join(f"{name(each)} in {each.folder}" for each in _FOUND)
     return f"ComfyUI: {named or 'none was found'}"
 
 
-@pytest.fixture(
-    scope="session", params=_FOUND or [None], ids=[f"v{version(each.folder)}" for each in _FOUND] or ["none"]
-)
+@pytest.fixture(scope="session", params=_FOUND or [None], ids=[name(each) for each in _FOUND] or ["none"])
 def comfy(request) -> ComfyUI:
     """A ComfyUI of this machine, each version in turn; a test that needs one is skipped where there is none."""
     if request.param is None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from comfy_cli.workflow_to_api import convert_ui_to_api
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from graphs import Drawing, Graph, Link, Patch, differ, draw, output, psa
 from mini_models import write_untrained_base
@@ -19,7 +20,6 @@ from psa_core.comfy_server import PACK
 from psa_core.mini import PSA_ADAPTER, Detector, base_model, parse_prompt, render, sample_scene
 from psa_core.mini.dataset import Sizes, write_dataset
 from psa_core.training import read_metrics
-from psa_core.workflow_format import ui_to_api
 
 SCRIPT = Path(__file__).parent / "scripts" / "run_mini.py"
 PROMPTS = ["", "a meadow with a red circle and a heart", "a sea, with an unheard-of thing"]
@@ -177,7 +177,7 @@ def test_pictures_go_through_the_vae_and_are_drawn_anew(server):
 def on_mini(server, name: str, **changes: dict) -> dict[str, dict]:
     """A shipped SD1.5 workflow with its loaders swapped for PSA Mini's, and `changes` of inputs by node class."""
     workflow = json.loads((PACK / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
-    prompt = ui_to_api(workflow, server.object_info())
+    prompt = convert_ui_to_api(workflow, server.object_info())
     adapters = [node for node in prompt if prompt[node]["class_type"] == "PSALoadAdapter"]
     (loader,) = (node for node in prompt if prompt[node]["class_type"] == "CheckpointLoaderSimple")
     prompt[loader] = {"class_type": "PSALoadMini", "inputs": {}}
@@ -240,7 +240,7 @@ def test_the_workflow_train_runs_on_it(server):
 def test_its_own_workflow_draws_what_its_labels_say(server):
     """Three rows of six; what a label calls fine is drawn, and what it calls banned is not, for most of them."""
     workflow = json.loads((PACK / "workflows" / "psa_levels_mini.json").read_text(encoding="utf-8"))
-    prompt = ui_to_api(workflow, server.object_info())
+    prompt = convert_ui_to_api(workflow, server.object_info())
     (grid,) = (node["inputs"] for node in prompt.values() if node["class_type"] == "PSALabelGrid")
     decoded = grid["images"]
     prompt["single"] = {"class_type": "SaveImage", "inputs": {"images": decoded, "filename_prefix": "single"}}

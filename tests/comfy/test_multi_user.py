@@ -2,13 +2,30 @@
 
 import json
 import os
+import re
+import time
+import uuid
 
 import pytest
-from graphs import call, draw, drawing, psa, psa_stored, queue_as, same, save, txt2img, wait
+from graphs import (
+    Graph,
+    add_small_picture,
+    call,
+    draw,
+    drawing,
+    in_picture,
+    psa,
+    psa_stored,
+    queue_as,
+    same,
+    save,
+    txt2img,
+    wait,
+)
 from small_models import add_models
 
 from psa_core import LEVELS
-from psa_core.comfy_server import ComfyServer
+from psa_core.comfy_server import PACK, ComfyServer
 from psa_core.errors import PSAError
 
 
@@ -16,7 +33,10 @@ from psa_core.errors import PSAError
 def server(comfy, sd15_checkpoint, tmp_path_factory):
     base = tmp_path_factory.mktemp("multi-user")
     add_models(base, sd15_checkpoint)
-    with ComfyServer(comfy, base, arguments=["--multi-user"]) as running:
+    queuer = tmp_path_factory.mktemp("queuer")
+    (queuer / "__init__.py").write_text(QUEUER)
+    packs = {"comfyui-psa": PACK, "queuer": queuer}
+    with ComfyServer(comfy, base, packs, arguments=["--multi-user"]) as running:
         yield running
 
 
@@ -113,3 +133,110 @@ def test_the_files_lie_apart_and_closed(server, users):
         assert json.loads(path.read_text())["Age"] == LEVELS[level].age
         if os.name != "nt":
             assert path.stat().st_mode & 0o077 == 0
+
+
+OURS = {"PSALoadProfile", "PSASaveProfile"}
+
+
+def copying(name: str, profile: str = "me") -> Graph:
+    """A graph that stores the profile `profile` a second time, as `name`."""
+    graph = Graph()
+    graph.add("PSASaveProfile", profile=graph.add("PSALoadProfile", profile_name=profile), name=name, overwrite=False)
+    add_small_picture(graph)
+    return graph
+
+
+def stored(server, user: str, name: str) -> dict | None:
+    path = server.base / "user" / "__psa_profiles" / user / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def test_a_waiting_jobs_id_gives_nobody_its_place(server, users):
+    """Whatever another user sends under the id of a job that waits, the job keeps its own user."""
+    slow = txt2img(psa("L0"), steps=40, seed=77)
+    save(slow)
+    queue_as(server, slow, users["ada"])
+    waiting = str(uuid.uuid4())
+    prompt = copying("taken-over").prompt
+    status, _ = call(server, "/prompt", {"prompt": prompt, "prompt_id": waiting}, users["ada"])
+    assert status == 200
+    for hostile in ({}, {"1": {"class_type": "PSASaveProfile", "inputs": {}}}, {"1": "class_type"}, prompt):
+        call(server, "/prompt", {"prompt": hostile, "prompt_id": waiting, "number": 1e6}, users["bo"])
+        call(server, "/prompt", {"prompt": hostile, "prompt_id": waiting}, user="nobody")
+    for _ in range(300):
+        call(server, "/prompt", {"prompt": {}, "prompt_id": str(uuid.uuid4())}, users["bo"])
+    assert json.loads(call(server, "/queue")[1])["queue_pending"], "the job did not wait"
+    wait(server, queue_as(server, copying("the-end"), users["bo"]))
+    time.sleep(1)
+    assert stored(server, users["ada"], "taken-over") == LEVELS["L0"].to_dict()
+    assert stored(server, users["bo"], "taken-over") in (None, LEVELS["L5"].to_dict())  # his own job's, if it ran
+
+
+def test_a_saving_node_never_comes_out_of_the_cache(server, users):
+    graph = copying("again")
+    for name, level in (("ada", "L0"), ("bo", "L5"), ("ada", "L0")):
+        wait(server, queue_as(server, graph, users[name]))
+        assert stored(server, users[name], "again") == LEVELS[level].to_dict()
+        status, _ = call(server, "/psa/profiles/again", user=users[name], method="DELETE")
+        assert status == 200
+
+
+def test_another_users_fingerprints_are_of_no_use(server, users):
+    """The graph in a picture, sent by another: with the fingerprints that were ComfyUI's keys to the cached results."""
+    prompt_id = wait(server, queue_as(server, copying("first"), users["ada"]))
+    executed = in_picture(server, server.history(prompt_id))
+    assert {node["class_type"] for node in executed.values() if "is_changed" in node} == OURS
+    for node in executed.values():
+        if "name" in node["inputs"]:
+            node["inputs"]["name"] = "second"
+    graph = Graph()
+    graph.prompt = executed
+    wait(server, queue_as(server, graph, users["bo"]))
+    assert stored(server, users["bo"], "second") == LEVELS["L5"].to_dict()
+    assert stored(server, users["ada"], "second") is None
+
+
+def test_a_fingerprint_tells_nothing(server, users):
+    graphs = [copying(f"copy {number}") for number in range(2)]
+    finished = [
+        server.history(wait(server, queue_as(server, graph, users[name])))
+        for graph, name in zip(graphs, ("ada", "bo"), strict=True)
+    ]
+    nodes = [
+        node for history in finished for node in in_picture(server, history).values() if node["class_type"] in OURS
+    ]
+    assert len({str(node["is_changed"]) for node in nodes}) == 4
+    for node in nodes:
+        (fingerprint,) = node["is_changed"]
+        assert re.fullmatch("[0-9a-f]{32,64}", fingerprint)
+    for history in finished:  # nor does a job name its user
+        assert not any(user in json.dumps(history) for user in users.values())
+
+
+QUEUER = """
+import threading, uuid
+from aiohttp import web
+from server import PromptServer
+
+NODE_CLASS_MAPPINGS = {}
+
+@PromptServer.instance.routes.post("/queuer")
+async def queue(request):
+    prompt = await request.json()
+    prompt_id = str(uuid.uuid4())
+    outputs = [number for number, node in prompt.items() if "Save" in node["class_type"]]
+    item = (0, prompt_id, prompt, {}, outputs, {})  # older versions ignore the last
+    thread = threading.Thread(target=PromptServer.instance.prompt_queue.put, args=(item,))
+    thread.start()
+    thread.join()
+    return web.json_response({"prompt_id": prompt_id})
+"""
+
+
+def test_a_job_that_nobody_queued_fails(server, users):
+    """Another pack may queue prompts by itself: whose they are, nobody knows."""
+    answer = call(server, "/queuer", copying("nobodys").prompt, users["ada"])[1]
+    with pytest.raises(PSAError, match="does not know this user"):
+        wait(server, json.loads(answer)["prompt_id"])
+    assert stored(server, users["ada"], "nobodys") is None
+    assert not (server.base / "user" / "__psa_profiles" / "default").exists()

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from comfy_cli.workflow_to_api import convert_ui_to_api
 from PIL import Image
 from tiny_training import write_split
 
 from psa_core import load_adapter
 from psa_core.training import read_metrics
-from psa_core.workflow_format import ui_to_api
 
 WORKFLOW = Path(__file__).parents[2] / "workflows" / "psa_train_sd15.json"
 STEPS = 6
@@ -30,7 +30,7 @@ def prompt(server) -> dict[str, dict]:
     folder = server.base / "input" / "train-workflow"
     write_split(folder, "train", range(0, 4), 6)
     write_split(folder, "val", range(4, 6), 3)
-    prompt = ui_to_api(json.loads(WORKFLOW.read_text(encoding="utf-8")), server.object_info())
+    prompt = convert_ui_to_api(json.loads(WORKFLOW.read_text(encoding="utf-8")), server.object_info())
     for node in prompt.values():
         node["inputs"] |= SMALL.get(node["class_type"], {})
     return prompt

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import small_adapter, small_unet
+from comfy_cli.workflow_to_api import convert_ui_to_api
 from PIL import Image
 from small_models import add_models
 from tiny_llm import make_tiny_llm
@@ -14,7 +15,6 @@ from tiny_llm import make_tiny_llm
 from psa_core import PSAAdapter
 from psa_core.comfy_server import PACK
 from psa_core.encoders.language_model import DEFAULT_MODEL, LanguageModelEncoder
-from psa_core.workflow_format import ui_to_api
 
 SIZE = 64
 SMALLER = {
@@ -26,7 +26,7 @@ SMALLER = {
 def pictures(server, name) -> list[np.ndarray]:
     """What the workflow's save nodes wrote, by node number."""
     workflow = json.loads((PACK / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
-    prompt = ui_to_api(workflow, server.object_info())
+    prompt = convert_ui_to_api(workflow, server.object_info())
     for node in prompt.values():
         node["inputs"] |= SMALLER.get(node["class_type"], {})
     outputs = server.queue(prompt)

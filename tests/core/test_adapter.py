@@ -172,3 +172,10 @@ def test_a_new_adapter_changes_nothing_and_tells_several_tokens_apart(tokens):
     for layer in adapter.key_values(adapter.user_tokens(torch.randn(2, 10))):
         assert not layer.value.any()
         assert layer.key is None if tokens == 1 else layer.key.std(1).min() > 0
+
+
+def test_a_guided_batch_has_the_unconditional_rows_first():
+    adapter = random_adapter(num_tokens=2)
+    embedding = torch.randn(3, adapter.embedding_dim, generator=torch.Generator().manual_seed(0))
+    tokens = adapter.guidance_tokens(embedding)
+    assert torch.equal(tokens[:3], adapter.uncond_tokens(3)) and torch.equal(tokens[3:], adapter.user_tokens(embedding))

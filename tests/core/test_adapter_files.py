@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from safetensors.torch import load_file, save_file
 
 import psa_core.adapter.files
 from psa_core import PSAError, load_adapter, save_adapter
+from psa_core.adapter.files import adapter_id
+from psa_core.tensor_files import save_file as save_tensors
 
 FORMATS = ("psa_adapter.bin", "legacy.bin", "adapter.safetensors")
 
@@ -278,12 +282,76 @@ def test_tensors_that_are_not_plain_are_refused(tmp_path):
         assert_refused(path)
 
 
+@pytest.mark.parametrize("training", ["{", "[" * 100_000, "9" * 10_000, "[]", "null", "1", '"a"'], ids=lambda t: t[:4])
+def test_a_training_summary_that_is_no_json_object_is_refused(tmp_path, training):
+    save_file(random_adapter().state_dict(), tmp_path / "a.safetensors", metadata={"training": training})
+    assert_refused(tmp_path / "a.safetensors", "training summary")
+
+
 @pytest.mark.parametrize(
-    "metadata", [{"training": "{"}, {"training": "[" * 100_000}, {"training": "9" * 10_000}], ids=["{", "deep", "long"]
+    ("key", "value"),
+    [
+        ("family", "SDXL"),
+        ("cross_attention_dim", "13"),
+        ("layer_widths", "[8, 16]"),
+        ("num_tokens", "2"),
+        ("embedding_dim", "{}"),
+        ("num_tokens", None),
+    ],
 )
-def test_a_training_summary_that_is_not_json_is_refused(tmp_path, metadata):
-    save_file(random_adapter().state_dict(), tmp_path / "a.safetensors", metadata=metadata)
-    assert_refused(tmp_path / "a.safetensors")
+def test_metadata_that_contradicts_the_weights_is_refused(tmp_path, key, value):
+    path = tmp_path / "a.safetensors"
+    save_adapter(random_adapter(), path)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    changed = {k: v for k, v in {**metadata, key: value}.items() if v is not None}
+    save_file(load_file(path), path, metadata=changed)
+    assert_refused(path, key)
+    save_file(load_file(path), path, metadata={**changed, "format": "another tool's"})
+    assert load_adapter(path).layer_widths == (8, 16, 8)
+
+
+def test_the_same_adapter_gives_the_same_bytes_in_every_process(tmp_path):
+    summary = {f"setting {number}": number for number in range(20)}
+    adapter = random_adapter(encoder_id="structured-v1", training=summary)
+    for number in range(2):
+        save_adapter(adapter, tmp_path / f"{number}.safetensors")
+    script = "import sys; from psa_core import *; save_adapter(load_adapter(sys.argv[1]), sys.argv[2])"
+    for number in range(2, 5):
+        command = [sys.executable, "-c", script, tmp_path / "0.safetensors", tmp_path / f"{number}.safetensors"]
+        subprocess.run(command, check=True, timeout=120)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
+def test_an_adapter_is_known_by_what_it_draws(tmp_path):
+    half = random_adapter().to(torch.float16)
+    published = load_adapter(save_bin(half, tmp_path / "psa_adapter.bin"))
+    paths = [tmp_path / f"{name}.safetensors" for name in ("half", "float", "twice")]
+    save_adapter(published, paths[0], torch.float16)
+    published.encoder_id, published.training_summary = "language-model", {"steps": 1}
+    save_adapter(published, paths[1])
+    save_adapter(load_adapter(paths[1]), paths[2])
+    assert {adapter_id(load_adapter(path)) for path in paths} == {adapter_id(published)}
+    with torch.no_grad():
+        published.psa_adapter[1].to_v_user[0].weight[0, 0] += 1e-3
+    other = random_adapter((16, 8, 8)).to(torch.float16)
+    assert len({adapter_id(adapter) for adapter in (half, published, other)}) == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int16, torch.bool])
+def test_tensors_written_by_us_are_read_by_others(tmp_path, dtype):
+    tensors = {
+        "a": torch.arange(6).reshape(2, 3).T.to(dtype),
+        "ö": torch.tensor(1).to(dtype),
+        "empty": torch.zeros(0, 3, dtype=dtype),
+        "flat": torch.ones(3),
+    }
+    save_tensors(tensors, tmp_path / "t.safetensors", {"word": 'a "quoted" wörd\n'})
+    read = load_file(tmp_path / "t.safetensors")
+    assert set(read) == set(tensors)
+    assert all(torch.equal(read[key], value) and read[key].dtype == value.dtype for key, value in tensors.items())
+    with safe_open(tmp_path / "t.safetensors", framework="pt") as file:
+        assert file.metadata() == {"word": 'a "quoted" wörd\n'}
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")

@@ -3,9 +3,11 @@
 import csv
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +90,39 @@ def test_a_level_as_the_published_kind():
     array = np.load("new/out.npy")
     assert (array.shape, array.dtype) == ((35,), np.float32)
     assert torch.equal(load_embedding("new/out.npy").vectors, structured(LEVELS["L3"]))
+
+
+def test_an_encoder_that_does_not_see_the_bans():
+    assert main(["encode", "--level", "L3", "--encoder", "structured-inferred", "-o", "out.safetensors"]) == 0
+    embedding = load_embedding("out.safetensors")
+    assert embedding.encoder_id == "structured-inferred-v1"
+    assert torch.equal(embedding.vectors, structured(LEVELS["L3"])[:, :28])
+
+
+def test_a_full_disk_leaves_no_file_of_a_folder(here, capsys, monkeypatch):
+    write_users(here / "users.csv", [*LEVELS.values()])
+    (here / "folder").mkdir()
+    (here / "folder" / "0000002.npy").write_text("before")
+    written, save = [], np.save
+
+    def fill(file, array):
+        if len(written) == 3:
+            raise OSError(28, "No space left on device")
+        written.append(file)
+        save(file, array)
+
+    monkeypatch.setattr(np, "save", fill)
+    assert "No space left" in fails(capsys, here, "encode", "--users", "users.csv", "-o", "folder")
+    assert len(written) == 3 and [path.name for path in (here / "folder").iterdir()] == ["0000002.npy"]
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_work(here, capsys, monkeypatch):
+    write_users(here / "users.csv", [*LEVELS.values()])
+    (here / "folder" / "0000003.npy").mkdir(parents=True)
+    monkeypatch.setattr(StructuredEncoder, "encode", lambda *_: pytest.fail("encoded"))
+    assert "0000003.npy" in fails(capsys, here, "encode", "--users", "users.csv", "-o", "folder")
+    if os.path.isdir("/proc/self"):  # where nobody may make a file
+        assert "written" in fails(capsys, here, "encode", "--level", "L1", "-o", "/proc/out.npy")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no permission bits")
@@ -288,3 +323,58 @@ def test_as_a_process(way, here):
         assert failed.stdout == "" and failed.stderr.startswith("psa: ") and failed.stderr.count("\n") == 1
         assert "200" not in failed.stderr
     assert files(here) == before and not (here / "ran").exists()
+
+
+def test_an_unforeseen_error_is_ours_and_tells_nothing_that_was_read(monkeypatch, capsys, here):
+    def broken(_args):
+        raise RuntimeError(f"in {SECRET}")
+
+    monkeypatch.setattr("psa_core.commands.encode.run", broken)
+    monkeypatch.setattr("tempfile.tempdir", str(here))
+    assert main(["encode", "--level", "L3", "-o", "out.npy"]) == 70
+    said = capsys.readouterr().err
+    (report,) = here.glob("psa-bug-*.txt")
+    assert str(report) in said and "bug of ours (RuntimeError)" in said and said.count("\n") == 1
+    told = said + report.read_text(encoding="utf-8")
+    assert "in broken" in told and "test_cli.py" in told
+    assert not any(str(value) in told.replace(str(here), "") for name, value in SECRET.items() if name != "Age")
+
+
+STARTED = "import sys; from psa_core.cli import main; print('started', flush=True); sys.exit(main())"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for a single process")
+@pytest.mark.parametrize("delay", [0.0, 0.1, 0.3, 0.6, 1.0, 1.5])
+def test_ctrl_c_at_any_moment_is_one_line(delay, here):
+    process = started("mini", "dataset", "data")
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "psa: interrupted\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM that a process could answer")
+def test_sigterm_ends_it_and_leaves_nothing_half_written(here):
+    process = started("mini", "dataset", "data")
+    while not (here / "data" / "train").is_dir():
+        time.sleep(0.05)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (143, "")
+    assert not list(here.rglob(".part-*"))
+
+
+def started(*arguments: str) -> subprocess.Popen:
+    """`psa`, once Python itself and the few lines before `main` are there."""
+    command = [sys.executable, "-c", STARTED, *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "started\n"
+    return process
+
+
+def test_a_terminal_without_the_letters_is_no_reason_to_fail(here):
+    name = "\u65e5\u672c"
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    command = [sys.executable, "-m", "psa_core.cli", "convert", f"{name}.bin", "out.safetensors"]
+    done = subprocess.run(command, capture_output=True, env=environment)
+    assert done.returncode == 2 and done.stderr.startswith(b"psa: There is no adapter file at \\u65e5")

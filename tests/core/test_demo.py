@@ -1,18 +1,21 @@
 """`psa demo` without ComfyUI, and how it judges and lays out what was drawn."""
 
 import argparse
+import json
 import os
 import re
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from psa_core import LEVELS, PSAError
+from psa_core.comfy_server import PACK, comfyui_at
 from psa_core.commands import demo
-from psa_core.mini import SYMBOLS, Scene, parse_prompt, render
+from psa_core.mini import LEVELS_GRAPH, SYMBOLS, Scene, parse_prompt, render
 from psa_core.mini.world import BACKGROUNDS, COLOURS, Thing
 
 QUARTERS = ((32, 32), (96, 32), (32, 96))
@@ -132,10 +135,74 @@ def test_a_failed_install_is_said_in_one_line_and_leaves_nothing(quick, tmp_path
     assert "could not clone" in (tmp_path / "out" / "install.log").read_text()
 
 
-def test_without_comfyui_and_diffusers_the_extra_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(PSAError, match=r"comfyui-psa\[train\]"):
-        run("--out", tmp_path / "out", "--without-comfyui")
+BROKEN = {  # a ComfyUI's main.py, and what is said of it
+    "lacks its requirements": (
+        "import torchsde_elsewhere",
+        r"stopped while starting \(ModuleNotFoundError",
+    ),
+    "is too old": ("", r"is version 0\.3\.40, and 0\.3\.64 or later is needed"),
+    "does not answer": ("import time; time.sleep(60)", "did not answer within 2 s"),
+    "finds its port taken": ("raise OSError('[Errno 98] address already in use')", "address already in use"),
+    "cannot load the pack": (
+        "import http.server, sys\n"
+        "class Answer(http.server.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self): self.send_response(200); self.end_headers(); self.wfile.write(b'{}')\n"
+        "base = sys.argv[sys.argv.index('--base-directory') + 1]\n"
+        "print('ImportError: no comfy_api\\n   0.0 seconds (IMPORT FAILED): ' + base + '/custom_nodes/comfyui-psa')\n"
+        "http.server.HTTPServer(('127.0.0.1', int(sys.argv[sys.argv.index('--port') + 1])), Answer).serve_forever()",
+        r"could not load the pack comfyui-psa \(ImportError: no comfy_api\)",
+    ),
+}
+
+
+@pytest.fixture(params=BROKEN)
+def broken(request, tmp_path, monkeypatch) -> tuple[Path, str]:
+    """(A ComfyUI that does not work, what is to be said of it)."""
+    main, sentence = BROKEN[request.param]
+    folder = tmp_path / "ComfyUI"
+    folder.mkdir()
+    (folder / "main.py").write_text(main)
+    version = "0.3.40" if request.param == "is too old" else "0.3.64"
+    (folder / "comfyui_version.py").write_text(f'__version__ = "{version}"\n')
+    monkeypatch.setattr(demo, "_START_LIMIT", 2 if request.param == "does not answer" else 60)
+    monkeypatch.setenv("COMFYUI_PYTHON", sys.executable)
+    return folder, sentence
+
+
+def test_somebodys_broken_comfyui_is_told_and_done_without(broken, quick, tmp_path, monkeypatch, capsys):
+    folder, sentence = broken
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+    monkeypatch.setattr(demo, "find_comfyui", lambda: comfyui_at(folder))
+    assert run("--out", tmp_path / "out") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(bool(re.search(sentence, line)) for line in lines) == 1
+    assert any("without ComfyUI" in line for line in lines) and (tmp_path / "out" / "levels.png").is_file()
+
+
+def test_a_broken_comfyui_that_was_named_is_an_error(broken, tmp_path, monkeypatch):
+    folder, sentence = broken
+    monkeypatch.setenv("COMFYUI_PATH", str(folder))
+    with pytest.raises(PSAError, match=sentence):
+        run("--out", tmp_path / "out")
+    assert not (tmp_path / "out" / "levels.png").exists()
+
+
+def test_the_demos_graph_is_the_levels_workflows():
+    """The server's form of the workflow that artists open, cut to one prompt and its pictures one by one."""
+    workflow = json.loads((PACK / "workflows" / "psa_levels_mini.json").read_text(encoding="utf-8"))
+    graph = json.loads(LEVELS_GRAPH.read_text(encoding="utf-8"))
+    nodes = {str(node["id"]): node for node in workflow["nodes"]}
+    links = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
+    for number in graph.keys() & nodes.keys():
+        node, ours = nodes[number], graph[number]
+        assert ours["class_type"] == node["type"]
+        wired = {entry["name"]: links[entry["link"]] for entry in node["inputs"] if entry.get("link") is not None}
+        assert {name: value for name, value in ours["inputs"].items() if isinstance(value, list)} == wired
+    assert {ours["class_type"] for number, ours in graph.items() if number not in nodes} == {"VAEDecode", "SaveImage"}
+    (sampler,) = (node for node in graph.values() if node["class_type"] == "KSampler")
+    saved = nodes["17"]["widgets_values"]
+    values = [sampler["inputs"][name] for name in ("steps", "cfg", "sampler_name", "scheduler", "denoise")]
+    assert [saved[0], *saved[2:]] == [demo.SEED, *values]
 
 
 def test_a_wrong_comfyui_path_is_no_reason_to_go_on_without(tmp_path, monkeypatch):

@@ -1,13 +1,27 @@
 """Files are written whole or not at all."""
 
 import os
+import signal
 import stat
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from safetensors import SafetensorError
 
 from psa_core import PSAError
-from psa_core.files import atomic_path, existing_file
+from psa_core.files import NameTakenError, atomic_path, existing_file, sweep_parts
+
+KILLED_IN_THE_MIDDLE = """
+import os, signal, sys
+from psa_core.files import atomic_path
+with atomic_path(sys.argv[1]) as temporary:
+    temporary.write_text("half")
+    print(temporary.name, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL) if sys.argv[2] == "die" else sys.stdin.read()
+"""
 
 
 def test_the_file_appears_when_the_block_ends(tmp_path):
@@ -54,12 +68,18 @@ def test_permissions(tmp_path, mode, umask, expected, replaced):
     assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == expected
 
 
-@pytest.mark.parametrize("name", ["folder", "file/a.txt", "a\0b", "x" * 300, "x." + "y" * 300], ids=lambda n: n[:10])
+@pytest.mark.parametrize(
+    "name", ["folder", "file/a.txt", "a\0b", "x" * 300, "x." + "y" * 300, "a\ud800.txt"], ids=lambda n: ascii(n[:10])
+)
 def test_a_path_that_cannot_be_written_is_a_sentence(tmp_path, name):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("old")
-    with pytest.raises(PSAError), atomic_path(f"{tmp_path}/{name}") as temporary:
+    with pytest.raises(PSAError) as refusal, atomic_path(f"{tmp_path}/{name}") as temporary:
         temporary.write_text("whole")
+    str(refusal.value).encode()  # a terminal can show it
+    with pytest.raises(PSAError) as refusal:
+        existing_file(f"{tmp_path}/{name}/", "test file")
+    str(refusal.value).encode()
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
     assert os.listdir(tmp_path / "folder") == []
 
@@ -77,3 +97,94 @@ def test_a_pipe_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(PSAError, match="no test file"):
         existing_file(tmp_path / "pipe", "test file")
+
+
+@pytest.mark.parametrize("path", ["", ".", "/"])
+def test_a_path_without_a_name_is_a_sentence(path):
+    with pytest.raises(PSAError), atomic_path(path):
+        pass
+
+
+def test_of_many_writers_of_a_new_file_one_succeeds(tmp_path):
+    path = tmp_path / "a.txt"
+
+    def write(number: int) -> bool:
+        try:
+            with atomic_path(path, replace=False) as temporary:
+                temporary.write_text(str(number))
+        except NameTakenError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(16) as threads:
+        succeeded = [number for number, done in enumerate(threads.map(write, range(64))) if done]
+    assert path.read_text() == str(*succeeded)
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_file_system_without_links_has_one_winner_too(tmp_path, monkeypatch):
+    def no_links(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    with atomic_path(tmp_path / "a.txt", replace=False) as temporary:
+        temporary.write_text("first")
+    with pytest.raises(NameTakenError), atomic_path(tmp_path / "a.txt", replace=False) as temporary:
+        temporary.write_text("second")
+    assert (tmp_path / "a.txt").read_text() == "first"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def writer(path, ending: str) -> tuple[subprocess.Popen, str]:
+    """A process in the middle of writing `path`, and the name of its temporary file."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED_IN_THE_MIDDLE, path, ending],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return process, process.stdout.readline().strip()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_parts_of_the_dead_are_swept_and_of_the_living_kept(tmp_path):
+    dead, left = writer(tmp_path / "dead.json", "die")
+    assert dead.wait() == -signal.SIGKILL
+    living, kept = writer(tmp_path / "living.json", "wait")
+    try:
+        assert sorted(os.listdir(tmp_path)) == sorted([left, kept])
+        with atomic_path(tmp_path / "mine.json") as temporary:
+            sweep_parts(tmp_path)
+            assert sorted(os.listdir(tmp_path)) == sorted([kept, temporary.name])
+    finally:
+        living.communicate()
+    assert sorted(os.listdir(tmp_path)) == ["living.json", "mine.json"]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="this system does not say when a process began")
+def test_another_process_of_the_same_number_does_not_keep_a_part(tmp_path):
+    with atomic_path(tmp_path / "a.json") as temporary:
+        name = temporary.name
+    _, host, pid, start, token = name.removesuffix(".json").split("-")
+    (tmp_path / f".part-{host}-{pid}-{int(start) - 1}-{token}.json").touch()
+    sweep_parts(tmp_path)
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_parts_of_unknown_processes_are_swept_when_old_and_nothing_else_is(tmp_path):
+    old = [".part-0123456789abcdef.pt", ".part-00000000-12-345-0123456789abcdef"]
+    others = [".part-notes", "a.part-0123456789abcdef", "a.json", ".part-0123456789abcdef.d"]
+    for name in (*old, *others[:-1]):
+        (tmp_path / name).write_text("half")
+    (tmp_path / others[-1]).mkdir()
+    sweep_parts(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted([*old, *others])
+    for name in os.listdir(tmp_path):
+        os.utime(tmp_path / name, (time.time() - 4000,) * 2)
+    sweep_parts(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted(others)
+
+
+def test_sweeping_a_folder_that_is_not_there_does_nothing(tmp_path):
+    sweep_parts(tmp_path / "absent")
+    assert os.listdir(tmp_path) == []

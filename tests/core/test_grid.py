@@ -2,7 +2,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from psa_core import PSAError
-from psa_core.plots.grid import Panel, labelled_grid, labelled_table
+from psa_core.plots.grid import Cell, labelled_grid, labelled_table
 
 COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (200, 200, 30), (30, 200, 200)]
 PICTURES = [Image.new("RGB", (96, 64), colour) for colour in COLOURS]
@@ -43,7 +43,7 @@ def test_fewer_pictures_than_columns_leave_no_gap():
 
 
 def table_of(captions=("", "", "", ""), frames=(None, None, None, None), columns=("x", "y"), rows=("1", "2"), note=""):
-    panels = [Panel(*each) for each in zip(PICTURES[:4], captions, frames, strict=True)]
+    panels = [Cell(*each) for each in zip(PICTURES[:4], captions, frames, strict=True)]
     return labelled_table([panels[:2], panels[2:]], rows, columns, note)
 
 

@@ -28,8 +28,6 @@ MARKDOWN = [
     *sorted((ROOT / "web" / "docs").glob("*.md")),
 ]
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
-NODE_ID = re.compile(r"""node_id\s*=\s*["'](PSA\w+)["']""")
-INPUT = re.compile(r"""Input\(\s*["'](\w+)["']""")
 
 
 def read_pyproject() -> dict:
@@ -39,16 +37,6 @@ def read_pyproject() -> dict:
 def lines(name: str) -> list[str]:
     text = (ROOT / name).read_text(encoding="utf-8")
     return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
-
-
-def node_sources() -> dict[str, str]:
-    """Node id -> the source of its class."""
-    sources = {}
-    for path in sorted((ROOT / "nodes").glob("*.py")):
-        for chunk in re.split(r"^(?=class )", path.read_text(encoding="utf-8"), flags=re.MULTILINE):
-            if match := NODE_ID.search(chunk):
-                sources[match[1]] = chunk
-    return sources
 
 
 def test_requirements_are_those_of_pyproject():
@@ -83,17 +71,6 @@ def test_every_workflow_is_in_the_readme_and_every_named_one_exists():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     named = set(re.findall(r"workflows/([\w.-]+\.json)", readme))
     assert named == {path.name for path in (ROOT / "workflows").glob("*.json")}
-
-
-def test_every_node_has_a_help_page_and_every_page_a_node():
-    assert {path.stem for path in (ROOT / "web" / "docs").glob("*.md")} == set(node_sources())
-
-
-@pytest.mark.parametrize("node_id", sorted(node_sources()))
-def test_help_pages_name_every_input(node_id):
-    page = (ROOT / "web" / "docs" / f"{node_id}.md").read_text(encoding="utf-8")
-    inputs = INPUT.findall(node_sources()[node_id])
-    assert [name for name in inputs if f"`{name}`" not in page] == []
 
 
 def test_the_readmes_python_runs(tmp_path, monkeypatch):

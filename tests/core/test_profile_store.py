@@ -3,6 +3,8 @@
 import json
 import os
 import stat
+import subprocess
+import sys
 import traceback
 
 import pytest
@@ -64,10 +66,13 @@ def test_files_and_folder_are_their_owners_alone(store, umask):
 def test_another_profile_of_the_name_is_kept_unless_overwritten(store):
     store.save("anna", SECRET)
     first = store.stamp("anna")
-    store.save("anna", UserProfile.from_dict(SECRET.to_dict()))  # the same: nothing to do
+    refusals = set()
+    for profile in (LEVELS["L0"], UserProfile.from_dict(SECRET.to_dict())):  # an equal one: guesses learn nothing
+        with pytest.raises(PSAError, match="anna") as refusal:
+            store.save("anna", profile)
+        refusals.add(str(refusal.value))
+    assert len(refusals) == 1
     assert store.stamp("anna") == first
-    with pytest.raises(PSAError, match="anna"):
-        store.save("anna", LEVELS["L0"])
     assert store.load("anna") == SECRET
     store.save("anna", LEVELS["L0"], overwrite=True)
     assert store.load("anna") == LEVELS["L0"]
@@ -219,3 +224,69 @@ def test_only_profiles_are_stored(store, thing):
     with pytest.raises(PSAError):
         store.save("anna", thing)
     assert store.names() == []
+
+
+KILLED = """
+import os, signal, sys
+import psa_core.files
+from psa_core import LEVELS
+from psa_core.profile_store import ProfileStore
+psa_core.files.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+ProfileStore(sys.argv[1]).save("anna", LEVELS["L5"], overwrite=True)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+@pytest.mark.parametrize("act", ["names", "save", "delete"])
+def test_what_a_killed_save_left_is_removed_by_the_next_call(store, act):
+    store.save("anna", SECRET)
+    subprocess.run([sys.executable, "-c", KILLED, store.folder], check=False, timeout=120)
+    (part,) = (path for path in store.folder.iterdir() if path.name != "anna.json")
+    assert json.loads(part.read_text()) == LEVELS["L5"].to_dict()  # a whole profile
+    if act == "names":
+        assert store.names() == ["anna"]
+    elif act == "save":
+        store.save("bert", LEVELS["L1"])
+    else:
+        store.delete("anna")
+    assert not part.exists()
+    assert all(name in ("anna.json", "bert.json") for name in os.listdir(store.folder))
+
+
+SAVES = """
+import sys
+from psa_core import LEVELS, PSAError
+from psa_core.profile_store import ProfileStore
+store = ProfileStore(sys.argv[1])
+print("ready", flush=True)
+for name in sys.stdin:
+    try:
+        store.save(name.strip(), LEVELS[sys.argv[2]])
+        print("saved", flush=True)
+    except PSAError:
+        print("taken", flush=True)
+"""
+
+
+def test_of_two_processes_that_save_one_name_one_hears_saved(store):
+    savers = [
+        subprocess.Popen(
+            [sys.executable, "-c", SAVES, store.folder, level],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for level in ("L0", "L5")
+    ]
+    assert [saver.stdout.readline() for saver in savers] == ["ready\n"] * 2
+    for number in range(100):
+        for saver in savers:
+            saver.stdin.write(f"name {number}\n")
+            saver.stdin.flush()
+        answers = [saver.stdout.readline().strip() for saver in savers]
+        assert sorted(answers) == ["saved", "taken"]
+        winner = ("L0", "L5")[answers.index("saved")]
+        assert store.load(f"name {number}") == LEVELS[winner]
+    for saver in savers:
+        saver.communicate()
+    assert len(os.listdir(store.folder)) == 100

@@ -1,9 +1,12 @@
 """The structured encoder's layout is a file format: adapters are trained on it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from psa_core import LEVELS, PSAError, StructuredEncoder, UserProfile
+from psa_core.encoders.structured import InferredEncoder
 
 
 def test_layout():
@@ -22,6 +25,20 @@ def test_layout():
     assert (
         (embedding.encoder_id, embedding.dim) == ("structured-v1", 35) == (StructuredEncoder.id, StructuredEncoder.dim)
     )
+
+
+def test_inferred_is_the_same_without_the_bans():
+    people = [LEVELS["L3"], replace(LEVELS["L3"], banned_categories=())]
+    embedding = InferredEncoder().encode(people)
+    assert (
+        (embedding.encoder_id, embedding.dim)
+        == ("structured-inferred-v1", 28)
+        == (InferredEncoder.id, InferredEncoder.dim)
+    )
+    assert torch.equal(embedding.vectors, StructuredEncoder().encode(people).vectors[:, :28])
+    assert torch.equal(*embedding.vectors)
+    with pytest.raises(PSAError):
+        InferredEncoder().encode([])
 
 
 def test_a_batch_is_its_profiles_and_levels_differ():

@@ -1,6 +1,7 @@
 """Prompt graphs in ComfyUI's API format in a few lines, and what a server draws from them."""
 
 import json
+import secrets
 import time
 import urllib.error
 import urllib.request
@@ -25,7 +26,7 @@ PROFILE_WIDGETS = {
     "religion": "None",
     "physical_condition": "healthy",
     "mental_condition": "healthy",
-    "banned": "by the rules",
+    "banned": "protective",
     **{
         f"ban_{category}": False
         for category in ("harassment", "hate", "propaganda", "self_harm", "sexuality", "shocking", "violence")
@@ -214,6 +215,19 @@ def drawing(server: ComfyServer, prompt_id: str) -> Drawing:
     }
     ran = {node["class_type"] for number, node in history["prompt"][2].items() if number not in cached}
     return Drawing(latents["latent_tensor"], np.stack(pictures), files, ran)
+
+
+def add_small_picture(graph: Graph) -> None:
+    """A picture that costs nothing: ComfyUI writes the graph, as it is executed, into it."""
+    other_each_time = secrets.randbelow(2**24)  # else it comes out of the cache, with an earlier graph in it
+    image = graph.add("EmptyImage", width=16, height=16, batch_size=1, color=other_each_time)
+    graph.add("SaveImage", images=image, filename_prefix="small")
+
+
+def in_picture(server: ComfyServer, history: dict[str, Any]) -> dict[str, Any]:
+    """The graph in a finished prompt's picture, with the fingerprints (`is_changed`) that ComfyUI keeps there."""
+    (image,) = (image for entry in history["outputs"].values() for image in entry.get("images", ()))
+    return json.loads(Image.open(BytesIO(server.image(**image))).text["prompt"])
 
 
 def queue_as(server: ComfyServer, graph: Graph, user: str) -> str:

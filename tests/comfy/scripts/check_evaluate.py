@@ -20,8 +20,15 @@ from safetensors.torch import save_file
 
 import nodes
 
-core, training, seeds, evaluate, apply = (
-    pack_module(name) for name in ("psa_core", "psa_core.training", "psa_core.seeds", "nodes.evaluate", "nodes.apply")
+core, training, seeds, cases_module, studios = (
+    pack_module(name)
+    for name in (
+        "psa_core",
+        "psa_core.training",
+        "psa_core.seeds",
+        "psa_core.evaluate.cases",
+        "nodes.comfy.studio",
+    )
 )
 SIZE, SEED, COUNT = 64, 3, 3
 SAMPLING = {"steps": 3, "cfg": 4.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"}
@@ -39,12 +46,12 @@ def stock(model, caption, number):
 with torch.inference_mode():
     model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(checkpoint), output_vae=True, output_clip=True)
     adapter = core.load_adapter(adapter_file)
-    cases = evaluate.Cases(training.read_split(data, "test_unseen"), COUNT)
-    studio = evaluate.Studio(model, clip, vae, (SIZE, SIZE), SEED, SAMPLING)
+    cases = cases_module.Cases(training.read_split(data, "test_unseen"), COUNT)
+    studio = studios.Studio(model, clip, vae, studios.Sampling((SIZE, SIZE), SEED, **SAMPLING))
     captions = [prompt.caption for prompt in cases.prompts]
     results = {}
     for name, each in (("base", None), ("PSA", adapter)):
-        method = evaluate.Method(name, each, cases.profiles, None)
+        method = studios.Method(name, each, cases.profiles, None)
         pictures = studio.draw(method, cases, slice(0, COUNT), ProgressBar(1))
         results[f"{name} ours"] = (
             torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).float() / 255
@@ -52,6 +59,6 @@ with torch.inference_mode():
         alone = []
         for number, (caption, viewers) in enumerate(zip(captions, cases.viewers, strict=True)):
             embedding = core.StructuredEncoder().encode(list(viewers.values()))
-            alone.append(stock(apply.apply_adapter(model, each, embedding) if each else model, caption, number))
+            alone.append(stock(studios.apply_adapter(model, each, embedding) if each else model, caption, number))
         results[f"{name} stock"] = torch.cat(alone).contiguous()
 save_file({name: value.contiguous() for name, value in results.items()}, out / "drawn.safetensors")

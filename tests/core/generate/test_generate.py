@@ -2,9 +2,11 @@
 
 import argparse
 import csv
+import hashlib
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ from PIL import Image
 
 pytest.importorskip("diffusers")
 
+from diffusers import StableDiffusionPipeline
 from tiny_training import user, write_model
 
 from psa_core import LEVELS, PSAError, StructuredEncoder, UserProfile, save_adapter
@@ -456,3 +459,202 @@ def test_two_processes_draw_what_one_does(place, tmp_path):
     assert farthest(pictures(one), pictures(tmp_path / "two")) <= NEAR
     records = [json.loads((out / "psa/mini/generation.json").read_text()) for out in (one, tmp_path / "two")]
     assert records[0] == records[1]
+
+
+def test_a_folders_own_word_for_its_kind(tmp_path):
+    folder = add_index(write_model(tmp_path / "model", "sd15"), "sd15")
+    index = json.loads((folder / "model_index.json").read_text())
+
+    def kind(**more) -> str:
+        (folder / "model_index.json").write_text(json.dumps(index | more))
+        return BaseModel.read(folder).kind
+
+    assert (kind(), kind(_psa_kind="toy 2")) == ("mini", "toy 2")  # of width 64, and of its own word
+    assert StableDiffusionPipeline.from_pretrained(folder, safety_checker=None).unet is not None  # diffusers reads on
+    config = json.loads((folder / "unet" / "config.json").read_text())
+    (folder / "unet" / "config.json").write_text(json.dumps(config | {"cross_attention_dim": 96}))
+    assert kind(_psa_kind="toy") == "toy"
+    with pytest.raises(PSAError, match="its context width is another"):
+        kind()
+    for odd in ("../up", "", 5, None, ["a"], "con"):
+        with pytest.raises(PSAError, match="cannot be used"):
+            kind(_psa_kind=odd)
+
+
+ODD = [None, True, -1, 10**30, 0.5, "", "x", [], [[]], {}, {"a": 1}, [None, None], ["os", "system"], float("nan")]
+
+
+@pytest.mark.parametrize("name", ["model_index.json", "unet/config.json", "vae/config.json"])
+def test_descriptions_of_any_shape_are_read_or_refused_in_a_sentence(tmp_path, name):
+    for part, config in {
+        "unet": {"cross_attention_dim": 768, "sample_size": 64},
+        "vae": {"block_out_channels": [8] * 4},
+    }.items():
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    whole = json.loads((tmp_path / name).read_text())
+    texts = [json.dumps(odd) for odd in ODD]
+    texts += [json.dumps(whole | {key: odd}) for key in whole for odd in ODD]
+    texts += ["[" * 100_000, '{"a":' * 100_000, "{", "\xff", "9" * 5000, " " * (2 << 20)]
+    refused = 0
+    for text in texts:
+        (tmp_path / name).write_bytes(text.encode("latin-1"))
+        try:
+            base = BaseModel.read(tmp_path)
+            assert base.kind == "sd15" and 1 <= base.size <= 1024 * 128
+        except PSAError:
+            refused += 1
+    assert refused > len(texts) / 2
+
+
+@pytest.mark.parametrize("part", ["unet", "scheduler", "text_encoder"])
+def test_no_code_that_lies_in_a_models_folder_is_run(place, tmp_path, part):
+    """diffusers' own loader runs `{part}/{library}.py` where `model_index.json` names that library."""
+    folder, canary = tmp_path / "model", tmp_path / "ran"
+    shutil.copytree(place / "sd15", folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    for library in ("diffusers", "transformers", "evil"):
+        (folder / part / f"{library}.py").write_text(f"open({str(canary)!r}, 'w')")
+    (folder / "model_index.json").write_text(json.dumps(index | {part: ["evil", "Evil"]}))
+    assert painter(folder).pipe.unet is not None
+    assert not canary.exists()
+    config = folder / "scheduler" / "scheduler_config.json"
+    for odd in ("os", "StableDiffusionPipeline", "utils", 5, None, ["DDIMScheduler"]):
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"_class_name": odd}))
+        with pytest.raises(PSAError, match="scheduler"):
+            painter(folder)
+
+
+def test_damaged_parts_are_sentences(place, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(place / "sd15", folder)
+    for name in ("unet/config.json", "vae/config.json", "text_encoder/config.json", "tokenizer/vocab.json"):
+        content = (folder / name).read_bytes()
+        for damaged in (b"{", b"[]", b'{"a": {}}'):
+            (folder / name).write_bytes(damaged)
+            with pytest.raises(PSAError):
+                painter(folder)
+        (folder / name).write_bytes(content)
+    assert painter(folder).pipe.unet is not None
+
+
+def test_negative_prompt_and_rescaled_guidance(place):
+    """A negative prompt takes the empty one's place; rescaling is Lin et al.'s formula, applied at each step."""
+    artist = painter(place / "sd15")
+    drawn = {
+        name: artist.draw(["ab"], [3], Settings(steps=2, guidance=6, **more))[0]
+        for name, more in {
+            "plain": {},
+            "empty": {"negative_prompt": "", "guidance_rescale": 0.0},
+            "negative": {"negative_prompt": "a stormy sea"},
+            "itself": {"negative_prompt": "ab"},
+            "rescaled": {"guidance_rescale": 0.7},
+        }.items()
+    }
+    unguided = artist.draw(["ab"], [3], Settings(steps=2, guidance=1))[0]
+    assert distance(drawn["plain"], drawn["empty"]) == 0
+    assert distance(drawn["itself"], unguided) <= 2  # away from itself is nowhere
+    assert min(distance(drawn["plain"], drawn[name]) for name in ("negative", "rescaled")) > 2
+
+
+@pytest.mark.parametrize("given", [("--negative-prompt", "fog"), ("--guidance-rescale", 0.5)])
+def test_negative_prompt_and_rescale_are_recorded(place, tmp_path, given):
+    generate(place, tmp_path, *given)
+    name = given[0].removeprefix("--").replace("-", "_")
+    record = json.loads((tmp_path / "base" / "mini" / "generation.json").read_text())
+    assert record["settings"][name] == given[1]
+    with pytest.raises(PSAError, match=name):
+        generate(place, tmp_path)
+    with pytest.raises(PSAError, match="without guidance it does nothing"):
+        generate(place, tmp_path / "other", *given, "--guidance", 1)
+
+
+def test_a_converted_adapter_is_the_same_adapter(place, tmp_path):
+    """As a half-precision .bin without metadata, or as .safetensors under another name with other metadata."""
+    from psa_core import load_adapter
+
+    adapter = load_adapter(place / "psa.safetensors")
+    groups: dict[str, dict[str, torch.Tensor]] = {"psa_adapter": {}, "user_proj": {}}
+    for key, value in adapter.state_dict().items():
+        group, rest = key.split(".", 1)
+        groups[group][rest] = value
+    torch.save(groups, tmp_path / "psa.bin")
+    adapter.training_summary = {"steps": 7}
+    save_adapter(adapter, tmp_path / "copy.safetensors")
+    folder = tmp_path / "embeddings"
+    folder.mkdir()
+    for number in (1, 2, 3):
+        vectors = StructuredEncoder().encode([user(number)]).vectors
+        np.save(folder / f"{user(number).user_id}.npy", vectors.numpy())
+    for file in (place / "psa.safetensors", tmp_path / "psa.bin", tmp_path / "copy.safetensors"):
+        generate(place, tmp_path / "out", "--adapter", file, "--method", "psa", "--embeddings", folder)
+
+
+def test_a_folder_of_the_first_format_goes_on(place, tmp_path):
+    """As version 1 of `generation.json` stood there: hashes of the adapter's file and of whole rows, fewer settings."""
+    given = psa(place, "--levels", "L1")
+    record = generate(place, tmp_path, *given) / "psa" / "mini" / "generation.json"
+    data = json.loads(record.read_text())
+    rows = [["a.png", 1], ["b.jpg", 2], ["sub/c.png", 1], ["d.png", 3]]
+    rows = [[name, caption, None, f"{number:07d}"] for (name, number), caption in zip(rows, CAPTIONS, strict=True)]
+    first = {
+        **data,
+        "format": "psa-generation-1",
+        "adapter": hashlib.blake2b((place / "psa.safetensors").read_bytes()).hexdigest()[:32],
+        "prompts": hashlib.blake2b(json.dumps(rows).encode(), digest_size=16).hexdigest(),
+        "settings": {
+            name: value
+            for name, value in data["settings"].items()
+            if name not in ("negative_prompt", "guidance_rescale")
+        },
+    }
+    record.write_text(json.dumps(first))
+    generate(place, tmp_path, *given)
+    with pytest.raises(PSAError, match="negative_prompt"):
+        generate(place, tmp_path, *given, "--negative-prompt", "fog")
+    record.write_text(json.dumps(first | {"adapter": "0" * 32}))
+    with pytest.raises(PSAError, match=r"differs: adapter\."):
+        generate(place, tmp_path, *given)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_run_that_was_killed_anywhere_ends_with_the_same_bytes(place, tmp_path, monkeypatch, batch_size):
+    given = psa(place, "--levels", "L0", "L5", "--batch-size", batch_size)
+
+    def files(out: Path) -> dict[str, bytes]:
+        return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+    whole = files(generate(place, tmp_path / "whole", *given))
+
+    class KilledError(BaseException):
+        """Nothing in the pack catches it, and no handler tidies up: the part that was being written stays."""
+
+    save = Image.Image.save
+    for moment in range(8):
+        saves = itertools.count()
+
+        def killed(image, path, *rest, saves=saves, moment=moment, **options):
+            if next(saves) == moment:
+                dead = path.parent / f".part-{'0' * 16}.png"  # as a process leaves it that nobody can ask
+                dead.write_bytes(b"half")
+                os.utime(dead, (0, 0))
+                raise KilledError
+            save(image, path, *rest, **options)
+
+        out = tmp_path / str(moment)
+        with monkeypatch.context() as patch, pytest.raises(KilledError):
+            patch.setattr(Image.Image, "save", killed)
+            generate(place, out, *given)
+        assert any(".part-" in name for name in files(out))
+        assert files(generate(place, out, *given)) == whole
+
+
+def test_two_users_of_one_id_are_refused(place, tmp_path):
+    with open(tmp_path / "users.csv", "w", newline="") as file:
+        rows = [user(number).to_dict() for number in (1, 2, 2, 3)]
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    with pytest.raises(PSAError, match="same User_ID"):
+        generate(place, tmp_path / "out", *psa(place, "--users", tmp_path / "users.csv"))

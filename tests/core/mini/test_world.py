@@ -13,7 +13,8 @@ from psa_core import PSAError
 from psa_core.mini import SYMBOLS, Detector, parse_prompt, render, sample_scene
 from psa_core.mini.detector import to_pixels
 from psa_core.mini.users import is_realistic, sample_user
-from psa_core.profile import CATEGORIES, banned_by_rules
+from psa_core.rules import REFERENCE_PROMPT, banned_categories
+from psa_core.schema import CATEGORIES
 
 GENERATED = Path(__file__).parents[2] / "data" / "mini" / "generated.jpg"
 WORDS = [*SYMBOLS.values(), None]
@@ -115,7 +116,14 @@ def test_users_follow_the_samplers_shares_and_rules():
     shares = collections.Counter(u.physical_condition for u in users)
     assert shares["healthy"] / len(users) == pytest.approx(0.4, abs=0.04)
     by_rules = [
-        u.banned_categories == banned_by_rules(u.age, u.religion, u.physical_condition, u.mental_condition)
+        u.banned_categories
+        == banned_categories(
+            REFERENCE_PROMPT,
+            age=u.age,
+            religion=u.religion,
+            physical_condition=u.physical_condition,
+            mental_condition=u.mental_condition,
+        )
         for u in users
     ]
     # What was measured on the published users: 4 % have just what the rules say.

@@ -1,7 +1,6 @@
 """docs/training.md: its settings are the trainer's, its examples run, and its links lead somewhere."""
 
 import argparse
-import dataclasses
 import re
 import subprocess
 import sys
@@ -11,8 +10,8 @@ from tiny_training import write_model
 
 from psa_core import load_adapter
 from psa_core.commands import train as command
+from psa_core.settings import read_toml
 from psa_core.training import PRESETS, TrainConfig, read_metrics
-from psa_core.training.config import read_toml
 
 DOCS = Path(__file__).parents[3] / "docs"
 TUTORIAL = (DOCS / "training.md").read_text(encoding="utf-8")
@@ -42,10 +41,10 @@ def settings(cells: dict[str, str], tmp_path: Path) -> TrainConfig:
 
 def test_the_settings_table_is_the_configs(tmp_path):
     table = rows(section("All settings"))
-    assert list(table) == [field.name for field in dataclasses.fields(TrainConfig)]
+    assert list(table) == list(TrainConfig.model_fields)
     assert settings({name: cells[0] for name, cells in table.items()}, tmp_path) == TrainConfig()
     recommended = {"preset": '"published"', **{name: cells[1] for name, cells in table.items() if cells[1]}}
-    stated = dataclasses.replace(settings(recommended, tmp_path), preset="recommended")
+    stated = settings(recommended, tmp_path).changed(preset="recommended")
     assert stated == TrainConfig.from_dict({"preset": "recommended"})
 
 
@@ -55,7 +54,7 @@ def test_the_presets_are_told(tmp_path):
     sdxl = {name: cell for name, (cell,) in rows(text).items() if name not in PRESETS}
     for kind in ("published", "recommended"):
         stated = settings({"preset": f'"{kind}"', **sdxl}, tmp_path)
-        assert dataclasses.replace(stated, preset=f"{kind}-sdxl") == TrainConfig.from_dict({"preset": f"{kind}-sdxl"})
+        assert stated.changed(preset=f"{kind}-sdxl") == TrainConfig.from_dict({"preset": f"{kind}-sdxl"})
 
 
 def test_the_practice_set_and_the_run_file_train(tmp_path):

@@ -76,7 +76,7 @@ def test_the_nearer_prompt_decides_for_every_viewer(clip, tmp_path):
     first, last = embedded[0] - embedded.mean(0), embedded[-1] - embedded.mean(0)
     for name, prompts in (("one", (first, last)), ("other", (last, first))):
         np.save(tmp_path / f"{name}.npy", torch.stack(prompts).numpy())
-    questions = [Question("a street", "Violence", "L1", LEVELS["L1"])] * 69 + [Question("a street")]
+    questions = [Question("a street", ("Violence",), "L1", LEVELS["L1"])] * 69 + [Question("a street")]
     verdicts = Q16Judge(clip, tmp_path / "one.npy").judge(pictures, questions)
     assert verdicts[0] == Verdict(False, None, None, 0.0)
     assert verdicts[-1] == Verdict(True, None, None, -1.0)

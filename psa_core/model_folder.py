@@ -1,0 +1,101 @@
+"""A base model's folder in diffusers' layout: its parts, read as the classes that are meant, and what stands for it."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .errors import PSAError
+
+KIND_KEY = "_psa_kind"
+"""A model's own word for its kind, in `model_index.json`; diffusers passes over keys with an underscore."""
+_MAX_JSON_BYTES = 1 << 20
+_CLASSES = {
+    "unet": ("diffusers", "UNet2DConditionModel"),
+    "vae": ("diffusers", "AutoencoderKL"),
+    "text_encoder": ("transformers", "CLIPTextModel"),
+    "text_encoder_2": ("transformers", "CLIPTextModelWithProjection"),
+    "tokenizer": ("transformers", "CLIPTokenizer"),
+    "tokenizer_2": ("transformers", "CLIPTokenizer"),
+}
+
+
+def fingerprint(folder: Path, parts: list[str]) -> str:
+    """A hash of the parts' files, contents included, so that changed weights never meet what the old ones made."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(path for part in parts for path in (folder / part).rglob("*") if path.is_file()):
+        digest.update(json.dumps([str(path.relative_to(folder)), path.stat().st_size]).encode())
+        with open(path, "rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object that describes a model.
+
+    Raises:
+        PSAError: where there is none.
+    """
+    try:
+        if "\0" in str(path) or not path.is_file():
+            raise FileNotFoundError
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise ValueError
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PSAError(
+            f"There is no {path.name} in {path.parent}. Give a base model in diffusers layout, such as a local copy "
+            "of stable-diffusion-v1-5."
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise PSAError(f"{path} is damaged. Copy or download the model again.") from error
+    if not isinstance(data, dict):
+        raise PSAError(f"{path} is damaged. Copy or download the model again.")
+    return data
+
+
+def load_part(folder: Path, part: str, dtype: torch.dtype) -> Any:
+    """A part of the model, of the class that SD1.5 and SDXL have there, from this machine and .safetensors alone.
+
+    What `model_index.json` calls its class is not asked: the name could lead to anybody's code.
+
+    Args:
+        part: one of "unet", "vae", "text_encoder", "tokenizer", "scheduler", "text_encoder_2", "tokenizer_2".
+        dtype: of its weights, where it has any.
+
+    Raises:
+        PSAError: where the part is missing or damaged.
+    """
+    try:
+        kind = _scheduler_class(folder) if part == "scheduler" else _class(*_CLASSES[part])
+        weights = part not in ("scheduler", "tokenizer", "tokenizer_2")
+        options = {"use_safetensors": True, "torch_dtype": dtype} if weights else {}
+        return kind.from_pretrained(folder, subfolder=part, local_files_only=True, **options)
+    except PSAError:
+        raise
+    except Exception as error:  # a folder of anyone's making
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise PSAError(
+            f"The model in {folder} cannot be loaded as .safetensors weights: its part '{part}' is missing or "
+            f"damaged ({reason})."
+        ) from error
+
+
+def _class(library: str, name: str) -> Any:
+    import diffusers
+    import transformers
+
+    return getattr({"diffusers": diffusers, "transformers": transformers}[library], name)
+
+
+def _scheduler_class(folder: Path) -> Any:
+    import diffusers
+
+    name = read_json(folder / "scheduler" / "scheduler_config.json").get("_class_name")
+    kind = getattr(diffusers, name, None) if isinstance(name, str) else None
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
+        raise PSAError(f"The scheduler in {folder} is of a class that diffusers does not have. Copy the model again.")
+    return kind

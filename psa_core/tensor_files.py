@@ -1,0 +1,49 @@
+"""Writing `.safetensors` files: the same tensors and metadata give the same bytes."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+def save_file(tensors: Mapping[str, torch.Tensor], path: Path | str, metadata: Mapping[str, str] | None = None) -> None:
+    """As `safetensors.torch.save_file`, which writes the metadata in another order each time.
+
+    The layout (https://github.com/huggingface/safetensors#format): the header's length, the header as JSON, the
+    values. Wide types come first, so that all values are aligned.
+    """
+    keys = sorted(tensors, key=lambda key: (-tensors[key].itemsize, key))
+    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    end = 0
+    for key in keys:
+        begin, end = end, end + tensors[key].nbytes
+        shape = list(tensors[key].shape)
+        header[key] = {"dtype": _DTYPES[tensors[key].dtype], "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for key in keys:
+            file.write(_little_endian(tensors[key]))
+
+
+def _little_endian(tensor: torch.Tensor) -> memoryview:
+    values = tensor.detach().cpu().contiguous().reshape(-1)
+    if sys.byteorder == "big":
+        values = values.view(torch.uint8).reshape(-1, values.itemsize).flip(1).reshape(-1)
+    return values.view(torch.uint8).numpy().data

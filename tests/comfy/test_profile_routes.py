@@ -1,0 +1,313 @@
+"""The profile store's routes: they answer ComfyUI's own page in a sentence, whatever is sent, and tell nobody more."""
+
+import gzip
+import http.client
+import itertools
+import json
+import time
+from contextlib import closing
+from urllib.parse import quote, urlsplit
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from psa_core import LEVELS
+from psa_core.comfy_server import ComfyServer
+from psa_core.profile import CATEGORIES, GENDERS, MENTAL_CONDITIONS, PHYSICAL_CONDITIONS, RELIGIONS
+
+PROFILE = LEVELS["L5"].to_dict()
+OTHER = LEVELS["L0"].to_dict()
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def server(comfy, tmp_path_factory):
+    with ComfyServer(comfy, tmp_path_factory.mktemp("routes")) as running:
+        yield running
+
+
+class Client:
+    """Sends any method, header and body; each on a connection of its own."""
+
+    def __init__(self, url: str) -> None:
+        self.host = urlsplit(url).netloc
+
+    def send(self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] = JSON):
+        """The status, and the answer as JSON; `None` where it is no JSON (ComfyUI's own answers)."""
+        connection = http.client.HTTPConnection(self.host, timeout=60)
+        with closing(connection):
+            connection.request(method, path, body, {**headers, "Connection": "close"})
+            response = connection.getresponse()
+            text = response.read()
+        try:
+            return response.status, json.loads(text)
+        except ValueError:
+            return response.status, None
+
+    def save(self, name, profile=PROFILE, headers: dict[str, str] = JSON, **more):
+        return self.send(
+            "POST", "/psa/profiles", json.dumps({"name": name, "profile": profile, **more}).encode(), headers
+        )
+
+    def names(self) -> list[str]:
+        return self.send("GET", "/psa/profiles")[1]["names"]
+
+
+@pytest.fixture
+def client(server):
+    client = Client(server.url)
+    for name in client.names():
+        client.send("DELETE", f"/psa/profiles/{quote(name)}")
+    return client
+
+
+def stored(server, name: str = "anna") -> dict:
+    return json.loads((server.base / "user" / "__psa_profiles" / "default" / f"{name}.json").read_text())
+
+
+def refused(answer, *words: str) -> None:
+    status, said = answer
+    assert status == 400, answer
+    assert said["error"].endswith("."), said
+    assert all(word in said["error"] for word in words), said
+
+
+def test_saving_listing_deleting(server, client):
+    assert client.save("zoe") == (200, {"names": ["zoe"]})
+    assert client.save("Ana Ω (2)") == (200, {"names": ["Ana Ω (2)", "zoe"]})
+    assert client.send("DELETE", f"/psa/profiles/{quote('Ana Ω (2)')}") == (200, {"names": ["zoe"]})
+    refused(client.send("DELETE", "/psa/profiles/anna"), "anna")
+    refused(client.send("GET", "/psa/profiles/anna"), "anna")
+    assert client.names() == ["zoe"]
+
+
+def test_a_taken_name_answers_the_same_to_every_guess(server, client):
+    client.save("anna", PROFILE)
+    answers = [client.save("anna", guess) for guess in (PROFILE, OTHER, LEVELS["L3"].to_dict())]
+    refused(answers[0], "taken")
+    assert answers == answers[:1] * 3
+    assert stored(server) == PROFILE
+
+
+def test_replacing_needs_the_version_that_was_read(server, client):
+    client.save("anna", PROFILE)
+    status, description = client.send("GET", "/psa/profiles/anna")
+    assert status == 200 and set(description) == {"name", "version"}
+    for guess in (True, 1, "true", "", [], {}, description["version"][:-1], description["version"].upper()):
+        refused(client.save("anna", OTHER, overwrite=guess), "anna")
+    assert stored(server) == PROFILE
+    assert client.save("anna", OTHER, overwrite=description["version"]) == (200, {"names": ["anna"]})
+    assert stored(server) == OTHER
+    refused(client.save("anna", PROFILE, overwrite=description["version"]), "has changed since")
+    refused(client.save("bert", PROFILE, overwrite=description["version"]), "bert")
+    assert client.names() == ["anna"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "null"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "http://127.0.0.1"},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Origin": "http://evil.{host}"},
+        {"Origin": ""},
+        {"Origin": "http://evil.example", "Host": "comfy.example"},
+        {"Origin": "null", "Host": "192.168.1.2:8188"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "cross-site", "Origin": "http://{host}"},
+        {"Sec-Fetch-Site": "same-origin", "Origin": "http://evil.example"},
+        {"Sec-Fetch-Site": "none", "Origin": "null", "Host": "comfy.example"},
+    ],
+    ids=str,
+)
+def test_a_page_of_another_site_gets_nothing_and_does_nothing(headers, server, client):
+    client.save("anna", PROFILE)
+    version = client.send("GET", "/psa/profiles/anna")[1]["version"]
+    theirs = JSON | {key: value.format(host=client.host) for key, value in headers.items()}
+    for answer in (
+        client.save("anna", OTHER, theirs, overwrite=version),
+        client.save("bert", OTHER, theirs),
+        client.send("DELETE", "/psa/profiles/anna", headers=theirs),
+        client.send("GET", "/psa/profiles", headers=theirs),
+        client.send("GET", "/psa/profiles/anna", headers=theirs),
+    ):
+        assert answer[0] in (400, 403), answer
+        assert "anna" not in str(answer[1]) and version not in str(answer[1])
+    assert client.names() == ["anna"]
+    assert stored(server) == PROFILE
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://{host}", "Sec-Fetch-Site": "same-origin"},
+        {"Origin": "http://{host}"},
+        {"Origin": "https://Comfy.example", "Host": "comfy.example"},
+        {},
+    ],
+    ids=str,
+)
+def test_comfyuis_own_page_is_served(headers, client):
+    ours = JSON | {key: value.format(host=client.host) for key, value in headers.items()}
+    assert client.save("anna", headers=ours) == (200, {"names": ["anna"]})
+    assert client.send("DELETE", "/psa/profiles/anna", headers=ours) == (200, {"names": []})
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "text/plain; application/json",
+        "application/jsonp",
+        "",
+        "application/json; charset=utf-16",
+        "application/json; charset=rot13",
+        "application/json; charset=nonsense",
+        "application/json; charset=\xff",
+    ],
+)
+def test_what_a_form_can_send_is_refused(content_type, client):
+    refused(client.save("anna", headers={"Content-Type": content_type}))
+    assert client.names() == []
+
+
+LONG = json.dumps(
+    {"name": "anna", "profile": PROFILE | {"Banned_Categories": "[" + "'Hate', " * 600_000 + "]"}}
+).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding"),
+    [
+        (LONG, None),
+        (gzip.compress(LONG), "gzip"),
+        (gzip.compress(b" " * 50_000_000), "gzip"),
+        (b" " * 9000, None),
+        (b"no gzip", "gzip"),
+        (gzip.compress(b"{}")[:-9], "gzip"),
+    ],
+    ids=["5 MB", "gzip", "bomb", "blanks", "no gzip", "half of one"],
+)
+def test_what_is_longer_than_a_profile_or_cannot_be_decoded_is_refused(body, encoding, client):
+    headers = JSON | ({"Content-Encoding": encoding} if encoding else {})
+    status, said = client.send("POST", "/psa/profiles", body, headers)
+    assert status == 400 and (said is None or said["error"].endswith("."))  # aiohttp itself refuses a broken encoding
+    assert client.names() == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b'"name"',
+        b"[" * 8000,
+        b'{"a":' * 1300 + b"1" + b"}" * 1300,
+        b'{"name": "anna", "profile": ' + b"[" * 2000 + b"]" * 2000 + b"}",
+        b'{"name": "anna"}',
+        b'{"name": "anna", "profile": ' + b"9" * 5000 + b"}",
+        b'{"name": "\\ud800", "profile": {}}',
+        json.dumps({"name": "anna", "profile": PROFILE}).encode("utf-16"),
+        b"\xff\xfe",
+        b"\0" * 100,
+    ],
+    ids=lambda body: ascii(body[:12]),
+)
+def test_what_is_no_profile_is_a_sentence(body, client):
+    refused(client.send("POST", "/psa/profiles", body))
+    assert client.names() == []
+
+
+def test_what_a_page_sees_never_holds_a_field(server, client):
+    client.save("anna", PROFILE)
+    for method, path in (("GET", "/psa/profiles"), ("GET", "/psa/profiles/anna"), ("DELETE", "/psa/profiles/anna")):
+        _, said = client.send(method, path)
+        assert not any(str(value) in str(said) for key, value in PROFILE.items() if len(str(value)) > 3), said
+
+
+# --- Whatever is sent: a sentence or a saved profile, at once, and nothing else on the disk ---
+
+words = st.sampled_from([*GENDERS, *RELIGIONS, *PHYSICAL_CONDITIONS, *MENTAL_CONDITIONS, *CATEGORIES])
+leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=40) | words
+values = st.recursive(
+    leaves,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9) | words, inner, max_size=4),
+    max_leaves=12,
+)
+profiles = st.builds(
+    lambda base, changes, dropped: {key: value for key, value in (base | changes).items() if key not in dropped},
+    st.sampled_from([PROFILE, OTHER]),
+    st.dictionaries(
+        st.sampled_from([*PROFILE, "Age_Group", "Allowed_Categories", "banned_categories"]), values, max_size=3
+    ),
+    st.sets(st.sampled_from(list(PROFILE)), max_size=1),
+)
+names = st.sampled_from(["anna", "bert"]) | st.text(max_size=120) | values
+requests = st.builds(
+    lambda name, profile, more: json.dumps({"name": name, "profile": profile, **more}),
+    names,
+    profiles | values,
+    st.dictionaries(st.sampled_from(["overwrite", "name", "x"]), values, max_size=1),
+)
+bodies = (
+    requests.map(str.encode)
+    | values.map(json.dumps).map(str.encode)
+    | st.binary(max_size=300)
+    | st.builds(lambda text, cut: text.encode()[:cut], requests, st.integers(0, 400))
+    | requests.map(str.encode).map(gzip.compress)
+)
+header_values = st.text(st.characters(min_codepoint=32, max_codepoint=255, blacklist_characters="\x7f"), max_size=30)
+headers = st.fixed_dictionaries(
+    {"Content-Type": st.just("application/json") | header_values},
+    optional={
+        "Content-Encoding": st.sampled_from(["gzip", "deflate", "identity", "none"]),
+        "Origin": st.sampled_from(["", "null", "http://evil.example", "x"]),  # ComfyUI itself stumbles over some others
+        "Sec-Fetch-Site": header_values,
+        "comfy-user": header_values,
+    },
+)
+paths = names.map(lambda name: "/psa/profiles/" + quote(str(name).encode("utf-8", "surrogatepass"), safe=""))
+
+
+def routes_hold(server, examples: int) -> None:
+    client, numbers = Client(server.url), itertools.count()
+    folder = server.base / "user"
+    before = {path for path in folder.rglob("*") if "__psa_profiles" not in path.parts}
+
+    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(
+        st.tuples(st.just("POST"), st.just("/psa/profiles"), bodies, st.just(JSON) | headers)
+        | st.tuples(st.sampled_from(["GET", "DELETE", "PUT", "POST"]), paths, st.just(b"") | bodies, headers)
+    )
+    def holds(request) -> None:
+        next(numbers)
+        began = time.monotonic()
+        status, said = client.send(*request)
+        assert time.monotonic() - began < 60, "a hang"
+        assert status in (200, 400, 403, 404, 405), (status, said)
+        if said is not None and status == 400:
+            assert said["error"].endswith(".")
+        if status == 200:
+            assert set(said) in ({"names"}, {"name", "version"})
+
+    holds()
+    assert next(numbers) >= examples
+    assert {path for path in folder.rglob("*") if "__psa_profiles" not in path.parts} == before
+    for path in (folder / "__psa_profiles").rglob("*"):
+        assert path.is_dir() or path.suffix == ".json"
+
+
+def test_the_routes_hold(server):
+    routes_hold(server, 400)
+
+
+@pytest.mark.slow
+def test_the_routes_hold_for_long(server):
+    routes_hold(server, 100_000)

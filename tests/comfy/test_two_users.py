@@ -1,0 +1,218 @@
+"""Two users on one server, friendly and hostile requests of both: nothing of one's store reaches the other."""
+
+import json
+import os
+import random
+import time
+import uuid
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from graphs import Graph, add_small_picture, call, draw, in_picture, psa_stored, same, txt2img
+from small_models import add_models
+
+from psa_core import UserProfile
+from psa_core.comfy_server import ComfyServer
+from psa_core.profile import CATEGORIES, MENTAL_CONDITIONS, PHYSICAL_CONDITIONS, RELIGIONS
+
+WORDS = {"Religion": RELIGIONS, "Physical_Condition": PHYSICAL_CONDITIONS, "Mental_Condition": MENTAL_CONDITIONS}
+COMMON = {"None", "healthy", *CATEGORIES}
+
+
+class User:
+    """One of ComfyUI's users, with two profiles of fields drawn at random, and what should be in their store."""
+
+    def __init__(self, server: ComfyServer, name: str, words: dict[str, list[str]], rng: random.Random) -> None:
+        self.server, self.name = server, name
+        self.id = json.loads(call(server, "/users", {"username": name})[1])
+        self.words = {word for field in words.values() for word in field}
+        self.stored: dict[str, dict] = {}
+        for profile in ("me", "child"):
+            fields = {field: rng.choice(choices) for field, choices in words.items()}
+            fields |= {"Age": rng.randrange(101), "Gender": rng.choice(["male", "female"])}
+            fields["Banned_Categories"] = rng.sample(list(CATEGORIES), 3)
+            self.stored[profile] = UserProfile.from_dict(fields).to_dict()
+            status, _ = self.ask("/psa/profiles", {"name": profile, "profile": fields})
+            assert status == 200
+
+    def ask(self, path: str, data: object = None, method: str | None = None) -> tuple[int, bytes]:
+        return call(self.server, path, data, user=self.id, method=method)
+
+
+@pytest.fixture(scope="module")
+def server(comfy, sd15_checkpoint, tmp_path_factory):
+    base = tmp_path_factory.mktemp("two-users")
+    add_models(base, sd15_checkpoint)
+    with ComfyServer(comfy, base, arguments=["--multi-user"]) as running:
+        yield running
+
+
+def shared_out(rng: random.Random) -> list[dict[str, list[str]]]:
+    """The words of each field, shared out between two people, so that a word says whose profile it is of."""
+    shares: list[dict[str, list[str]]] = [{}, {}]
+    for field, words in WORDS.items():
+        telling = [word for word in words if word not in COMMON and len(word) > 4]
+        rng.shuffle(telling)
+        for share, part in zip(shares, (telling[::2], telling[1::2]), strict=True):
+            share[field] = part
+    return shares
+
+
+def copying(profile: str, name: str) -> Graph:
+    graph = Graph()
+    graph.add("PSASaveProfile", profile=graph.add("PSALoadProfile", profile_name=profile), name=name, overwrite=False)
+    add_small_picture(graph)
+    return graph
+
+
+class Traffic:
+    """Requests of one user at another's cost; keeps account of what the user's own store should hold."""
+
+    def __init__(self, server: ComfyServer, rng: random.Random) -> None:
+        self.server, self.rng = server, rng
+        self.waiting: list[str] = []  # ids of jobs, as /queue shows them to everyone
+        self.made = 0
+
+    def new_name(self) -> str:
+        self.made += 1
+        return f"copy {self.made}"
+
+    def check(self, user: User, other: User, answer: tuple[int, bytes], where: str) -> None:
+        text = answer[1].decode("utf-8", "replace")
+        for word in other.words | user.words:  # not even one's own fields are handed out
+            assert word not in text, f"{where} holds {word!r}"
+
+    def save_from_graph(self, user: User, other: User) -> tuple[int, bytes]:
+        profile, name = self.rng.choice(["me", "child"]), self.new_name()
+        graph, prompt_id = copying(profile, name), str(uuid.uuid4())
+        answer = user.ask("/prompt", {"prompt": graph.prompt, "prompt_id": prompt_id})
+        assert answer[0] == 200
+        user.stored[name] = user.stored[profile]
+        self.waiting.append(prompt_id)
+        return answer
+
+    def take_an_id(self, user: User, other: User) -> tuple[int, bytes]:
+        """A prompt under the id of a job that may be waiting: invalid, or one that saves under a name of its own."""
+        prompt_id = self.rng.choice(self.waiting) if self.waiting else str(uuid.uuid4())
+        if self.rng.random() < 0.7:
+            bad = self.rng.choice([{}, {"1": {"class_type": "PSASaveProfile", "inputs": {}}}, {"1": {}}])
+            return user.ask("/prompt", {"prompt": bad, "prompt_id": prompt_id})
+        name = self.new_name()
+        user.stored[name] = user.stored["me"]
+        return user.ask("/prompt", {"prompt": copying("me", name).prompt, "prompt_id": prompt_id})
+
+    def run_the_others_graph(self, user: User, other: User) -> tuple[int, bytes]:
+        """The graph in a picture of another's job, fingerprints included, to save under a name of one's own."""
+        finished = list(json.loads(user.ask("/history?max_items=20")[1]).values())
+        finished = [history for history in finished if history["outputs"]]
+        if not finished:
+            return user.ask("/history")
+        graph, name, loaded = in_picture(self.server, self.rng.choice(finished)), self.new_name(), None
+        for node in graph.values():
+            if node["class_type"] == "PSASaveProfile":
+                node["inputs"]["name"] = name
+            elif node["class_type"] == "PSALoadProfile":
+                loaded = node["inputs"]["profile_name"]
+        answer = user.ask("/prompt", {"prompt": graph})
+        assert answer[0] == 200
+        user.stored[name] = user.stored[loaded]
+        return answer
+
+    def save(self, user: User, other: User) -> tuple[int, bytes]:
+        name = self.new_name()
+        profile = user.stored[self.rng.choice(["me", "child"])]
+        answer = user.ask("/psa/profiles", {"name": name, "profile": profile})
+        assert answer[0] == 200
+        user.stored[name] = profile
+        return answer
+
+    def guess(self, user: User, other: User) -> tuple[int, bytes]:
+        """Saves under a name that is taken, with what one guesses of the other's profile or another version."""
+        version = json.loads(other.ask("/psa/profiles/me")[1])["version"]
+        body = {"name": "me", "profile": self.rng.choice([user, other]).stored["me"]}
+        answer = user.ask("/psa/profiles", body | self.rng.choice([{}, {"overwrite": True}, {"overwrite": version}]))
+        assert answer[0] == 400
+        return answer
+
+    def delete_the_others(self, user: User, other: User) -> tuple[int, bytes]:
+        alone = sorted(set(other.stored) - set(user.stored)) or ["nobody's"]
+        return user.ask(f"/psa/profiles/{quote(self.rng.choice(alone))}", method="DELETE")
+
+    def look(self, user: User, other: User) -> tuple[int, bytes]:
+        place = f"__psa_profiles/{other.id}"
+        paths = [
+            "/psa/profiles",
+            "/psa/profiles/me",
+            "/object_info/PSALoadProfile",
+            "/object_info/PSASaveProfile",
+            "/history",
+            "/queue",
+            "/internal/logs",
+            "/internal/logs/raw",
+            f"/userdata/{quote('../' + place + '/me.json', safe='')}",
+            f"/userdata?dir={quote('../' + place, safe='')}&recurse=true",
+            f"/view?filename=me.json&type=output&subfolder={quote('../user/' + place, safe='')}",
+            f"/v2/userdata?path={quote('../' + place, safe='')}",
+            f"/psa/profiles/{quote('../' + other.id + '/me', safe='')}",
+        ]
+        return user.ask(self.rng.choice(paths))
+
+    def act(self, user: User, other: User) -> None:
+        action = self.rng.choices(
+            [
+                self.look,
+                self.save_from_graph,
+                self.take_an_id,
+                self.run_the_others_graph,
+                self.save,
+                self.guess,
+                self.delete_the_others,
+            ],
+            weights=[6, 4, 3, 2, 2, 2, 2],
+        )[0]
+        self.check(user, other, action(user, other), action.__name__.replace("_", " "))
+
+
+def wait_until_idle(server: ComfyServer) -> None:
+    deadline = time.monotonic() + 300
+    while True:
+        queue = json.loads(call(server, "/queue")[1])
+        if not queue["queue_running"] and not queue["queue_pending"]:
+            return
+        assert time.monotonic() < deadline, "the queue does not empty"
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize("requests", [200, pytest.param(1000, marks=pytest.mark.slow)])
+def test_nothing_of_ones_store_reaches_the_other(requests, server):
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")  # pytest shows it where the test fails
+    rng = random.Random(seed)
+    ada, bo = (
+        User(server, f"{name}{requests}", words, rng)
+        for name, words in zip(("ada", "bo"), shared_out(rng), strict=True)
+    )
+    traffic = Traffic(server, rng)
+    for _ in range(requests):
+        traffic.act(*rng.choice([(ada, bo), (bo, ada)]))
+    wait_until_idle(server)
+
+    for user in (ada, bo):
+        folder = server.base / "user" / "__psa_profiles" / user.id
+        assert {path.stem: json.loads(path.read_text()) for path in folder.iterdir()} == user.stored
+    mine, his = (draw(server, txt2img(psa_stored("me")), user=user.id) for user in (ada, bo))
+    assert "KSampler" in his.ran, "another user's picture came out of the cache"
+    assert same(his, draw(server, txt2img(psa_stored("me")), user=bo.id))
+    assert not same(mine, his)  # one graph, one seed: each gets the picture of their own profile
+    everywhere = ada.words | bo.words
+    for path in files_of(server.base):
+        content = path.read_bytes()
+        assert not any(word.encode() in content for word in everywhere), path
+
+
+def files_of(base: Path) -> list[Path]:
+    """All files that the server has written, but the store itself."""
+    outside = (base / "user" / "__psa_profiles", base / "models", base / "custom_nodes")
+    files = (Path(folder, name) for folder, _, names in os.walk(base) for name in names)
+    return [path for path in files if not any(path.is_relative_to(folder) for folder in outside)]
