@@ -105,9 +105,10 @@ class UserAttention:
 
     Args:
         table: (P + 1, N, width), a row for each profile, then the unconditional one.
+        previous: the replacement that was there before, or `None`.
     """
 
-    def __init__(self, table: UserKeyValue, active: SamplingRange | None, previous: Callable | None) -> None:
+    def __init__(self, table: UserKeyValue, active: SamplingRange | None, previous: Any) -> None:
         self.table, self.active, self.previous = table, active, previous
         self.callbacks: list[tuple[Callable, dict[str, Any]]] = []
         self._gathered: dict[tuple, UserKeyValue] = {}
@@ -179,7 +180,7 @@ class UserAttention:
         """For another MODEL: the tensors are shared, what later packs add is not."""
         return self._with(self.previous)
 
-    def _with(self, previous: Callable | None) -> "UserAttention":
+    def _with(self, previous: Any) -> "UserAttention":
         other = UserAttention(self.table, self.active, previous)
         other.callbacks = [(callback, dict(kwargs)) for callback, kwargs in self.callbacks]
         return other

@@ -180,7 +180,8 @@ def read_call(batch: int, options: dict) -> Call:
     if part:
         latents = batch // len(kinds)
     if run is None:
-        viewers, pictures = tuple(_numbered(kind) for kind in kinds), tuple(range(latents))
+        viewers = tuple(_numbered(kind) for kind in kinds)
+        pictures: tuple[int, ...] | None = tuple(range(latents))
     else:
         uuids = options.get("uuids", ())
         viewers = tuple(run.has_viewer(condition) for condition in uuids)
