@@ -94,7 +94,7 @@ class Call:
         batch: rows in all.
         pictures: the pictures of a copy, in order; `None` where that cannot be known.
         tiles: how often all copies follow one another; 0 where the batch does not consist of whole copies.
-        sigma: the noise level, read when it is asked for: that waits for the GPU.
+        sigmas: the noise level of each latent. `sigma` reads it when it is asked for: that waits for the GPU.
     """
 
     kinds: tuple[int, ...]
