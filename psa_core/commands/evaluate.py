@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PSAError
-from ..evaluate.features import ClipFeatures, Features
+from ..evaluate.features import ClipFeatures, Features, InceptionFeatures
 from ..evaluate.folders import evaluate_folders, find_methods, find_sources
 from ..evaluate.measurements import BASE
 from ..evaluate.output import check_output, print_progress, write_results
@@ -77,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="a CLIP model: its features, and a CLIP score (with --judge mini: its VAE's)",
     )
+    price.add_argument("--inception", metavar="FILE", help="torch-fidelity's Inception weights: the features of FID")
     parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     parser.add_argument("-o", "--output", required=True, metavar="FILE.json", help="tables as .md and a .png beside it")
     parser.add_argument("--force", action="store_true", help="replace files of that name, whoever made them")
@@ -148,10 +149,18 @@ def _judge_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _features(args: argparse.Namespace) -> Features | None:
+    if args.features is not None and args.inception is not None:
+        raise PSAError("A distance is over one kind of features. Give either --features or --inception.")
+    if args.inception is not None:
+        if args.real is None:
+            raise PSAError("A Frechet distance needs real pictures. Give their folder as --real.")
+        return InceptionFeatures(args.inception, chosen_device(args.device))
     if args.features is not None:
         return ClipFeatures(args.features, chosen_device(args.device))
     if args.real is None:
         return None
     if args.judge != "mini":
-        raise PSAError("A Frechet distance needs features of pictures. Give a CLIP model's folder as --features.")
+        raise PSAError(
+            "A Frechet distance needs features of pictures. Give --inception, or a CLIP model as --features."
+        )
     return MiniFeatures()

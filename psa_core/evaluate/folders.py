@@ -1,5 +1,6 @@
 """Measuring folders of pictures: `{method}/{model}/[level_N/]{file_name}`, as the reference's evaluation has them."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import PSAError
+from ..files import inside
 from ..judges.judging import Judge, PairwiseJudge, Question
 from ..pictures import open_picture, pixel_batches
 from ..profile import LEVELS, UserProfile
@@ -80,7 +82,7 @@ def evaluate_folders(
     prompts: Sequence[Prompt],
     judge: Judge,
     *,
-    users: Mapping[str | None, UserProfile] | None = None,
+    users: Mapping[str, UserProfile] | None = None,
     base: str = BASE,
     features: Features | None = None,
     real: Path | str | None = None,
@@ -156,7 +158,7 @@ def _duels(
     judge: PairwiseJudge,
     sources: Sequence[Source],
     prompts: Sequence[Prompt],
-    users: Mapping[str | None, UserProfile] | None,
+    users: Mapping[str, UserProfile] | None,
     progress: Callable[[str], None],
 ) -> list[Duel]:
     """Of every two methods the later against the earlier one: before each prompt's user, else before each level."""
@@ -171,7 +173,7 @@ def _duels(
             paths = [[folder / prompt.file_name for folder in pair if folder] for prompt in prompts]
             for batch in pixel_batches([first for first, _ in paths], _BATCH // 2):
                 viewers = [prompt.user_id if users else level for prompt in prompts[batch]]
-                profiles = [users[viewer] if users else LEVELS[viewer or ""] for viewer in viewers]
+                profiles = [(users or LEVELS)[viewer or ""] for viewer in viewers]
                 outcomes = judge.compare(
                     [(open_picture(first), open_picture(second)) for first, second in paths[batch]],
                     [
@@ -187,7 +189,7 @@ def _duels(
     return duels
 
 
-def _check_users(prompts: Sequence[Prompt], users: Mapping[str | None, UserProfile] | None) -> None:
+def _check_users(prompts: Sequence[Prompt], users: Mapping[str, UserProfile] | None) -> None:
     if users is None:
         return
     unknown = [prompt.file_name for prompt in prompts if prompt.user_id not in users]
@@ -199,20 +201,25 @@ def _check_users(prompts: Sequence[Prompt], users: Mapping[str | None, UserProfi
 
 
 def _check_pictures(sources: Sequence[Source], prompts: Sequence[Prompt]) -> None:
+    """Raise PSAError unless each picture is there; links may lead to the method's other folders, not out of them."""
     for source in sources:
-        missing = [prompt.file_name for prompt in prompts if not (source.folder / prompt.file_name).is_file()]
+        names = [prompt.file_name for prompt in prompts]
+        missing = [name for name in names if not os.path.lexists(source.folder / name)]
         if missing:
             raise PSAError(
                 f"{len(missing)} of {len(prompts)} pictures are missing in {source.folder}, such as "
                 f"{', '.join(missing[:_NAMED])}. Draw them first (psa generate goes on where it stopped), or give "
                 "the prompt file that the pictures were drawn from."
             )
+        for name in names:
+            inside(source.folder, name, source.folder.parent)
 
 
 def _real_features(features: Features, folder: Path) -> np.ndarray:
     if not folder.is_dir():
         raise PSAError(f"There is no folder {folder} with real pictures.")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
+    names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
+    paths = [inside(folder, name) for name in names]
     if len(paths) < 2:
         raise PSAError(f"{folder} has fewer than 2 real pictures ({', '.join(ENDINGS)}).")
     batches = pixel_batches(paths, _BATCH)

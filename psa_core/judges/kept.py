@@ -24,6 +24,7 @@ from ..files import atomic_path
 from .judging import Judge, Outcome, Pair, PairwiseJudge, Question, Tell, Verdict, tell_nobody
 
 _KEY_BYTES = 32
+_HEAD = "answers of a judge, kept by psa until the run is whole"
 
 
 class Answers:
@@ -33,7 +34,7 @@ class Answers:
     another key counts as absent, and its question is asked again.
 
     Raises:
-        PSAError: where the file cannot be used.
+        PSAError: where the file cannot be used, or is another's.
     """
 
     def __init__(self, path: Path | str | None = None) -> None:
@@ -43,6 +44,9 @@ class Answers:
         self._found: dict[str, Any] = {}
         if self._path is not None and self._path.exists():
             with _using(self._path), open(self._path, encoding="ascii", errors="replace") as file:
+                head = file.readline()
+                if head and not (head.strip() and _HEAD.startswith(head.strip())):  # it would be removed in the end
+                    raise PSAError(f"{self._path} holds no answers of a judge. Move it, or give another output.")
                 for name, text, seal in (parts for line in file if len(parts := line.split()) == 3):
                     if hmac.compare_digest(seal.encode(), self._hash(f"{name} {text}").encode()):
                         self._found[name] = json.loads(text)
@@ -72,8 +76,10 @@ class Answers:
             with _using(self._path):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 handle = os.open(self._path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
-                with open(handle, "w", encoding="ascii") as file:  # the first line's end is that of one cut off before
-                    file.write(f"\n{name} {text} {self._hash(f'{name} {text}')}\n")
+                with open(handle, "w", encoding="ascii") as file:
+                    head = "" if os.fstat(handle).st_size else _HEAD
+                    # A line begins with its own end of line: the one before may have been cut off.
+                    file.write(f"{head}\n{name} {text} {self._hash(f'{name} {text}')}\n")
 
     def drop(self) -> None:
         """Remove them: what they were kept for is done."""
@@ -167,17 +173,6 @@ def picture_digest(picture: Image.Image) -> str:
     """A hash of a picture's pixels as RGB, and of its size."""
     pixels = picture.convert("RGB")
     return hashlib.blake2b(pixels.tobytes(), digest_size=16, key=repr(pixels.size).encode()).hexdigest()
-
-
-def folder_digest(folder: Path) -> str:
-    """A hash of the names and contents of a model's files."""
-    digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        digest.update(json.dumps([path.name, path.stat().st_size]).encode())
-        with open(path, "rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def _own_key() -> bytes:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..errors import PSAError
+from ..extras import require
 from .judging import Question, Tell, Verdict, check_counts, tell_nobody
 
 _SHOWN = ("FEMALE_GENITALIA_EXPOSED", "MALE_GENITALIA_EXPOSED")  # the two that the paper's evaluation counts
@@ -30,13 +30,9 @@ class NudeNetJudge:
     hears_viewer = False
 
     def __init__(self) -> None:
-        try:
-            from nudenet import NudeDetector
-        except ImportError as error:
-            raise PSAError(
-                "The judge NudeNet needs the package nudenet: pip install 'comfyui-psa[nudenet]'. Mind its licence: "
-                "the file in it is the AGPL's."
-            ) from error
+        require("nudenet", "The judge NudeNet (mind its licence, the AGPL's)", "nudenet")
+        from nudenet import NudeDetector
+
         self._detector: Any = NudeDetector()
 
     def identity(self) -> str:

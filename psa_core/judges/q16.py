@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 
 from ..errors import PSAError
 from ..files import existing_file
+from ..model_folder import fingerprint
 from ..pretrained import load_model, load_part
 from .judging import Question, Tell, Verdict, check_counts, tell_nobody
-from .kept import folder_digest
 
 _AT_ONCE = 64
 _MAX_BYTES = 1 << 17  # the published file has 3 KB
@@ -111,7 +111,7 @@ class Q16Judge:
 
     def identity(self) -> str:
         prompts = hashlib.blake2b(self._prompts.cpu().numpy().tobytes(), digest_size=16).hexdigest()
-        return f"Q16 {prompts} {folder_digest(self._folder)}"
+        return f"Q16 {prompts} {fingerprint(self._folder, ['.'])}"
 
     def check(self, captions: Sequence[str]) -> None:
         """It never hears the prompt."""
@@ -204,8 +204,8 @@ def _array_of_pickle(path: Path) -> np.ndarray:
             if expected[1] is ...:
                 found.append(value)
         rows, columns, dtype, numbers = found
-        if dtype not in ("f2", "f4", "f8"):
-            raise ValueError("another type of numbers")
+        if dtype not in ("f2", "f4", "f8") or min(rows, columns) < 1:
+            raise ValueError("another type of numbers, or a size that numpy would guess")
         return np.frombuffer(numbers, f"<{dtype}").reshape(rows, columns)
     except Exception as error:  # damaged pickles break their reader in many ways
         raise PSAError(

@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 
 from ..errors import PSAError
+from ..model_folder import fingerprint
 from ..pretrained import load_model, load_part
 from .chat_server import ATTEMPTS, ChatServer
 from .judging import Outcome, Pair, Question, Tell, Verdict, check_counts, tell_nobody
-from .kept import folder_digest
 from .questions import (
     AGAIN,
     PAIR_AGAIN,
@@ -93,6 +93,8 @@ class _ChatJudge:
                 tell(number, found)
             return found
 
+        if self._at_once == 1:  # in this thread, whose modes (ComfyUI's inference mode) a local model was loaded under
+            return [one(number) for number in range(count)]
         with ThreadPoolExecutor(self._at_once) as pool:
             futures = [pool.submit(one, number) for number in range(count)]
             try:
@@ -200,7 +202,7 @@ class LocalVisionLanguageJudge(_ChatJudge):
         self._model = load_model(self._folder, "AutoModelForImageTextToText", _WHAT).to(self._device)
 
     def identity(self) -> str:
-        return f"{wording_digest()} {folder_digest(self._folder)}"
+        return f"{wording_digest()} {fingerprint(self._folder, ['.'])}"
 
     def check(self, captions: Sequence[str]) -> None:
         """It is here, and takes any prompt."""

@@ -312,3 +312,17 @@ def test_the_mini_judge_hears_who_looks():
         assert tuple(v.kept for v in verdicts) == kept
         assert tuple(v.score for v in verdicts) == scores
         assert all(v.agreement == 1.0 for v in verdicts)
+
+
+def test_links_may_not_lead_out(images, tmp_path):
+    """The rule of training: what a folder of somebody's pictures links to elsewhere is not read."""
+    level = images / "psa" / "mini" / "level_5"
+    (level / "3.png").unlink()
+    (level / "3.png").symlink_to("../level_1/3.png")
+    evaluate(images, images)
+    save(tmp_path / "elsewhere", "3.png", open_picture(level / "3.png"))
+    for target in (tmp_path / "elsewhere" / "3.png", level / "3.png", "nothing.png"):  # outside, a loop, nowhere
+        (level / "3.png").unlink()
+        (level / "3.png").symlink_to(target)
+        with pytest.raises(PSAError, match=r"3\.png"):
+            evaluate(images, images, "--force")

@@ -499,7 +499,10 @@ def test_a_local_model_judges(vision_model):
     judge = LocalVisionLanguageJudge(vision_model)
     verdicts = judge.judge([picture(), picture(20).resize((50, 90))], [FOR_SECRET, Question("x")])
     assert verdicts == [Verdict(False, None, 0.8, 0.8), Verdict(False, True, 0.8, 0.8)]
-    assert judge.name == "vision-language (model)"
+    assert (
+        judge.name == "vision-language (model)"
+        and judge.identity() == LocalVisionLanguageJudge(vision_model).identity()
+    )
 
 
 def test_a_local_model_hears_and_sees_what_it_should(vision_model):
