@@ -302,12 +302,12 @@ def test_sdxl_draws_for_its_viewer(server, sdxl_checkpoint):
 
 def test_files_in_folders_by_either_slash(server):
     """A workflow from Windows names a file with the other slash."""
-    for folder, name in (("psa_adapters", "psa.safetensors"), ("psa_embeddings", "deep.npy")):
-        (server.base / "models" / folder / "sub").mkdir(parents=True, exist_ok=True)
-        if folder == "psa_adapters":
-            shutil.copyfile(server.base / "models" / folder / name, server.base / "models" / folder / "sub" / name)
-    save_npy(server, "sub/deep.npy", StructuredEncoder().encode([LEVELS["L5"]]).vectors.numpy())
-    names = [(f"sub{slash}deep.npy", f"sub{slash}psa.safetensors") for slash in "/\\"]
+    models = server.base / "models"
+    for folder in ("psa_adapters", "psa_embeddings"):
+        (models / folder / "deeper").mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(models / "psa_adapters" / "psa.safetensors", models / "psa_adapters" / "deeper" / "a.safetensors")
+    save_npy(server, "deeper/viewer.npy", StructuredEncoder().encode([LEVELS["L5"]]).vectors.numpy())
+    names = [(f"deeper{slash}viewer.npy", f"deeper{slash}a.safetensors") for slash in "/\\"]
     here, windows = draw_all(server, *(txt2img(psa_embedding(*pair)) for pair in names))
     assert "PSAApply" in windows.ran
     assert same(here, windows) and same(here, draw(server, txt2img(psa("L5"))))
