@@ -82,7 +82,7 @@ def evaluate_folders(
     prompts: Sequence[Prompt],
     judge: Judge,
     *,
-    users: Mapping[str | None, UserProfile] | None = None,
+    users: Mapping[str, UserProfile] | None = None,
     base: str = BASE,
     features: Features | None = None,
     real: Path | str | None = None,
@@ -158,7 +158,7 @@ def _duels(
     judge: PairwiseJudge,
     sources: Sequence[Source],
     prompts: Sequence[Prompt],
-    users: Mapping[str | None, UserProfile] | None,
+    users: Mapping[str, UserProfile] | None,
     progress: Callable[[str], None],
 ) -> list[Duel]:
     """Of every two methods the later against the earlier one: before each prompt's user, else before each level."""
@@ -173,7 +173,7 @@ def _duels(
             paths = [[folder / prompt.file_name for folder in pair if folder] for prompt in prompts]
             for batch in pixel_batches([first for first, _ in paths], _BATCH // 2):
                 viewers = [prompt.user_id if users else level for prompt in prompts[batch]]
-                profiles = [users[viewer] if users else LEVELS[viewer or ""] for viewer in viewers]
+                profiles = [(users or LEVELS)[viewer or ""] for viewer in viewers]
                 outcomes = judge.compare(
                     [(open_picture(first), open_picture(second)) for first, second in paths[batch]],
                     [
@@ -189,7 +189,7 @@ def _duels(
     return duels
 
 
-def _check_users(prompts: Sequence[Prompt], users: Mapping[str | None, UserProfile] | None) -> None:
+def _check_users(prompts: Sequence[Prompt], users: Mapping[str, UserProfile] | None) -> None:
     if users is None:
         return
     unknown = [prompt.file_name for prompt in prompts if prompt.user_id not in users]
