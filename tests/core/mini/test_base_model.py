@@ -110,7 +110,7 @@ def test_the_folder_is_one_that_diffusers_loads_and_the_adapter_draws_with(quick
     assert not (tmp_path / "training").exists()
     model = MiniModel(tmp_path)
     users = StructuredEncoder().encode([UserProfile(5, "male"), UserProfile(40, "female")])
-    adapter = small_adapter(model.unet)
+    adapter = small_adapter(pipeline.unet)
     prompts, seeds = ["a sea with a red circle"] * 2, [1, 1]
     plain, personal = model.draw(prompts, seeds, steps=2), model.draw(prompts, seeds, adapter, users, steps=2)
     assert plain.shape == (2, 3, 128, 128)
