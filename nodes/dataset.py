@@ -2,25 +2,18 @@
 
 from pathlib import Path
 
-import folder_paths
-import numpy as np
 from comfy_api.latest import io, ui
-from PIL import Image, ImageOps
 
+from ..psa_core.dataset import read_split
+from ..psa_core.dataset.overview import sample_pairs, summary
 from ..psa_core.errors import PSAError
 from ..psa_core.files import existing_file
-from ..psa_core.pictures import open_picture
-from ..psa_core.plots.grid import labelled_grid
-from ..psa_core.training import SageRecord, SageSplit, read_split
 from . import sockets
 from .comfy.fingerprints import fingerprint
-from .comfy.folders import path_fingerprint
+from .comfy.folders import input_folder, path_fingerprint
 from .comfy.images import to_comfy
 
 SPLITS = ("train", "val", "test_seen", "test_unseen")
-_SAMPLES = 3
-_SAMPLE_SIDE = 256
-_LISTED = 20  # records left out; the count names the rest
 
 
 class LoadDataset(io.ComfyNode):
@@ -78,21 +71,12 @@ class LoadDataset(io.ComfyNode):
     def execute(cls, folder, split, skip_bad, users="") -> io.NodeOutput:
         _metadata(folder, split)
         dataset = read_split(_root(folder), split, skip_bad, users=_users(folder, users))
-        shown = ui.PreviewImage(to_comfy([_sample_pairs(dataset)])).as_dict()
+        shown = ui.PreviewImage(to_comfy([sample_pairs(dataset)])).as_dict()
         return io.NodeOutput(dataset, ui={**shown, "text": (summary(dataset),)})
 
 
-def summary(dataset: SageSplit) -> str:
-    """Counts, in words; nothing of a profile."""
-    categories = ", ".join(f"{name} {count}" for name, count in dataset.categories.most_common())
-    lines = [f"{dataset.name}: {len(dataset)} pairs, {dataset.users} users", categories, *dataset.notes]
-    if dataset.skipped:
-        lines += [f"{len(dataset.skipped)} records left out:", *dataset.skipped[:_LISTED]]
-    return "\n".join(line for line in lines if line)
-
-
 def _root(folder: str) -> Path:
-    return Path(folder_paths.get_input_directory()) / Path(folder).expanduser()
+    return input_folder() / Path(folder).expanduser()
 
 
 def _users(folder: str, users: str | None) -> Path | None:
@@ -103,22 +87,3 @@ def _metadata(folder: str, split: str) -> Path:
     if split not in SPLITS:
         raise PSAError(f"A split is one of: {', '.join(SPLITS)}.")
     return existing_file(_root(folder) / split / "metadata.jsonl", f"metadata of the split '{split}'")
-
-
-def _sample_pairs(dataset: SageSplit) -> Image.Image:
-    """Some pairs spread over the split, chosen beside rejected."""
-    indices = np.linspace(0, len(dataset) - 1, min(_SAMPLES, len(dataset))).round().astype(int)
-    pictures, labels = [], []
-    for record in (dataset[int(index)] for index in indices):
-        pictures += [_thumbnail(record.chosen), _thumbnail(record.rejected)]
-        labels += [_label(record, "chosen"), _label(record, "rejected")]
-    return labelled_grid(pictures, labels, columns=2)
-
-
-def _label(record: SageRecord, which: str) -> str:
-    return f"{which} ({record.category})" if record.category else which
-
-
-def _thumbnail(path: Path) -> Image.Image:
-    image = open_picture(path, least=(2 * _SAMPLE_SIDE, 2 * _SAMPLE_SIDE))
-    return ImageOps.pad(image, (_SAMPLE_SIDE, _SAMPLE_SIDE), color="white")

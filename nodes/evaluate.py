@@ -1,13 +1,22 @@
 """PSA Evaluate: what an adapter draws for held-out users beside the base model's pictures, judged."""
 
-from comfy.samplers import KSampler
 from comfy_api.latest import io, ui
 
 from ..psa_core.evaluate import BASE, build_report
 from ..psa_core.evaluate.cases import Cases
 from . import sockets
 from .comfy.images import to_comfy
-from .comfy.studio import JUDGES, Method, Sampling, Studio, forget_answers, judged_drawings, make_judge
+from .comfy.studio import (
+    JUDGES,
+    SAMPLERS,
+    SCHEDULERS,
+    Method,
+    Sampling,
+    Studio,
+    forget_answers,
+    judged_drawings,
+    make_judge,
+)
 
 
 class Evaluate(io.ComfyNode):
@@ -58,12 +67,8 @@ class Evaluate(io.ComfyNode):
                 ),
                 io.Int.Input("steps", default=20, min=1, max=10_000, tooltip="Sampling steps."),
                 io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance."),
-                io.Combo.Input(
-                    "sampler_name", options=list(KSampler.SAMPLERS), default="dpmpp_2m", tooltip="As in KSampler."
-                ),
-                io.Combo.Input(
-                    "scheduler", options=list(KSampler.SCHEDULERS), default="karras", tooltip="As in KSampler."
-                ),
+                io.Combo.Input("sampler_name", options=SAMPLERS, default="dpmpp_2m", tooltip="As in KSampler."),
+                io.Combo.Input("scheduler", options=SCHEDULERS, default="karras", tooltip="As in KSampler."),
             ],
             outputs=[io.Image.Output(display_name="figure"), io.String.Output(display_name="table")],
             is_output_node=True,

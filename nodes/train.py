@@ -1,47 +1,11 @@
 """PSA Train: a MODEL, a CLIP, a VAE and preference pairs become an adapter."""
 
-import logging
-import shutil
-import time
-from datetime import timedelta
-from pathlib import Path
-from typing import Any
-
-import folder_paths
-from comfy import model_management
-from comfy.utils import ProgressBar
 from comfy_api.latest import io
-from PIL import Image
 
 from ..psa_core.encoders.structured import StructuredEncoder
-from ..psa_core.files import safe_file_name
-from ..psa_core.plots.training import training_plot, with_pictures
-from ..psa_core.processes import make_accelerator
-from ..psa_core.training import (
-    Progress,
-    TensorCache,
-    TrainConfig,
-    Trainer,
-    read_metrics,
-)
-from ..psa_core.training.assembly import Splits, as_begun, encoded_pairs
-from ..psa_core.training.folder import RunFolder, load_result
 from . import sockets
-from .comfy.attn2 import cross_attention_sites
-from .comfy.denoiser import borrowed, check_trainable, has_size_vector
-from .comfy.folders import system_folder
 from .comfy.images import to_comfy
-from .comfy.train_preview import LABELS, Preview
-from .comfy.training_inputs import image_encoder, text_encoder
-from .comfy.weights import refuse_bypassed
-
-CUSTOM = "custom"
-_WARMUP_STEPS = 50  # of a custom run; fixed, so that a run can be resumed with another number of steps
-_EVALUATE_EVERY = 100
-_PLOT_SECONDS = 2.0
-_SHOWN_SIDE = 768  # of a preview, in pixels
-
-_log = logging.getLogger(__name__)
+from .comfy.training_run import CUSTOM, train
 
 
 class Train(io.ComfyNode):
@@ -127,116 +91,18 @@ class Train(io.ComfyNode):
         encoder=None,
         held_out=None,
     ) -> io.NodeOutput:
-        check_trainable(model)
-        refuse_bypassed(clip.patcher)
-        processes = make_accelerator()  # refuses now, not after hours of encoding, where a package is missing
-        settings = {
-            "steps": steps,
-            "batch_size": batch_size,
-            "seed": seed,
-            "save_every": save_every,
-            "evaluate_every": _EVALUATE_EVERY if held_out else 0,
-        }
-        own = {"learning_rate": learning_rate, "resolution": resolution, "num_tokens": num_tokens}
-        folder = run_folder(run_name)
-        config = as_begun(training_config(preset, has_size_vector(model.model), settings, own), folder)
-        RunFolder(folder).check()
-        report = Report(cls.hidden.unique_id, folder, preview_every)
-        splits = Splits(dataset, {held_out.name: held_out} if held_out else {})
-        context_dim = cross_attention_sites(model.model.diffusion_model)[0].context_dim
-        images, texts = image_encoder(vae, model), text_encoder(clip, model, context_dim)
-        cache = TensorCache(folder.parent / "_cache")  # no run can have that name
-        encoder = encoder or StructuredEncoder()
-        pairs = encoded_pairs(splits, config, cache, images, texts, encoder, processes, report.encoded)
-        with borrowed(model, config.precision) as denoiser:
-            if preview_every:
-                report.preview = Preview(denoiser, pairs.train, model.get_model_object("latent_format"))
-            result = Trainer(config, denoiser, pairs.train, folder, pairs.held_out, processes).train(
-                report, report.prepared
-            )
-        adapter = load_result(folder) if held_out else result.adapter
-        _log.info("PSA Train '%s': %s", run_name, result.reason)
-        return io.NodeOutput(adapter, to_comfy([report.plot()]), ui={"text": (result.reason,)})
-
-
-def training_config(preset: str, is_sdxl: bool, settings: dict[str, Any], own: dict[str, Any]) -> TrainConfig:
-    """The preset for the model's kind with `settings`; `custom` is the recommended one with `own` values, too."""
-    name = "recommended" if preset == CUSTOM else preset
-    settings = settings | {"preset": f"{name}-sdxl" if is_sdxl else name, "gradient_checkpointing": True}
-    if preset == CUSTOM:
-        settings |= own | {"effective_batch_size": settings["batch_size"], "warmup_steps": _WARMUP_STEPS}
-    return TrainConfig.from_dict(settings)
-
-
-def run_folder(run_name: str) -> Path:
-    """Where the run is kept: out of reach of ComfyUI's HTTP interface, and of what lists its outputs as assets.
-
-    A run that an earlier version left in output/psa_training is moved there.
-
-    Raises:
-        PSAError: for a name that is not a plain one.
-    """
-    folder = system_folder("psa_training") / safe_file_name(run_name, "run name")
-    earlier = Path(folder_paths.get_output_directory(), "psa_training", run_name)
-    if (earlier / "state.pt").is_file() and not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(earlier, folder)
-    return folder
-
-
-class Report:
-    """What a person sees of a run: progress bar, a line of text on the node, the plot, and preview pictures.
-
-    As the trainer's callback it is called after each step; Cancel raises out of it.
-    """
-
-    def __init__(self, node_id: str | None, folder: Path, preview_every: int) -> None:
-        self.preview: Preview | None = None
-        self._node_id, self._folder, self._preview_every = node_id, folder, preview_every
-        self._bar = ProgressBar(1)
-        self._pictures: list[Image.Image] = []
-        self._shown = 0.0
-
-    def encoded(self, done: int, count: int) -> None:
-        """Progress of filling the cache."""
-        model_management.throw_exception_if_processing_interrupted()
-        self._text(f"encoding pictures and captions: {done} of {count}")
-        self._bar.update_absolute(done, count)
-
-    def prepared(self, done: int, count: int) -> None:
-        """Progress of the pass over the base model."""
-        model_management.throw_exception_if_processing_interrupted()
-        self._text(f"base model: {done} of {count}")
-        self._bar.update_absolute(done, count)
-
-    def __call__(self, progress: Progress) -> None:
-        metrics = progress.metrics
-        left = timedelta(seconds=round(metrics["eta_seconds"]))
-        line = f"step {progress.step} of {progress.steps}, loss {metrics['preference_loss']:.4f}, "
-        self._text(f"{line}accuracy {metrics['accuracy']:.2f}, {left} left\n{progress.message or ''}".strip())
-        self._draw_preview(progress)
-        image, now = None, time.monotonic()
-        if now - self._shown > _PLOT_SECONDS or progress.step == progress.steps:
-            plot = self.plot()
-            image = ("JPEG", with_pictures(plot, self._pictures, LABELS) if self._pictures else plot, _SHOWN_SIDE)
-            self._shown = now
-        self._bar.update_absolute(progress.step, progress.steps, image)
-        model_management.throw_exception_if_processing_interrupted()
-
-    def plot(self) -> Image.Image:
-        return training_plot(read_metrics(self._folder))
-
-    def _draw_preview(self, progress: Progress) -> None:
-        if self.preview is None or progress.step % self._preview_every:
-            return
-        try:
-            self._pictures = self.preview.draw(progress.adapter())
-        except model_management.OOM_EXCEPTION:
-            _log.warning("PSA Train: there is no memory for preview pictures; the run goes on without them.")
-            self.preview = None
-
-    def _text(self, text: str) -> None:
-        if self._node_id is not None:  # there is a server, then
-            from server import PromptServer
-
-            PromptServer.instance.send_progress_text(text, self._node_id)
+        adapter, plot, reason = train(
+            model,
+            clip,
+            vae,
+            dataset,
+            held_out,
+            encoder or StructuredEncoder(),
+            preset,
+            {"steps": steps, "batch_size": batch_size, "seed": seed, "save_every": save_every},
+            {"learning_rate": learning_rate, "resolution": resolution, "num_tokens": num_tokens},
+            run_name,
+            preview_every,
+            cls.hidden.unique_id,
+        )
+        return io.NodeOutput(adapter, to_comfy([plot]), ui={"text": (reason,)})

@@ -108,6 +108,11 @@ def find_folder(folder: str, name: str) -> Path:
     return next((path for path in paths if path.is_dir()), paths[0])
 
 
+def input_folder() -> Path:
+    """ComfyUI's input folder."""
+    return Path(folder_paths.get_input_directory())
+
+
 def system_folder(name: str) -> Path:
     """A folder under ComfyUI's user directory that its HTTP interface does not serve (`__` names are system users)."""
     return Path(folder_paths.get_user_directory(), f"__{name}")

@@ -9,6 +9,7 @@ import comfy.sample
 import torch
 from comfy import model_management
 from comfy.model_patcher import ModelPatcher
+from comfy.samplers import KSampler
 from comfy.utils import ProgressBar
 from PIL import Image
 
@@ -33,6 +34,7 @@ from .attn2 import cross_attention_sites
 from .images import from_comfy
 from .training_inputs import text_encoder
 
+SAMPLERS, SCHEDULERS = list(KSampler.SAMPLERS), list(KSampler.SCHEDULERS)
 JUDGES = {
     "mini detector": "mini",
     "Q16 classifier": "q16",

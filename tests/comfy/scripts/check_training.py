@@ -38,7 +38,7 @@ core, training, denoisers, apply, attn2, train = (
         "nodes.comfy.denoiser",
         "nodes.apply",
         "nodes.comfy.attn2",
-        "nodes.train",
+        "nodes.comfy.training_run",
     )
 )
 
