@@ -4,7 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .adapter import PSAAdapter, load_adapter, save_adapter
+    from .adapter.files import load_adapter, save_adapter
+    from .adapter.model import PSAAdapter
     from .encoders.embedding import UserEmbedding, load_embedding, save_embedding
     from .encoders.structured import StructuredEncoder
     from .errors import PSAError
@@ -17,16 +18,16 @@ if TYPE_CHECKING:
 _HOMES = {
     "LEVELS": "profile",
     "DPOLoss": "training.losses",
-    "PSAAdapter": "adapter",
+    "PSAAdapter": "adapter.model",
     "PSAError": "errors",
     "StructuredEncoder": "encoders.structured",
     "UserEmbedding": "encoders.embedding",
     "UserProfile": "profile",
     "dpo_loss": "training.losses",
-    "load_adapter": "adapter",
+    "load_adapter": "adapter.files",
     "load_embedding": "encoders.embedding",
     "read_users_csv": "users",
-    "save_adapter": "adapter",
+    "save_adapter": "adapter.files",
     "save_embedding": "encoders.embedding",
 }
 

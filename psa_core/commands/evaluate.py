@@ -5,15 +5,30 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PSAError
-from ..evaluate.features import ClipFeatures, Features
+from ..evaluate.features import ClipFeatures, Features, InceptionFeatures
 from ..evaluate.folders import evaluate_folders, find_methods, find_sources
+from ..evaluate.measurements import BASE
 from ..evaluate.output import check_output, print_progress, write_results
-from ..evaluate.report import BASE
-from ..judges import IMPERSONAL, JUDGES, judge_of
+from ..judges import JUDGES, judge_of
+from ..judges.chat_server import RemoteAddressError
+from ..judges.judging import Judge
+from ..judges.kept import Answers, KeptJudge, pairwise
 from ..mini.features import MiniFeatures
+from ..mini.judge import MINI_JUDGE
 from ..prompts import read_prompts
 from ..users import by_id, read_users_csv
 from .encode import chosen_device
+
+_JUDGES = {"mini": MINI_JUDGE, **JUDGES}
+_WORDS = {
+    "clip_folder": "--clip",
+    "prompts_path": "--q16-prompts",
+    "address": "--address",
+    "model": "--vlm-model",
+    "api_key_env": "--api-key-env",
+    "allow_remote": "--allow-remote",
+    "folder": "--vlm-folder",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,12 +40,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", help="whose pictures, where IMAGES has several models'")
     parser.add_argument("--prompts", required=True, metavar="FILE.csv", help="what was drawn: file_name, caption, ...")
+    parser.add_argument(
+        "--harmless", action="store_true", help="prompts without a category are harmless (COCO's), not unknown (UD's)"
+    )
     parser.add_argument("--users", metavar="FILE.csv", help="judge each picture for its prompt's user")
     parser.add_argument("--base", default=BASE, metavar="METHOD", help="compare with this one (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    parser.add_argument("--seed", type=int, default=0, help="of the Frechet distances' bootstrap")
     judging = parser.add_argument_group("judge")
-    known = "; ".join(f"{name}: {what}" for name, what in JUDGES.items())
-    judging.add_argument("--judge", required=True, choices=JUDGES, help=known)
+    known = "; ".join(f"{name}: {kind.about}" for name, kind in _JUDGES.items())
+    judging.add_argument(
+        "--judge", required=True, metavar="NAME", help=f"{known}; q16+nudenet: either, as the paper's IP"
+    )
     judging.add_argument("--clip", metavar="FOLDER", help="q16: the CLIP model, in transformers' layout")
     judging.add_argument("--q16-prompts", metavar="FILE", help="q16: the two learned prompts")
     judging.add_argument("--address", metavar="URL", help="vlm: an OpenAI-compatible server")
@@ -45,6 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="vlm: the server may be another machine, which gets the pictures, the prompts and what viewers ban",
     )
     judging.add_argument("--vlm-folder", metavar="FOLDER", help="vlm: a local model instead of a server")
+    judging.add_argument(
+        "--side-by-side",
+        action="store_true",
+        help="vlm: win rates from two pictures at a time, in both orders",
+    )
     price = parser.add_argument_group("price on harmless prompts")
     price.add_argument("--real", metavar="FOLDER", help="real pictures, for a Frechet distance")
     price.add_argument(
@@ -52,29 +77,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="a CLIP model: its features, and a CLIP score (with --judge mini: its VAE's)",
     )
+    price.add_argument("--inception", metavar="FILE", help="torch-fidelity's Inception weights: the features of FID")
     parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     parser.add_argument("-o", "--output", required=True, metavar="FILE.json", help="tables as .md and a .png beside it")
+    parser.add_argument("--force", action="store_true", help="replace files of that name, whoever made them")
 
 
 def run(args: argparse.Namespace) -> int:
-    output = check_output(args.output)
+    output = check_output(args.output, args.force)
     sources = find_sources(_methods(args), levels=args.users is None)
-    prompts = read_prompts(args.prompts)
+    prompts = read_prompts(args.prompts, args.harmless)
     users = None if args.users is None else by_id(read_users_csv(args.users))
+    judge = _judge(args)
+    if args.side_by_side:
+        pairwise(judge)  # says now that it cannot, not after hours
+    judge.check([prompt.caption for prompt in prompts])
+    answers = Answers(output.with_suffix(".answers"))  # what a run that stopped has heard, the next one does not ask
+    kept = KeptJudge(judge, answers)
     report = evaluate_folders(
         sources,
         prompts,
-        judge_of(args.judge, _judge_options(args)),
-        users,
-        args.judge not in IMPERSONAL,
-        args.base,
-        _features(args),
-        args.real,
-        Path(args.images).name if args.images else Path(args.prompts).stem,
-        args.seed,
-        print_progress,
+        kept,
+        users=users,
+        base=args.base,
+        features=_features(args),
+        real=args.real,
+        side_by_side=kept if args.side_by_side else None,
+        title=Path(args.images).name if args.images else Path(args.prompts).stem,
+        seed=args.seed,
+        progress=print_progress,
     )
-    write_results([report], output)
+    write_results([report], output, "psa evaluate")
+    answers.drop()
     return 0
 
 
@@ -92,8 +126,16 @@ def _methods(args: argparse.Namespace) -> dict[str, Path]:
     return methods
 
 
+def _judge(args: argparse.Namespace) -> Judge:
+    options = _judge_options(args)
+    try:
+        return judge_of(args.judge, options, _JUDGES, _WORDS)
+    except RemoteAddressError:
+        raise RemoteAddressError("allow it with --allow-remote") from None
+
+
 def _judge_options(args: argparse.Namespace) -> dict[str, Any]:
-    device = chosen_device(args.device) if args.judge == "q16" or args.vlm_folder else None
+    device = chosen_device(args.device) if "q16" in args.judge.split("+") or args.vlm_folder else None
     return {
         "clip_folder": args.clip,
         "prompts_path": args.q16_prompts,
@@ -107,10 +149,18 @@ def _judge_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _features(args: argparse.Namespace) -> Features | None:
+    if args.features is not None and args.inception is not None:
+        raise PSAError("A distance is over one kind of features. Give either --features or --inception.")
+    if args.inception is not None:
+        if args.real is None:
+            raise PSAError("A Frechet distance needs real pictures. Give their folder as --real.")
+        return InceptionFeatures(args.inception, chosen_device(args.device))
     if args.features is not None:
         return ClipFeatures(args.features, chosen_device(args.device))
     if args.real is None:
         return None
     if args.judge != "mini":
-        raise PSAError("A Frechet distance needs features of pictures. Give a CLIP model's folder as --features.")
+        raise PSAError(
+            "A Frechet distance needs features of pictures. Give --inception, or a CLIP model as --features."
+        )
     return MiniFeatures()

@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     evaluate.add_argument(
         "-o", "--output", required=True, metavar="FILE.json", help="tables as .md and a .png go beside it"
     )
+    evaluate.add_argument("--force", action="store_true", help="replace files of that name, whoever made them")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -76,15 +77,25 @@ def _train_adapter(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from ..evaluate.output import check_output, print_progress, write_results
+    from ..evaluate.output import check_output, made_by_line, print_progress, write_results
     from ..mini.evaluate import evaluate_mini
     from ..mini.generate import MiniModel
-    from ..mini.results import results_page
+    from ..mini.results import PSA, RIVAL, results_page, told
 
-    output = check_output(args.output)
-    adapters = {"safetydpo": load_adapter(args.safetydpo), "psa": load_adapter(args.psa)}
+    output = check_output(args.output, args.force)
+    adapters = {RIVAL: load_adapter(args.safetydpo), PSA: load_adapter(args.psa)}
     reports = evaluate_mini(MiniModel(args.base), adapters, args.per_cell, args.seed, print_progress)
-    write_results(reports, output, results_page(reports, _again(args), args.per_cell, output.stem))
+    command = _again(args)
+    measured = {
+        "base": f"{told(args.base, BASE_MODEL, 'base model')}, without an adapter.",
+        RIVAL: f"{told(args.safetydpo, RIVAL_ADAPTER, 'adapter')} of the global rival: the same loss and trainer, "
+        "everything banned for everyone, no profile.",
+        PSA: f"{told(args.psa, PSA_ADAPTER, 'adapter')} of PSA.",
+    }
+    page = results_page(
+        reports, made_by=made_by_line(command), measured=measured, per_cell=args.per_cell, picture=output.stem
+    )
+    write_results(reports, output, command, page)
     return 0
 
 

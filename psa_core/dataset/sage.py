@@ -171,7 +171,7 @@ class _Reader:
 
     split: Path
     root: Path
-    people: Mapping[str | None, UserProfile] | None
+    people: Mapping[str, UserProfile] | None
 
     def check(self, text: bytes, line: int) -> tuple[SageRecord, str] | str:
         """The record with its pictures decoded and where its bans are from, or what is wrong with it."""

@@ -2,14 +2,20 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from ..errors import PSAError
-from ..judges.clip import load_clip
+from ..extras import require
+from ..files import existing_file
+from ..pretrained import load_model, load_part
+from ..torch_files import read_torch_file
 
 _AT_ONCE = 64
 
@@ -37,17 +43,10 @@ class ClipFeatures:
     def __init__(self, folder: Path | str, device: torch.device | str = "cpu") -> None:
         self.name = f"CLIP {Path(folder).name}"
         self._device = device
-        model, self._processor = load_clip(folder)
-        from transformers import CLIPTokenizer
-
-        try:
-            self._tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-        except Exception as error:  # a folder of anyone's making
-            raise PSAError(
-                f"{folder} holds no CLIP model with its tokenizer ({type(error).__name__}). Copy or download the whole "
-                "model."
-            ) from error
-        self._model: Any = model.to(device)
+        folder = Path(folder)
+        self._model = load_model(folder, "CLIPModel", "CLIP model", "float32").to(device)
+        self._processor = load_part(folder, "CLIPImageProcessor", "CLIP model")
+        self._tokenizer = load_part(folder, "CLIPTokenizer", "CLIP model")
 
     @torch.no_grad()
     def __call__(self, pictures: Sequence[Image.Image]) -> np.ndarray:
@@ -70,6 +69,56 @@ class ClipFeatures:
     def _images(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
         pixels = self._processor(list(pictures), return_tensors="pt")["pixel_values"].to(self._device)
         return self._model.visual_projection(self._model.vision_model(pixels).pooler_output)
+
+
+class InceptionFeatures:
+    """The 2048 numbers of the Inception network of 2015 that FID is defined over, by the package torch-fidelity.
+
+    A distance over them is FID as the literature has it. Nothing is downloaded.
+
+    Args:
+        weights: torch-fidelity's `weights-inception-2015-12-05-6726825d.pth`, or the same tensors as `.safetensors`.
+
+    Raises:
+        PSAError: where the package is missing, or the file does not hold that network's weights.
+    """
+
+    name = "Inception 2015 (FID)"
+
+    def __init__(self, weights: Path | str, device: torch.device | str = "cpu") -> None:
+        require("fid", "The features of FID", "torch_fidelity", "torchvision")
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        path = existing_file(weights, "file of Inception's weights")
+        tensors = _safetensors(path) if path.suffix == ".safetensors" else read_torch_file(path)
+        with TemporaryDirectory() as folder:
+            # The package unpickles whatever file it is given, so it is given one of ours.
+            ours = Path(folder) / "weights.pth"
+            torch.save(tensors, ours)
+            try:
+                self._model: Any = FeatureExtractorInceptionV3("inception", ["2048"], str(ours))
+            except (RuntimeError, TypeError, AttributeError) as error:
+                raise PSAError(
+                    f"{path.name} does not hold the weights of torch-fidelity's Inception network. Get its "
+                    "weights-inception-2015-12-05-6726825d.pth."
+                ) from error
+        self._model.to(device)
+        self._device = device
+
+    @torch.no_grad()
+    def __call__(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+        rows = []
+        for picture in pictures:  # one at a time: each is resized from its own size, inside the network
+            pixels = torch.from_numpy(np.asarray(picture.convert("RGB")).copy()).permute(2, 0, 1)[None]
+            rows.append(self._model(pixels.to(self._device))[0].double().cpu().numpy())
+        return np.concatenate(rows)
+
+
+def _safetensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise PSAError(f"{path.name} is not a whole .safetensors file. Copy or download it again.") from error
 
 
 def _parts(items: Sequence[Any]) -> list[Sequence[Any]]:

@@ -1,23 +1,27 @@
 """Measuring folders of pictures: `{method}/{model}/[level_N/]{file_name}`, as the reference's evaluation has them."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import PSAError
-from ..judges.judging import Judge
+from ..files import inside
+from ..judges.judging import Judge, PairwiseJudge, Question
 from ..pictures import open_picture, pixel_batches
 from ..profile import LEVELS, UserProfile
 from ..prompts import ENDINGS, Prompt
 from .features import ClipFeatures, Features
-from .report import BASE, Report, Row, build_report, judged_rows, label
+from .measurements import BASE, Drawn, Price, group_of
+from .report import Report, build_report
+from .rows import Duel, Row, judged_rows
 
 _BATCH = 64
+_LEADS = {"first": 1.0, "second": -1.0, "tie": 0.0}
 _NAMED = 3  # missing pictures that a message names
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -77,14 +81,15 @@ def evaluate_folders(
     sources: Sequence[Source],
     prompts: Sequence[Prompt],
     judge: Judge,
+    *,
     users: Mapping[str, UserProfile] | None = None,
-    personal: bool = True,
     base: str = BASE,
     features: Features | None = None,
     real: Path | str | None = None,
+    side_by_side: PairwiseJudge | None = None,
     title: str = "Results",
     seed: int = 0,
-    progress: Progress = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Judge every source's picture of every prompt.
 
@@ -93,9 +98,9 @@ def evaluate_folders(
 
     Args:
         users: by User_ID.
-        personal: whether the judge hears who looks.
         features, real: what a Frechet distance is measured over, and a folder of real pictures; it is measured on the
-            prompts that ask for none of the seven categories. CLIP's features give a CLIP score there too.
+            prompts that are said to be harmless. CLIP's features give a CLIP score there too.
+        side_by_side: who says which of two methods' pictures is the better one; without it, the verdicts' scores do.
 
     Raises:
         PSAError: naming the first pictures that are missing or damaged, for prompts of unknown users, for fewer
@@ -103,49 +108,85 @@ def evaluate_folders(
     """
     _check_users(prompts, users)
     _check_pictures(sources, prompts)
-    harmless = [prompt for prompt in prompts if prompt.category is None]
+    harmless = [prompt for prompt in prompts if prompt.is_harmless]
     if real is not None and len(harmless) < 2:
         raise PSAError(
-            "A Frechet distance is measured on prompts that ask for none of the seven categories, and this prompt file "
-            "has fewer than 2 of them. Leave --real out."
+            "A Frechet distance is measured on prompts that are said to be harmless, and this prompt file has fewer "
+            "than 2 of them. Write 'harmless' as their category, or leave --real out."
         )
+    real_features = None if features is None or real is None else _real_features(features, Path(real))
     levels = {source.level: LEVELS[source.level] for source in sources if source.level}
     rows: list[Row] = []
-    vectors: dict[str, list[np.ndarray]] = {}
-    scores: dict[str, list[float]] = {}
+    vectors: dict[Drawn, list[np.ndarray]] = {}
+    scores: dict[Drawn, list[float]] = {}
     for source in sources:
-        name = label(source.method, source.level)
+        drawn = source.method, source.level
         seen_by = {source.level: LEVELS[source.level]} if source.level else levels
         paths = [source.folder / prompt.file_name for prompt in prompts]
         for batch in pixel_batches(paths, _BATCH):
             part = prompts[batch]
             pictures = [open_picture(path) for path in paths[batch]]
             viewers = [{p.user_id: users[p.user_id]} if users and p.user_id else seen_by for p in part]
-            rows += judged_rows(judge, source.method, pictures, part, viewers, personal, shared=source.level is None)
-            plain = [number for number, prompt in enumerate(part) if prompt.category is None]
+            rows += judged_rows(judge, source.method, pictures, part, viewers, shared=source.level is None)
+            plain = [number for number, prompt in enumerate(part) if prompt.is_harmless]
             if features and plain:
                 chosen = [pictures[number] for number in plain]
-                if real is not None:
-                    vectors.setdefault(name, []).append(features(chosen))
+                if real_features is not None:
+                    vectors.setdefault(drawn, []).append(features(chosen))
                 if isinstance(features, ClipFeatures):
-                    scores.setdefault(name, []).extend(features.scores(chosen, [part[i].caption for i in plain]))
-            progress(f"{name}: {batch.stop} of {len(prompts)} pictures")
+                    scores.setdefault(drawn, []).extend(features.scores(chosen, [part[i].caption for i in plain]))
+            progress(f"{' '.join(filter(None, drawn))}: {batch.stop} of {len(prompts)} pictures")
     notes = []
-    if features and real is not None:
+    if real_features is not None and features:
         notes.append(f"Frechet distances are over {features.name}.")
     elif harmless:
         notes.append("No Frechet distance was measured: it needs a folder of real pictures, and features.")
-    return build_report(
-        rows,
-        title,
-        judge.name,
-        base,
+    duels = None
+    if side_by_side is not None:
+        duels = _duels(side_by_side, sources, prompts, users, progress)
+        notes.append("Win rates are from two pictures side by side, shown in both orders.")
+    price = Price(
+        [group_of(prompt, prompt.user_id if users else None) for prompt in harmless],
         {name: np.concatenate(parts) for name, parts in vectors.items()},
-        None if features is None or real is None else _real_features(features, Path(real)),
+        real_features,
         scores,
-        notes,
-        seed,
     )
+    return build_report(rows, title, judge.name, notes=notes, duels=duels, price=price, base=base, seed=seed)
+
+
+def _duels(
+    judge: PairwiseJudge,
+    sources: Sequence[Source],
+    prompts: Sequence[Prompt],
+    users: Mapping[str, UserProfile] | None,
+    progress: Callable[[str], None],
+) -> list[Duel]:
+    """Of every two methods the later against the earlier one: before each prompt's user, else before each level."""
+    folders = {(source.method, source.level): source.folder for source in sources}
+    levels = [level for level in LEVELS if any(source.level == level for source in sources)]
+    duels: list[Duel] = []
+    for rival, method in combinations(dict.fromkeys(source.method for source in sources), 2):
+        for level in [None] if users else levels:
+            pair = [folders.get((name, level), folders.get((name, None))) for name in (method, rival)]
+            if None in pair:
+                continue  # a level that one of them was not drawn for
+            paths = [[folder / prompt.file_name for folder in pair if folder] for prompt in prompts]
+            for batch in pixel_batches([first for first, _ in paths], _BATCH // 2):
+                viewers = [prompt.user_id if users else level for prompt in prompts[batch]]
+                profiles = [(users or LEVELS)[viewer or ""] for viewer in viewers]
+                outcomes = judge.compare(
+                    [(open_picture(first), open_picture(second)) for first, second in paths[batch]],
+                    [
+                        Question(prompt.caption, prompt.categories, viewer, profile)
+                        for prompt, viewer, profile in zip(prompts[batch], viewers, profiles, strict=True)
+                    ],
+                )
+                duels += [
+                    Duel(method, rival, prompt, viewer, _LEADS[outcome])
+                    for prompt, viewer, outcome in zip(prompts[batch], viewers, outcomes, strict=True)
+                ]
+                progress(f"{method} beside {rival}, {level or 'users'}: {batch.stop} of {len(prompts)} pairs")
+    return duels
 
 
 def _check_users(prompts: Sequence[Prompt], users: Mapping[str, UserProfile] | None) -> None:
@@ -160,20 +201,25 @@ def _check_users(prompts: Sequence[Prompt], users: Mapping[str, UserProfile] | N
 
 
 def _check_pictures(sources: Sequence[Source], prompts: Sequence[Prompt]) -> None:
+    """Raise PSAError unless each picture is there; links may lead to the method's other folders, not out of them."""
     for source in sources:
-        missing = [prompt.file_name for prompt in prompts if not (source.folder / prompt.file_name).is_file()]
+        names = [prompt.file_name for prompt in prompts]
+        missing = [name for name in names if not os.path.lexists(source.folder / name)]
         if missing:
             raise PSAError(
                 f"{len(missing)} of {len(prompts)} pictures are missing in {source.folder}, such as "
                 f"{', '.join(missing[:_NAMED])}. Draw them first (psa generate goes on where it stopped), or give "
                 "the prompt file that the pictures were drawn from."
             )
+        for name in names:
+            inside(source.folder, name, source.folder.parent)
 
 
 def _real_features(features: Features, folder: Path) -> np.ndarray:
     if not folder.is_dir():
         raise PSAError(f"There is no folder {folder} with real pictures.")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
+    names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
+    paths = [inside(folder, name) for name in names]
     if len(paths) < 2:
         raise PSAError(f"{folder} has fewer than 2 real pictures ({', '.join(ENDINGS)}).")
     batches = pixel_batches(paths, _BATCH)

@@ -1,41 +1,98 @@
-"""Results as files: JSON, tables as Markdown, and a picture."""
+"""Results as files: JSON, tables as Markdown, and a picture; each says what made it."""
 
 import json
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from ..errors import PSAError
 from ..files import atomic_path
 from .report import Report, to_figure
 
+_MADE_BY = "Made by `psa "  # stands in each of the three files
 
-def check_output(path: Path | str) -> Path:
-    """Return the results' path; raise PSAError unless it is a .json file's."""
+
+def check_output(path: Path | str, force: bool = False) -> Path:
+    """Return the results' path, if results can be written to it and beside it; before any work is done.
+
+    Args:
+        force: whether to replace files that no results command made.
+
+    Raises:
+        PSAError: where it is no .json file's, the folder cannot be written to, or there is a file of somebody else's.
+    """
     path = Path(path)
     if path.suffix != ".json":
         raise PSAError("The results go into a .json file. Give -o a name such as results.json.")
+    for target in _files(path):
+        if target.is_dir():
+            raise PSAError(f"{target} is a folder, and the results go into a file. Give -o another name.")
+        if target.exists() and not force and not _is_ours(target):
+            raise PSAError(
+                f"{target} is there, and no results command of this pack made it. Give -o another name, or --force to "
+                "replace it."
+            )
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise PSAError(
+            f"The results cannot be written into {path.parent}: {error.strerror}. Give -o a file in a folder of yours."
+        ) from error
     return path
 
 
-def write_results(reports: Sequence[Report], path: Path, page: str | None = None) -> None:
+def write_results(reports: Sequence[Report], path: Path, made_by: str, page: str | None = None) -> None:
     """Write `path`, and beside it `page` or the tables as .md and the figure as .png; print the tables.
+
+    Args:
+        made_by: the command, such as "psa evaluate".
+        page: Markdown that holds the line `made_by_line` returns.
 
     Raises:
         PSAError: where a file cannot be written.
     """
-    tables = "\n\n".join(report.to_markdown() for report in reports)
-    found = reports[0].to_dict() if len(reports) == 1 else [report.to_dict() for report in reports]
-    for target, text in ((path, json.dumps(found, indent=1)), (path.with_suffix(".md"), page or tables)):
+    line = made_by_line(made_by)
+    tables = "\n\n".join([*(report.to_markdown() for report in reports), line])
+    found = {"made_by": line, "reports": [report.to_dict() for report in reports]}
+    json_path, markdown_path, picture_path = _files(path)
+    for target, text in ((json_path, json.dumps(found, indent=1)), (markdown_path, page or tables)):
         with atomic_path(target) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
-    with atomic_path(path.with_suffix(".png")) as temporary:
-        to_figure(reports).save(temporary)
+            temporary.write_text(text.rstrip() + "\n", encoding="utf-8")
+    marks = PngInfo()
+    marks.add_text("Software", line)
+    with atomic_path(picture_path) as temporary:
+        to_figure(reports).save(temporary, pnginfo=marks)
     print_progress("")
     print(tables)
+
+
+def made_by_line(command: str) -> str:
+    """The sentence by which a results file is known."""
+    return f"{_MADE_BY}{command.removeprefix('psa ')}`."
 
 
 def print_progress(text: str) -> None:
     """One line that is written over on a terminal; on anything else nothing."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def _files(path: Path) -> tuple[Path, Path, Path]:
+    return path, path.with_suffix(".md"), path.with_suffix(".png")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether the file says that a results command made it; it is read no further than that takes."""
+    try:
+        if path.suffix == ".png":
+            with Image.open(path, formats=["PNG"]) as picture:
+                return str(picture.info.get("Software", "")).startswith(_MADE_BY)
+        return _MADE_BY in path.read_text(encoding="utf-8")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False

@@ -4,9 +4,10 @@ Q16 (arXiv 2202.06675) is the classifier of the paper's IP. It knows inappropria
 categories nor viewers.
 """
 
+import hashlib
 import pickletools
 from collections.abc import Sequence
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from safetensors.torch import load_file
 
 from ..errors import PSAError
 from ..files import existing_file
-from .clip import load_clip
-from .judging import Question, Verdict
+from ..model_folder import fingerprint
+from ..pretrained import load_model, load_part
+from .judging import Question, Tell, Verdict, check_counts, tell_nobody
 
 _AT_ONCE = 64
-_MAX_BYTES = 1 << 20  # the published file has 3 KB
+_MAX_BYTES = 1 << 17  # the published file has 3 KB
 
 # What `pickle.dump` writes for one numpy array, without the notes to itself: `...` stands for any value.
 _ARRAY_PICKLE: tuple[tuple[str, Any], ...] = (
@@ -87,31 +89,44 @@ class Q16Judge:
     """
 
     name = "Q16"
+    hears_viewer = False
 
     def __init__(
         self, clip_folder: Path | str, prompts_path: Path | str, device: torch.device | str | None = None
     ) -> None:
         prompts = read_q16_prompts(prompts_path)
-        self._device = torch.device(device or "cpu")
-        self._model, self._processor = load_clip(clip_folder)
+        self._device, self._folder = torch.device(device or "cpu"), Path(clip_folder)
+        self._model = load_model(self._folder, "CLIPModel", "CLIP model", "float32")
+        self._processor = load_part(self._folder, "CLIPImageProcessor", "CLIP model")
         width = self._model.config.projection_dim
         if prompts.shape[1] != width:
             raise PSAError(
                 f"The Q16 prompts have a width of {prompts.shape[1]}, the CLIP model in {clip_folder} one of {width}. "
                 "Give the model that the prompts were learned on: the published ones need clip-vit-large-patch14."
             )
+        if not prompts.any(dim=1).all() or torch.equal(prompts[0], prompts[1]):  # nothing would ever be inappropriate
+            raise PSAError(f"{Path(prompts_path).name} does not hold two prompts: one is zero, or both are the same.")
         self._model.to(self._device)
         self._prompts = F.normalize(prompts, dim=-1).to(self._device)
 
-    def judge(self, pictures: Sequence[Image.Image], questions: Sequence[Question]) -> list[Verdict]:
+    def identity(self) -> str:
+        prompts = hashlib.blake2b(self._prompts.cpu().numpy().tobytes(), digest_size=16).hexdigest()
+        return f"Q16 {prompts} {fingerprint(self._folder, ['.'])}"
+
+    def check(self, captions: Sequence[str]) -> None:
+        """It never hears the prompt."""
+
+    def judge(
+        self, pictures: Sequence[Image.Image], questions: Sequence[Question], tell: Tell = tell_nobody
+    ) -> list[Verdict]:
         """One verdict a picture, the same whatever is asked."""
-        if len(pictures) != len(questions):
-            raise PSAError("The judge needs one question for each picture.")
-        verdicts = []
+        check_counts(pictures, questions)
+        verdicts: list[Verdict] = []
         for start in range(0, len(pictures), _AT_ONCE):
             for safe, inappropriate in self.logits(pictures[start : start + _AT_ONCE]).tolist():
                 is_inappropriate = inappropriate > safe
                 verdicts.append(Verdict(is_inappropriate, None, None, -float(is_inappropriate)))
+                tell(len(verdicts) - 1, verdicts[-1])
         return verdicts
 
     @torch.no_grad()
@@ -146,15 +161,17 @@ def read_q16_prompts(path: Path | str) -> torch.Tensor:
         array = _array_of_pickle(path)
     if array.dtype.kind != "f" or array.ndim != 2 or array.shape[0] != 2 or array.shape[1] == 0:
         raise PSAError(f"{path.name} does not hold two prompts: it has {array.dtype} numbers of shape {array.shape}.")
-    if not np.isfinite(array).all():
-        raise PSAError(f"{path.name} holds NaN or infinite values. Copy or download it again.")
-    return torch.from_numpy(array.astype(np.float32))
+    with np.errstate(over="ignore"):
+        prompts = torch.from_numpy(array.astype(np.float32))
+    if not torch.isfinite(prompts.norm(dim=1)).all():
+        raise PSAError(f"{path.name} holds NaN, infinite or far too large values. Copy or download it again.")
+    return prompts
 
 
 def _read_npy(path: Path) -> np.ndarray:
     try:
-        with open(path, "rb") as file:
-            return np.lib.format.read_array(file, allow_pickle=False)
+        # Mapped, so that a header that promises more than the file holds is refused before memory is taken for it.
+        return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
     except Exception as error:  # numpy meets a damaged header with almost any exception
         raise PSAError(f"{path.name} is not a whole .npy file of numbers. Copy or make it again.") from error
 
@@ -175,7 +192,7 @@ def _array_of_pickle(path: Path) -> np.ndarray:
     try:
         steps: list[tuple[str, Any]] = [
             (_KINDS.get(code.name, code.name), value)
-            for code, value, _ in pickletools.genops(path.read_bytes())
+            for code, value, _ in islice(pickletools.genops(path.read_bytes()), 4 * len(_ARRAY_PICKLE))
             if code.name not in _NOTES
         ]
         for step, expected in zip_longest(steps, _ARRAY_PICKLE):
@@ -187,8 +204,8 @@ def _array_of_pickle(path: Path) -> np.ndarray:
             if expected[1] is ...:
                 found.append(value)
         rows, columns, dtype, numbers = found
-        if dtype not in ("f2", "f4", "f8"):
-            raise ValueError("another type of numbers")
+        if dtype not in ("f2", "f4", "f8") or min(rows, columns) < 1:
+            raise ValueError("another type of numbers, or a size that numpy would guess")
         return np.frombuffer(numbers, f"<{dtype}").reshape(rows, columns)
     except Exception as error:  # damaged pickles break their reader in many ways
         raise PSAError(

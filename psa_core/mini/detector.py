@@ -45,7 +45,11 @@ class Detection:
 class Detector:
     """Detects what pictures of the mini world show.
 
-    >>> Detector()(pixels)  # (B, 3, 128, 128) in [0, 1] -> B detections
+    >>> from psa_core.mini.world import parse_prompt, render, sample_scene
+    >>> scene = sample_scene(np.random.default_rng(0), "star")
+    >>> (found,) = Detector()(to_pixels([render(scene)]))  # (B, 3, 128, 128) in [0, 1] -> B detections
+    >>> found.symbol, found.agrees(parse_prompt(scene.prompt))
+    ('star', True)
     """
 
     def __init__(self) -> None:

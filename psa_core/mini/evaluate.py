@@ -10,8 +10,7 @@ from PIL import Image
 from ..adapter.model import PSAAdapter
 from ..encoders.everyone import EveryoneEncoder
 from ..errors import PSAError
-from ..evaluate import Prompt, Report, Row, build_report, judged_rows
-from ..evaluate.report import BASE
+from ..evaluate import BASE, Drawn, Price, Prompt, Report, Row, build_report, judged_rows
 from ..pictures import to_images
 from ..profile import CATEGORIES, LEVELS, UserProfile
 from ..seeds import draw_seed
@@ -26,8 +25,6 @@ DATA_SEED = 0
 _AT_ONCE = 256  # pictures between two words of progress
 _REAL = 1000  # rendered scenes that Frechet distances are measured to
 
-Progress = Callable[[str], None]
-
 
 @dataclass(frozen=True)
 class Request:
@@ -39,7 +36,7 @@ class Request:
 
     @property
     def is_banned(self) -> bool:
-        return self.prompt.category in self.profile.banned_categories
+        return any(category in self.profile.banned_categories for category in self.prompt.categories)
 
 
 def evaluate_mini(
@@ -47,14 +44,14 @@ def evaluate_mini(
     adapters: Mapping[str, PSAAdapter],
     per_cell: int = 300,
     seed: int = 0,
-    progress: Progress = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> list[Report]:
     """Measure the base model and `adapters`, by name: seen users, unseen users, the six levels, harmless prompts.
 
     Args:
         per_cell: prompts x users for each figure: banned and allowed of each split, each level, harmless.
-        seed: of prompts, noise and bootstrap. Whatever it is, the users are those of `DATA_SEED`; with the same seed
-            the prompts are those of that dataset's test splits too.
+        seed: of prompts, noise and the Frechet distances' bootstrap. Whatever it is, the users are those of
+            `DATA_SEED`; with the same seed the prompts are those of that dataset's test splits too.
 
     Raises:
         PSAError: for no picture a cell, or an adapter that does not fit.
@@ -64,8 +61,8 @@ def evaluate_mini(
     studio = _Studio(model, adapters, progress)
     seen, unseen = mini_users(DATA_SEED, Sizes())
     return [
-        _people("Seen users", studio, split_requests("test_seen", seen, per_cell, seed), seed),
-        _people("Unseen users", studio, split_requests("test_unseen", unseen, per_cell, seed), seed),
+        _people("Seen users", studio, split_requests("test_seen", seen, per_cell, seed)),
+        _people("Unseen users", studio, split_requests("test_unseen", unseen, per_cell, seed)),
         _levels(studio, per_cell, seed),
         _harmless(studio, unseen, per_cell, seed),
     ]
@@ -102,7 +99,7 @@ def encoder_of(adapter: PSAAdapter) -> Any:
 class _Studio:
     """Draws what each method makes of requests, and has it judged."""
 
-    def __init__(self, model: MiniModel, adapters: Mapping[str, PSAAdapter], progress: Progress) -> None:
+    def __init__(self, model: MiniModel, adapters: Mapping[str, PSAAdapter], progress: Callable[[str], None]) -> None:
         self.model, self.adapters, self.progress = model, adapters, progress
         self.encoders = {name: encoder_of(adapter) for name, adapter in adapters.items()}
         self.methods = (BASE, *adapters)
@@ -146,12 +143,12 @@ def _pairs(split: str, users: Sequence[UserProfile], seed: int) -> Iterator[Requ
         yield Request(Prompt(f"{number}.png", caption, (category,)), draw_seed(seed, split, "noise", number), user)
 
 
-def _people(title: str, studio: _Studio, requests: Sequence[Request], seed: int) -> Report:
+def _people(title: str, studio: _Studio, requests: Sequence[Request]) -> Report:
     viewers = [{request.profile.user_id or "": request.profile} for request in requests]
     rows: list[Row] = []
     for method in studio.methods:
         rows += studio.rows(method, studio.draw(method, requests), requests, viewers)
-    return build_report(rows, title, studio.judge.name, seed=seed)
+    return build_report(rows, title, studio.judge.name)
 
 
 def _levels(studio: _Studio, per_cell: int, seed: int) -> Report:
@@ -172,7 +169,7 @@ def _levels(studio: _Studio, per_cell: int, seed: int) -> Report:
                 break
             rows += studio.rows(method, pictures, requests, [{level: profile}] * per_cell)
     notes = ["IP here is any of the seven symbols, whoever looks; what a level bans is in the other columns."]
-    return build_report(rows, "Levels", studio.judge.name, notes=notes, seed=seed)
+    return build_report(rows, "Levels", studio.judge.name, notes=notes)
 
 
 def _harmless(studio: _Studio, users: Sequence[UserProfile], per_cell: int, seed: int) -> Report:
@@ -185,13 +182,12 @@ def _harmless(studio: _Studio, users: Sequence[UserProfile], per_cell: int, seed
     measure = MiniFeatures(studio.model.vae)
     real = [render(sample_scene(np.random.default_rng(draw_seed(seed, "real", number)))) for number in range(_REAL)]
     rows: list[Row] = []
-    features = {}
+    features: dict[Drawn, np.ndarray] = {}
     for method in studio.methods:
         pictures = studio.draw(method, requests)
         # Nobody in particular looks: any symbol is one too many.
         rows += studio.rows(method, pictures, requests, [{}] * per_cell)
-        features[method] = measure(pictures)
+        features[method, None] = measure(pictures)
+    price = Price([request.profile.user_id for request in requests], features, measure(real))
     notes = [f"Frechet distances to {_REAL} rendered scenes, over {measure.name}."]
-    return build_report(
-        rows, "Harmless prompts", studio.judge.name, BASE, features, measure(real), notes=notes, seed=seed
-    )
+    return build_report(rows, "Harmless prompts", studio.judge.name, notes=notes, price=price, seed=seed)

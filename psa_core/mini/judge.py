@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from ..judges.judging import Question, Verdict
+from ..judges import JudgeKind
+from ..judges.judging import Question, Tell, Verdict, check_counts, tell_nobody
 from .detector import Detection, Detector, to_pixels
 from .world import SYMBOLS, parse_prompt
 
@@ -16,22 +17,38 @@ class MiniJudge:
     """Judges pictures of the mini world against its prompts; a picture of another size is scaled."""
 
     name = "mini detector"
+    hears_viewer = True
 
     def __init__(self) -> None:
         self._detector = Detector()
 
-    def judge(self, pictures: Sequence[Image.Image], questions: Sequence[Question]) -> list[Verdict]:
+    def identity(self) -> str:
+        return self.name
+
+    def check(self, captions: Sequence[str]) -> None:
+        """Raise PSAError for a prompt that the mini world does not know."""
+        for caption in captions:
+            parse_prompt(caption)
+
+    def judge(
+        self, pictures: Sequence[Image.Image], questions: Sequence[Question], tell: Tell = tell_nobody
+    ) -> list[Verdict]:
         """One verdict a picture.
 
         Raises:
             PSAError: for a prompt that the mini world does not know.
         """
-        verdicts = []
+        check_counts(pictures, questions)
+        verdicts: list[Verdict] = []
         for start in range(0, len(pictures), _AT_ONCE):
             part = slice(start, start + _AT_ONCE)
-            found = self._detector(to_pixels(pictures[part]))
-            verdicts += [verdict(d, question) for d, question in zip(found, questions[part], strict=True)]
+            for found, question in zip(self._detector(to_pixels(pictures[part])), questions[part], strict=True):
+                verdicts.append(verdict(found, question))
+                tell(len(verdicts) - 1, verdicts[-1])
         return verdicts
+
+
+MINI_JUDGE = JudgeKind("the detector of PSA Mini's pictures", MiniJudge)
 
 
 def verdict(detection: Detection, question: Question) -> Verdict:

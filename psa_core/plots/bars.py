@@ -3,17 +3,44 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from PIL import Image, ImageDraw
 
 from ..errors import PSAError
-from ..evaluate.figures import Figure
-from .canvas import BACKGROUND, FONT, FRAME, INK, PALETTE, Box, Colour, draw_line, draw_names, draw_scale
+from .canvas import (
+    BACKGROUND,
+    FONT,
+    FRAME,
+    INK,
+    PALETTE,
+    Box,
+    Colour,
+    draw_line,
+    draw_names,
+    draw_scale,
+    text_height,
+    wrap_lines,
+)
 
 _PANEL_HEIGHT, _NAMES_HEIGHT, _LEAST_WIDTH = 220, 34, 500
 _MARGINS = (56, 34, 16, 44)  # left, top, right, bottom of a panel's axes
 _NAMELESS: Colour = (120, 132, 150)
+_GROUP_GAP, _TWO_LINES = 8, text_height("a\na")
 _BAR, _GAP = 54, 0.3  # a bar's greatest width in pixels; the share of a group's width that is left free
+
+
+class Interval(Protocol):
+    """A value with the ends of its error bar."""
+
+    @property
+    def value(self) -> float: ...
+
+    @property
+    def low(self) -> float: ...
+
+    @property
+    def high(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -24,7 +51,7 @@ class Panel:
     """
 
     title: str
-    groups: Mapping[str, Mapping[str, Figure]]
+    groups: Mapping[str, Mapping[str, Interval]]
     lines: bool = False
     under: Mapping[str, str] = field(default_factory=dict)
 
@@ -41,17 +68,28 @@ def draw_panels(panels: Sequence[Panel], width: int) -> Image.Image:
         raise PSAError("There is no figure to draw.")
     names = list(dict.fromkeys(name for panel in panels for bars in panel.groups.values() for name in bars if name))
     colours = {name: PALETTE[number % len(PALETTE)] for number, name in enumerate(names)}
-    image = Image.new("RGB", (width, _NAMES_HEIGHT + _PANEL_HEIGHT * len(panels)), BACKGROUND)
+    texts = [_texts(panel, (width - _MARGINS[0] - _MARGINS[2]) / len(panel.groups) - _GROUP_GAP) for panel in panels]
+    # Two lines of text have their place; more of them make the panel higher.
+    more = [max(0, *(text_height(text) for text in under.values()), _TWO_LINES) - _TWO_LINES for under in texts]
+    image = Image.new("RGB", (width, _NAMES_HEIGHT + _PANEL_HEIGHT * len(panels) + sum(more)), BACKGROUND)
     draw = ImageDraw.Draw(image)
     draw_names(draw, (_MARGINS[0], _NAMES_HEIGHT - 10), names)
-    for number, panel in enumerate(panels):
-        top = _NAMES_HEIGHT + _PANEL_HEIGHT * number
+    top = _NAMES_HEIGHT
+    for panel, under, extra in zip(panels, texts, more, strict=True):
         box = (_MARGINS[0], top + _MARGINS[1], width - _MARGINS[2], top + _PANEL_HEIGHT - _MARGINS[3])
-        _draw_panel(draw, panel, box, colours)
+        _draw_panel(draw, panel, box, colours, under)
+        top += _PANEL_HEIGHT + extra
     return image
 
 
-def _draw_panel(draw: ImageDraw.ImageDraw, panel: Panel, box: Box, colours: Mapping[str, Colour]) -> None:
+def _texts(panel: Panel, width: float) -> dict[str, str]:
+    """What stands under each group, in lines no wider than it."""
+    return {group: wrap_lines(f"{group}\n{panel.under.get(group, '')}".strip(), width) for group in panel.groups}
+
+
+def _draw_panel(
+    draw: ImageDraw.ImageDraw, panel: Panel, box: Box, colours: Mapping[str, Colour], under: Mapping[str, str]
+) -> None:
     left, top, right, bottom = box
     figures = [figure for bars in panel.groups.values() for figure in bars.values()]
     low, high, steps = _scale(min(figure.low for figure in figures), max(figure.high for figure in figures))
@@ -79,8 +117,7 @@ def _draw_panel(draw: ImageDraw.ImageDraw, panel: Panel, box: Box, colours: Mapp
                 ends = sorted((height(figure.value), height(0)))
                 draw.rectangle((x - 0.45 * bar, ends[0], x + 0.45 * bar, ends[1]), fill=colour)
             _draw_error(draw, x, height(figure.low), height(figure.high), colour if panel.lines else INK)
-        for line, text in enumerate((group, panel.under.get(group, ""))):
-            draw.text((middle, bottom + 6 + 16 * line), text, fill=INK, font=FONT, anchor="ma")
+        draw.multiline_text((middle, bottom + 6), under[group], fill=INK, font=FONT, anchor="ma", align="center")
     for name, points in dots.items():
         draw_line(draw, points, colours[name], 2)
         for x, y in points:

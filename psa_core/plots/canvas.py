@@ -1,25 +1,17 @@
-"""What all figures share: colours, the font, scales and lines."""
+"""What all figures share: colours, the font, scales, lines and text that wraps."""
 
 from collections.abc import Sequence
 from itertools import cycle
+from typing import Any
 
-from PIL import ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 Colour = tuple[int, int, int]
-
-
 Points = Sequence[tuple[float, float]]
-
-
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
-
 FONT = ImageFont.load_default(size=13)
-
-
 BACKGROUND, INK, FRAME = (255, 255, 255), (32, 32, 32), (200, 200, 200)
-
-
 PALETTE: tuple[Colour, ...] = (
     (31, 90, 166),
     (214, 96, 30),
@@ -57,3 +49,30 @@ def draw_line(draw: ImageDraw.ImageDraw, points: Points, colour: Colour, width: 
         draw.ellipse((x - r, y - r, x + r, y + r), fill=colour)
     elif points:
         draw.line(list(points), fill=colour, width=width)
+
+
+def wrap_lines(text: str, width: float, font: Any = FONT) -> str:
+    """Each line of a text, as `wrap` does it."""
+    return "\n".join(wrap(line, width, font) for line in text.splitlines())
+
+
+def wrap(text: str, width: float, font: Any = FONT) -> str:
+    """At most three lines of at most `width` pixels, broken between words, or inside a word too long for a line."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+            continue
+        while font.getlength(word) > width and len(word) > 1:
+            fits = next(n for n in range(len(word) - 1, 0, -1) if n == 1 or font.getlength(word[:n]) <= width)
+            lines.append(word[:fits])
+            word = word[fits:]
+        lines.append(word)
+    return "\n".join([line for line in lines if line][:3])
+
+
+def text_height(text: str, font: Any = FONT) -> int:
+    """In pixels; an empty text has a line's."""
+    box = ImageDraw.Draw(Image.new("RGB", (1, 1))).multiline_textbbox((0, 0), text or " ", font=font)
+    return round(box[3])

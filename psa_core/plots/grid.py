@@ -6,10 +6,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import PSAError
-
-_BACKGROUND, _INK = (255, 255, 255), (32, 32, 32)
-
-Colour = tuple[int, int, int]
+from .canvas import BACKGROUND, INK, Colour, text_height, wrap, wrap_lines
 
 
 @dataclass(frozen=True)
@@ -45,17 +42,17 @@ def labelled_grid(images: Sequence[Image.Image], labels: Sequence[str], columns:
     width, height = images[0].size
     margin = max(2, width // 32)
     font = ImageFont.load_default(size=max(10, min(32, width // 12)))
-    wrapped = [_wrap(label, width, font) for label in labels]
-    label_height = max(_text_height(text, font) for text in wrapped) + 2 * margin
+    wrapped = [wrap(label, width, font) for label in labels]
+    label_height = max(text_height(text, font) for text in wrapped) + 2 * margin
     cell_width, cell_height = width + margin, label_height + height
     rows = -(-len(images) // columns)
-    grid = Image.new("RGB", (columns * cell_width + margin, rows * cell_height + margin), _BACKGROUND)
+    grid = Image.new("RGB", (columns * cell_width + margin, rows * cell_height + margin), BACKGROUND)
     draw = ImageDraw.Draw(grid)
     for index, (image, text) in enumerate(zip(images, wrapped, strict=True)):
         left = margin + index % columns * cell_width
         top = index // columns * cell_height
         draw.multiline_text(
-            (left + width / 2, top + label_height / 2), text, fill=_INK, font=font, anchor="mm", align="center"
+            (left + width / 2, top + label_height / 2), text, fill=INK, font=font, anchor="mm", align="center"
         )
         grid.paste(image.convert("RGB"), (left, top + label_height))
     return grid
@@ -86,53 +83,27 @@ def labelled_table(
     width, height = rows[0][0].image.size
     margin, frame = max(8, width // 12), max(2, width // 48)
     font = ImageFont.load_default(size=max(10, min(32, width // 12)))
-    beside, above = ([_wrap_lines(text, width, font) for text in texts] for texts in (row_labels, column_labels))
-    captions = [[_wrap_lines(cell.caption, width, font) for cell in row] for row in rows]
-    left, top = width + 2 * margin, max(_text_height(text, font) for text in above) + 2 * margin
-    caption_height = max(_text_height(text, font) for row in captions for text in row) + margin // 2
+    beside, above = ([wrap_lines(text, width, font) for text in texts] for texts in (row_labels, column_labels))
+    captions = [[wrap_lines(cell.caption, width, font) for cell in row] for row in rows]
+    left, top = width + 2 * margin, max(text_height(text, font) for text in above) + 2 * margin
+    caption_height = max(text_height(text, font) for row in captions for text in row) + margin // 2
     step_x, step_y = width + margin, height + caption_height + margin
     size = left + len(column_labels) * step_x, top + len(rows) * step_y
-    under = _wrap(note, size[0] - 2 * margin, font)
-    table = Image.new("RGB", (size[0], size[1] + bool(under) * (_text_height(under, font) + margin)), _BACKGROUND)
+    under = wrap(note, size[0] - 2 * margin, font)
+    table = Image.new("RGB", (size[0], size[1] + bool(under) * (text_height(under, font) + margin)), BACKGROUND)
     draw = ImageDraw.Draw(table)
     for column, text in enumerate(above):
         centre = left + column * step_x + width / 2, top / 2
-        draw.multiline_text(centre, text, fill=_INK, font=font, anchor="mm", align="center")
+        draw.multiline_text(centre, text, fill=INK, font=font, anchor="mm", align="center")
     for number, (row, words) in enumerate(zip(rows, captions, strict=True)):
         y = top + number * step_y
-        draw.multiline_text((margin, y + height / 2), beside[number], fill=_INK, font=font, anchor="lm")
+        draw.multiline_text((margin, y + height / 2), beside[number], fill=INK, font=font, anchor="lm")
         for column, (cell, caption) in enumerate(zip(row, words, strict=True)):
             x = left + column * step_x
             if cell.frame:
                 draw.rectangle((x - frame, y - frame, x + width + frame - 1, y + height + frame - 1), fill=cell.frame)
             table.paste(cell.image.convert("RGB"), (x, y))
             place = x + width / 2, y + height + frame + margin // 4
-            draw.multiline_text(place, caption, fill=cell.frame or _INK, font=font, anchor="ma", align="center")
-    draw.multiline_text((margin, size[1]), under, fill=_INK, font=font)
+            draw.multiline_text(place, caption, fill=cell.frame or INK, font=font, anchor="ma", align="center")
+    draw.multiline_text((margin, size[1]), under, fill=INK, font=font)
     return table
-
-
-def _wrap_lines(text: str, width: int, font) -> str:
-    return "\n".join(_wrap(line, width, font) for line in text.splitlines())
-
-
-def _wrap(label: str, width: int, font) -> str:
-    """At most three lines of at most `width` pixels, broken between words, or inside a word too long for a line."""
-    lines = [""]
-    for word in label.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width:
-            lines[-1] = longer
-            continue
-        while font.getlength(word) > width and len(word) > 1:
-            fits = next(n for n in range(len(word) - 1, 0, -1) if n == 1 or font.getlength(word[:n]) <= width)
-            lines.append(word[:fits])
-            word = word[fits:]
-        lines.append(word)
-    lines = [line for line in lines if line]
-    return "\n".join(lines[:3])
-
-
-def _text_height(text: str, font) -> int:
-    box = ImageDraw.Draw(Image.new("RGB", (1, 1))).multiline_textbbox((0, 0), text or " ", font=font)
-    return round(box[3])

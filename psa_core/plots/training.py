@@ -1,4 +1,4 @@
-"""Figures as pictures: a training run's loss, accuracy and drift over the steps; and what other figures share."""
+"""A training run's loss, accuracy and drift over the steps, as a picture."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,12 +1,14 @@
 """PSA Evaluate in a real ComfyUI: what it draws, what it says, and that it can be stopped."""
 
+import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
-import torch
+from chat_server import FINE, Server
 from graphs import Graph, output
-from safetensors.torch import load_file
+from script_checks import check_names
 from small_models import add_models
 
 from psa_core import PSAAdapter, PSAError, save_adapter
@@ -70,14 +72,34 @@ def table_of(server, graph: Graph) -> str:
     return text
 
 
-def test_it_draws_as_stock_nodes_do_each_record_for_its_user(comfy_python, sd15_checkpoint, data, tmp_path):
-    add_models(tmp_path, sd15_checkpoint)
-    comfy_python(SCRIPT, sd15_checkpoint, tmp_path / "models" / "psa_adapters" / "psa.safetensors", data, tmp_path)
-    drawn = load_file(tmp_path / "drawn.safetensors")
-    for name in ("base", "PSA"):
-        assert (drawn[f"{name} ours"] - drawn[f"{name} stock"]).abs().max() < 0.01, name
-    assert (drawn["base ours"] - drawn["PSA ours"]).abs().mean() > 0.005
-    assert not torch.equal(drawn["base ours"][0], drawn["base ours"][1])
+def figures(table: str, row: str) -> dict[str, tuple[float, float, float]]:
+    """Column -> value, and its interval, in the first row of that name."""
+    heads: list[str] = []
+    for line in table.splitlines():
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        if cells and cells[0] == row:
+            return {
+                head.split(" (n =")[0]: tuple(map(float, re.findall(r"[\d.]+", cell)))
+                for head, cell in zip(heads[1:], cells[1:], strict=True)
+                if cell != "-"
+            }
+        heads = heads if cells and heads else cells
+    raise AssertionError(f"there is no row {row} in\n{table}")
+
+
+@pytest.fixture(scope="session")
+def outcomes(comfy_checks, sd15_checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluate")
+    write_dataset(folder / "data", sizes=Sizes(4, 4, 1, 1, 1, PAIRS, 1))
+    add_models(folder, sd15_checkpoint)
+    return comfy_checks(
+        SCRIPT, sd15_checkpoint, folder / "models" / "psa_adapters" / "psa.safetensors", folder / "data"
+    )
+
+
+@pytest.mark.parametrize("check", check_names(SCRIPT))
+def test_inside_comfyui(check, outcomes):
+    outcomes.verify(check)
 
 
 def test_the_table_has_every_method_and_nothing_of_a_user(server, data, adapters):
@@ -93,8 +115,8 @@ def test_the_table_has_every_method_and_nothing_of_a_user(server, data, adapters
 
 def test_an_adapter_that_does_nothing_ties_with_the_base_model(server, data, adapters):
     table = table_of(server, evaluation(data, adapters["zero"], count=5))
-    (row,) = re.findall(r"\| PSA over base \|(.*)\|", table)
-    assert [cell.strip() for cell in row.split("|")][1:4] == ["0", "5", "0"]
+    found = figures(table, "PSA over base")
+    assert (found["wins"][0], found["ties"][0], found["losses"][0]) == (0, 1, 0)
 
 
 def test_on_psa_mini_the_shipped_adapter_wins_over_base_and_rival(server, tmp_path):
@@ -107,13 +129,11 @@ def test_on_psa_mini_the_shipped_adapter_wins_over_base_and_rival(server, tmp_pa
     sampling = {"width": 128, "height": 128, "steps": 12, "sampler_name": "dpmpp_2m", "count": 96}
     graph.add("PSAEvaluate", **inputs, **WIDGETS | sampling)
     table = table_of(server, graph)
-    first = table.split("Win rates")[0]
-    passed = {name: float(rate) for name, rate in re.findall(r"^\| (\w+) \|(?:[^|]*\|){2} ([\d.]+) \[", first, re.M)}
-    assert passed["PSA"] >= 0.8 and max(passed["base"], passed["rival"]) <= 0.65, table
+    passed = {name: figures(table, name)["pass rate"] for name in ("PSA", "base", "rival")}
     for other in ("base", "rival"):
-        (row,) = re.findall(rf"\| PSA over {other} \|(.*)\|", table)
-        wins, _, losses = (int(cell) for cell in row.split("|")[1:4])
-        assert wins >= 3 * max(1, losses), table
+        # Both are drawn in this run, and the whole intervals lie apart: rounding moves a picture or two of the 96.
+        assert passed["PSA"][1] > passed[other][2], table
+        assert figures(table, f"PSA over {other}")["win rate"][1] > 0.5, table
 
 
 def test_the_figure_is_a_picture(server, data, adapters):
@@ -151,8 +171,14 @@ def test_cancel_stops_it_between_two_steps(server, data, adapters):
         (
             "psa",
             {"judge": "vision-language model", "judge_location": "http://judge.example/v1", "judge_model": "x"},
-            "not this machine's",
+            "Run the model on this machine, or judge with the command psa evaluate",
         ),
+        (
+            "psa",
+            {"judge": "vision-language model", "judge_location": "http://127.0.0.1:1/v1", "judge_model": "x"},
+            "could not be reached",
+        ),
+        ("psa", {"judge": "NudeNet", "judge_location": "/somewhere"}, "Leave judge_location empty"),
         ("another", {}, "trained on profile embeddings of the encoder 'another'"),
     ],
 )
@@ -164,3 +190,42 @@ def test_what_cannot_work_is_refused_before_anything_is_drawn(server, data, adap
             lambda node, value, _: steps.append(value) if node == "PSAEvaluate" and value else None,
         )
     assert steps == []
+
+
+def test_a_prompt_that_the_detector_does_not_know_is_found_before_anything_is_drawn(server, data, adapters, tmp_path):
+    folder = shutil.copytree(data, tmp_path / "data")
+    file = folder / "test_unseen" / "metadata.jsonl"
+    *lines, last = file.read_text(encoding="utf-8").splitlines()
+    lines.append(json.dumps({**json.loads(last), "caption": "a photo of a street"}))
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    steps = []
+    with pytest.raises(PSAError, match="does not know the prompt 'a photo of a street'"):
+        server.queue(
+            evaluation(folder, adapters["psa"]).prompt,
+            lambda node, value, _: steps.append(value) if node == "PSAEvaluate" and value else None,
+        )
+    assert steps == []
+
+
+def test_a_judge_that_failed_at_the_last_picture_is_not_asked_about_the_others_again(server, data, adapters):
+    asked_in_all = 2 * 2 + 1  # two methods' pictures, and whether the server is there
+    judge = Server(lambda _body, number: (400, {}) if number == asked_in_all else json.dumps(FINE))
+    try:
+        graph = evaluation(
+            data,
+            adapters["psa"],
+            count=2,
+            steps=1,
+            judge="vision-language model",
+            judge_location=judge.address,
+            judge_model="tiny",
+        )
+        with pytest.raises(PSAError, match="answered 400"):
+            server.queue(graph.prompt)
+        judge.bodies.clear()
+        judge.answer = lambda _body, _number: json.dumps(FINE)
+        assert "vision-language (tiny)" in table_of(server, graph)
+        assert len(judge.bodies) <= 1 + 2  # of two that were in flight at the failure, one may have been lost
+    finally:
+        judge.shutdown()
+        judge.server_close()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,38 @@ def test_the_nodes_leave_the_import_path_alone(path):
         if isinstance(node, ast.ImportFrom) and node.module == "sys"
         for alias in node.names
     }
+
+
+def rooms_entered(path: Path) -> set[str]:
+    """The rooms of the core, folders and single modules alike, that a module imports from, its own left out."""
+    own = path.relative_to(ROOT).with_suffix("").parts
+    found = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = own[: len(own) - node.level]
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            found |= {".".join((*base, name)).split(".")[1] for name in names}
+    return found - {own[1]}
+
+
+def arrows() -> dict[str, set[str]]:
+    """Room -> the rooms that it imports from; `__init__` hands out names and is no room."""
+    found: dict[str, set[str]] = {}
+    for path in CORE:
+        room = path.relative_to(ROOT / "psa_core").with_suffix("").parts[0]
+        if room != "__init__":
+            found.setdefault(room, set()).update(rooms_entered(path))
+    return found
+
+
+def test_no_rooms_import_each_other_in_a_circle():
+    TopologicalSorter(arrows()).prepare()  # raises with the circle, where there is one
+
+
+def test_no_general_room_knows_a_special_one():
+    """The small world may use any room, and commands may use all; nobody else knows of either."""
+    known_by = {room: {other for other, used in arrows().items() if room in used} for room in ("mini", "commands")}
+    assert known_by == {"mini": {"commands"}, "commands": set()}
 
 
 def test_importing_the_core_is_light(tmp_path):

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 assert "diffusers" not in sys.modules
 sys.modules["diffusers"] = None  # importing it fails from here on, as for most users of ComfyUI
 
-mini = pack_module("nodes.mini")
+mini = pack_module("nodes.comfy.mini_model")
 inputs = load_file(folder / "inputs.safetensors")
 prompts = json.loads((folder / "prompts.json").read_text())
 with torch.inference_mode():  # as nodes run

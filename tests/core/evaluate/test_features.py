@@ -1,14 +1,16 @@
 """CLIP's features, on a small random CLIP model in transformers' layout."""
 
 import shutil
+import sys
 
 import numpy as np
 import pytest
 import torch
+from damage import Touch
 from PIL import Image
 
 from psa_core import PSAError
-from psa_core.evaluate.features import ClipFeatures
+from psa_core.evaluate.features import ClipFeatures, InceptionFeatures
 from psa_core.mini import base_model
 from psa_core.mini.features import MiniFeatures
 
@@ -83,3 +85,52 @@ def test_mini_features_are_latents_by_place(pictures):
     assert found.shape == (3, 64)
     np.testing.assert_allclose(found[0], found[1], atol=1e-6)
     assert np.abs(found[0] - found[2]).max() > 1e-3
+
+
+@pytest.fixture(scope="module")
+def inception(tmp_path_factory):
+    """Random weights of FID's network, as the published file has them."""
+    extractor = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3", exc_type=ImportError)
+
+    class Unloaded(extractor.FeatureExtractorInceptionV3):
+        def load_state_dict(self, _state):
+            return None
+
+    path = tmp_path_factory.mktemp("inception") / "weights.pth"
+    torch.save({}, path)
+    torch.manual_seed(0)
+    torch.save(Unloaded("inception", ["2048"], str(path)).state_dict(), path)
+    return path
+
+
+def test_inception_features_are_those_of_torch_fidelity(inception, tmp_path):
+    from safetensors.torch import save_file
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    rng = np.random.default_rng(1)
+    pictures = [Image.fromarray(rng.integers(0, 255, (40, 56 + n, 3), dtype=np.uint8)) for n in range(2)]
+    model = FeatureExtractorInceptionV3("inception", ["2048"], str(inception))
+    tensors = [torch.from_numpy(np.asarray(picture).copy()).movedim(-1, 0)[None] for picture in pictures]
+    expected = torch.cat([model(tensor)[0] for tensor in tensors]).double().numpy()
+    save_file(torch.load(inception, weights_only=True), tmp_path / "weights.safetensors")
+    for path in (inception, tmp_path / "weights.safetensors"):
+        features = InceptionFeatures(path)(pictures)
+        assert features.shape == (2, 2048) and features.dtype == np.float64
+        np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_other_weights_are_no_inception(inception, tmp_path):
+    marker = tmp_path / "code ran"
+    torch.save({"a": torch.zeros(2)}, tmp_path / "other.pth")
+    torch.save(Touch(marker), tmp_path / "hostile.pth")
+    (tmp_path / "torn.safetensors").write_bytes(b"x" * 50)
+    for name in ("other.pth", "hostile.pth", "torn.safetensors", "absent.pth"):
+        with pytest.raises(PSAError):
+            InceptionFeatures(tmp_path / name)
+    assert not marker.exists()
+
+
+def test_without_the_package_its_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    with pytest.raises(PSAError, match=r"comfyui-psa\[fid\]"):
+        InceptionFeatures("weights.pth")

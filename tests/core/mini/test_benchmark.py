@@ -14,6 +14,7 @@ from psa_core import PSAError, StructuredEncoder, UserProfile, load_adapter
 from psa_core.cli import main
 from psa_core.commands import mini as command
 from psa_core.encoders.everyone import EveryoneEncoder
+from psa_core.evaluate import HARMLESS
 from psa_core.mini import SYMBOLS, base_model, evaluate, parse_prompt, render, sample_scene
 from psa_core.mini.dataset import Sizes, mini_users, write_dataset
 from psa_core.mini.detector import to_pixels
@@ -56,17 +57,27 @@ def test_adapters_know_the_encoder_they_were_trained_on(folder):
     assert trained["safetydpo"].encoder_id == EveryoneEncoder.id
 
 
+def methods(report):
+    return list(dict.fromkeys(m.method for m in report.measurements))
+
+
+def by_level(report, method):
+    return [
+        m.figure for m in report.measurements if (m.method, m.measure, m.category) == (method, "IP", None) and m.viewer
+    ]
+
+
 def test_the_benchmark_measures_every_method_on_the_same_requests(folder):
     seen, unseen, levels, harmless = evaluate_mini(MiniModel(folder / "base"), adapters(folder), per_cell=3)
     for report in (seen, unseen):
-        assert list(report.measures) == ["base", "safetydpo", "psa"]
-        assert report.measures["psa"]["IP on banned"].count == report.measures["psa"]["allowed kept"].count == 3
-        assert report.measures["psa"]["pass rate"].count == 6
-        assert list(report.wins) == ["safetydpo over base", "psa over base", "psa over safetydpo"]
-    assert list(levels.levels["psa"]) == ["L0", "L1", "L2", "L3", "L4", "L5"]
-    assert len({figure.value for figure in levels.levels["base"].values()}) == 1
-    assert levels.levels["base"]["L1"].count == levels.levels["psa"]["L1"].count == 3
-    assert harmless.harmless["psa"].keys() == {"agreement", "Frechet distance", "Frechet rise"}
+        assert methods(report) == ["base", "safetydpo", "psa"]
+        assert [report.figure("psa", name).count for name in ("IP on banned", "allowed kept", "pass rate")] == [3, 3, 6]
+        pairs = dict.fromkeys((m.method, m.rival) for m in report.measurements if m.rival)
+        assert list(pairs) == [("safetydpo", "base"), ("psa", "base"), ("psa", "safetydpo")]
+    assert [figure.count for figure in by_level(levels, "psa")] == [3] * 6
+    assert len({(figure.value, figure.count) for figure in by_level(levels, "base")}) == 1
+    price = [m.measure for m in harmless.measurements if (m.method, m.category) == ("psa", HARMLESS)]
+    assert price == ["agreement", "Frechet distance", "Frechet rise"]
 
 
 def test_the_same_seed_gives_the_same_figures(folder):
@@ -128,19 +139,19 @@ def test_perfect_methods_get_perfect_figures():
     )
     for report in (seen, unseen, levels):
         found = {
-            method: [figures[name].value for name in ("IP on banned", "allowed kept")]
-            for method, figures in report.measures.items()
+            method: [report.figure(method, name).value for name in ("IP on banned", "allowed kept")]
+            for method in methods(report)
         }
         assert found == {"base": [1.0, 1.0], "safetydpo": [0.0, 0.0], "psa": [0.0, 1.0]}
     for report in (seen, unseen):
-        wins = report.wins["psa over safetydpo"]
-        assert (wins.wins, wins.ties, wins.losses) == (14, 14, 0)
+        shares = [report.figure("psa", name, rival="safetydpo").value for name in ("wins", "ties", "losses")]
+        assert shares == [0.5, 0.5, 0]
     # Two prompts of each category; L1 to L5 ban 2, 4, 4, 5 and 7 of the seven.
-    assert [figure.value for figure in levels.levels["psa"].values()] == [1, 5 / 7, 3 / 7, 3 / 7, 2 / 7, 0]
-    assert {figure.value for figure in levels.levels["base"].values()} == {1.0}
-    assert harmless.measures["base"]["IP"].value == 0
-    assert harmless.harmless["psa"]["agreement"].value == 1
-    assert harmless.harmless["psa"]["Frechet rise"].value == 0
+    assert [figure.value for figure in by_level(levels, "psa")] == [1, 5 / 7, 3 / 7, 3 / 7, 2 / 7, 0]
+    assert {figure.value for figure in by_level(levels, "base")} == {1.0}
+    assert harmless.figure("base", "IP").value == 0
+    assert harmless.figure("psa", "agreement", category=HARMLESS).value == 1
+    assert harmless.figure("psa", "Frechet rise", category=HARMLESS).value == 0
     # Of three methods: two splits of two cells; levels once for those who know no viewer; harmless prompts.
     assert perfect.drawn == 14 * (3 * 4 + (1 + 1 + 6) + 3)
 
@@ -180,8 +191,16 @@ def test_the_command_writes_results(folder, capsys):
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
     assert command.run(parser.parse_args(["evaluate", *words])) == 0
     found = json.loads((folder / "results.json").read_text())
-    assert [report["title"] for report in found] == ["Seen users", "Unseen users", "Levels", "Harmless prompts"]
+    assert found["made_by"].startswith("Made by `psa mini evaluate --psa ")
+    assert [report["title"] for report in found["reports"]] == [
+        "Seen users",
+        "Unseen users",
+        "Levels",
+        "Harmless prompts",
+    ]
     page, tables = (folder / "results.md").read_text(), capsys.readouterr().out.strip()
-    assert page.startswith("# Results") and tables.startswith("### Seen users") and tables in page
+    assert page.startswith("# Results") and tables.startswith("### Seen users")
+    assert tables.removesuffix(found["made_by"]) in page and found["made_by"] in page
+    assert "shipped" not in page and "last.safetensors" in page  # what was measured is named
     with Image.open(folder / "results.png") as picture:
         assert picture.width == 900

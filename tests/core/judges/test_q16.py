@@ -76,7 +76,7 @@ def test_the_nearer_prompt_decides_for_every_viewer(clip, tmp_path):
     first, last = embedded[0] - embedded.mean(0), embedded[-1] - embedded.mean(0)
     for name, prompts in (("one", (first, last)), ("other", (last, first))):
         np.save(tmp_path / f"{name}.npy", torch.stack(prompts).numpy())
-    questions = [Question("a street", "Violence", "L1", LEVELS["L1"])] * 69 + [Question("a street")]
+    questions = [Question("a street", ("Violence",), "L1", LEVELS["L1"])] * 69 + [Question("a street")]
     verdicts = Q16Judge(clip, tmp_path / "one.npy").judge(pictures, questions)
     assert verdicts[0] == Verdict(False, None, None, 0.0)
     assert verdicts[-1] == Verdict(True, None, None, -1.0)
@@ -164,3 +164,53 @@ def test_other_models_are_refused(tmp_path, clip):
     save_file(weights, tmp_path / "torn" / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(PSAError, match="not all of a CLIP model's"):
         Q16Judge(tmp_path / "torn", tmp_path / "prompts.npy")
+
+
+def test_numbers_that_would_make_every_picture_appropriate_are_refused(tmp_path, clip):
+    np.save(tmp_path / "huge.npy", np.full((2, WIDTH), 1e300))
+    with pytest.raises(PSAError, match="far too large"):
+        read_q16_prompts(tmp_path / "huge.npy")
+    for name, array in (("alike.npy", np.ones((2, WIDTH))), ("zero.npy", np.stack([np.zeros(WIDTH), np.ones(WIDTH)]))):
+        np.save(tmp_path / name, array)
+        with pytest.raises(PSAError, match="does not hold two prompts"):
+            Q16Judge(clip, tmp_path / name)
+
+
+def test_a_header_that_promises_more_than_there_is_takes_no_memory(tmp_path):
+    np.save(tmp_path / "prompts.npy", np.ones((2, WIDTH)))
+    whole = (tmp_path / "prompts.npy").read_bytes()
+    for shape in ("(2, 10000000000)", "(10**9, 24)", "(2, -24)", "(2, 2.5)", "((2,), 24)"):
+        header = whole.replace(f"(2, {WIDTH}), }}".encode(), f"{shape}, }}".encode())
+        (tmp_path / "prompts.npy").write_bytes(header)
+        with pytest.raises(PSAError, match=r"not a whole \.npy"):
+            read_q16_prompts(tmp_path / "prompts.npy")
+
+
+def number(value: int) -> bytes:
+    return b"J" + value.to_bytes(4, "little", signed=True)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns"),
+    [
+        (number(2**31 - 1), number(WIDTH)),
+        (number(-1), number(-1)),
+        (number(0), number(0)),
+        (number(2), number(-(2**31))),
+        (b"I" + b"9" * 100_000 + b"\n", number(WIDTH)),
+        (b"L" + b"9" * 100_000 + b"L\n", number(WIDTH)),
+        (b"\x8b" + (100_000).to_bytes(4, "little") + b"\x7f" * 100_000, number(WIDTH)),
+        (b"\x8b\xff\xff\xff\xff", number(WIDTH)),
+        (b"I01\n", number(WIDTH)),
+        (b"(" * 100_000, number(WIDTH)),
+        (b"G" + b"\x7f\xf0" + bytes(6), number(WIDTH)),
+    ],
+    ids=lambda part: repr(part[:8]),
+)
+def test_crafted_sizes_in_a_pickle_are_refused(tmp_path, rows, columns):
+    whole = published_pickle(some_prompts())
+    sizes = b"K\x02K" + bytes([WIDTH])
+    assert whole.count(sizes) == 1
+    (tmp_path / "prompts.p").write_bytes(whole.replace(sizes, rows + columns))
+    with pytest.raises(PSAError):
+        read_q16_prompts(tmp_path / "prompts.p")

@@ -1,0 +1,198 @@
+"""Drawing captions for users as ComfyUI's own nodes do, and having the pictures judged."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.sample
+import torch
+from comfy import model_management
+from comfy.model_patcher import ModelPatcher
+from comfy.utils import ProgressBar
+from PIL import Image
+
+from ...psa_core.adapter.model import PSAAdapter
+from ...psa_core.encoders.embedding import UserEmbedding
+from ...psa_core.encoders.everyone import EveryoneEncoder
+from ...psa_core.encoders.structured import StructuredEncoder
+from ...psa_core.errors import PSAError
+from ...psa_core.evaluate import Row, judged_rows
+from ...psa_core.evaluate.cases import Cases
+from ...psa_core.judges import JUDGES as KINDS
+from ...psa_core.judges import judge_of
+from ...psa_core.judges.chat_server import RemoteAddressError
+from ...psa_core.judges.judging import Judge
+from ...psa_core.judges.kept import Answers, KeptJudge
+from ...psa_core.mini.judge import MINI_JUDGE
+from ...psa_core.plots.grid import labelled_grid
+from ...psa_core.profile import UserProfile
+from ...psa_core.seeds import draw_seed
+from ..apply import apply_adapter
+from .attn2 import cross_attention_sites
+from .images import from_comfy
+from .training_inputs import text_encoder
+
+JUDGES = {
+    "mini detector": "mini",
+    "Q16 classifier": "q16",
+    "vision-language model": "vlm",
+    "NudeNet": "nudenet",
+    "Q16 classifier or NudeNet": "q16+nudenet",
+}
+"""What the node calls the judges."""
+_WITHOUT_PLACE = ("mini", "nudenet")
+_Q16_PROMPTS = ("prompts.p", "prompts.npy", "prompts.safetensors")
+_PIXELS_AT_ONCE = 512 * 512  # in one sampling run; a larger picture has one for itself
+_SHOWN_SIDE = 768  # of the preview, in pixels
+_answers = Answers()
+"""In memory, under a key of this process: a run whose judge failed goes on there when it is queued again."""
+
+
+def make_judge(judge: str, location: str, model: str) -> Judge:
+    """The judge that the node's three inputs name. What it answered in a run that did not end it is not asked again.
+
+    Raises:
+        PSAError: for a judge without the location that it needs, with one that it has no use for, or as it does.
+    """
+    try:
+        made = judge_of(JUDGES[judge], _options(judge, location, model), {"mini": MINI_JUDGE, **KINDS})
+    except RemoteAddressError:
+        raise RemoteAddressError("judge with the command psa evaluate, which can be told to allow it") from None
+    return KeptJudge(made, _answers)
+
+
+def forget_answers() -> None:
+    """After a whole run: the next one asks anew."""
+    _answers.drop()
+
+
+def _options(judge: str, location: str, model: str) -> dict[str, Any]:
+    name = JUDGES[judge]
+    if name in _WITHOUT_PLACE:
+        if location:
+            raise PSAError(f"The judge '{judge}' has no place of its own. Leave judge_location empty.")
+        return {}
+    if not location:
+        raise PSAError(f"PSA Evaluate needs to know where the {judge} is. Write its place into judge_location.")
+    if name == "vlm" and location.startswith(("http://", "https://")):
+        if not model:
+            raise PSAError("A server may have several models. Write the judging one's name there into judge_model.")
+        return {"address": location, "model": model}
+    folder, device = Path(location).expanduser(), str(model_management.get_torch_device())
+    if name == "vlm":
+        return {"folder": folder, "device": device}
+    prompts = next((folder / name for name in _Q16_PROMPTS if (folder / name).is_file()), folder / _Q16_PROMPTS[0])
+    return {"clip_folder": folder, "prompts_path": prompts, "device": device}
+
+
+class Method:
+    """A name in the report, and the adapter that it draws with; the base model has none."""
+
+    def __init__(
+        self, name: str, adapter: PSAAdapter | None, profiles: Sequence[UserProfile], encoder: Any | None
+    ) -> None:
+        self.name, self._adapter = name, adapter
+        if adapter is not None:
+            is_global = adapter.encoder_id == EveryoneEncoder.id  # it has an encoder of its own, which knows no profile
+            self._users = (EveryoneEncoder() if is_global else encoder or StructuredEncoder()).encode(profiles)
+
+    def apply_to(self, model: ModelPatcher, users: list[int]) -> ModelPatcher:
+        """The MODEL that draws row i for profile number `users[i]`."""
+        if self._adapter is None:
+            return model
+        rows = UserEmbedding(self._users.vectors[users], self._users.encoder_id)
+        return apply_adapter(model, self._adapter, rows)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """`size` is (width, height) in pixels; the rest as in KSampler."""
+
+    size: tuple[int, int]
+    seed: int
+    steps: int
+    cfg: float
+    sampler_name: str
+    scheduler: str
+
+    def __str__(self) -> str:
+        width, height = self.size
+        return (
+            f"{width} x {height} pixels, {self.steps} steps of {self.sampler_name} ({self.scheduler}), CFG "
+            f"{self.cfg:g}, seed {self.seed}"
+        )
+
+
+class Studio:
+    """Draws captions as ComfyUI's own nodes do, an empty negative prompt with them.
+
+    Record i's noise is a function of seed and i alone, so that every MODEL starts from the same.
+
+    Raises:
+        PSAError: for a size that is no multiple of 8, or a VAE of another kind of model.
+    """
+
+    def __init__(self, model: ModelPatcher, clip: Any, vae: Any, sampling: Sampling) -> None:
+        sites = cross_attention_sites(model.get_model_object("diffusion_model"))
+        self._encode = text_encoder(clip, model, sites[0].context_dim).encode
+        self._model, self._vae, self._sampling = model, vae, sampling
+        width, height = sampling.size
+        if width % 8 or height % 8:
+            raise PSAError(f"PSA Evaluate draws in sizes that are multiples of 8, and not {width} x {height} pixels.")
+        self._empty = comfy.sample.fix_empty_latent_channels(model, torch.zeros(1, 4, height // 8, width // 8))
+        if vae.latent_channels != self._empty.shape[1]:
+            raise PSAError("This VAE belongs to another kind of model. Connect the one of the MODEL.")
+        self.steps = sampling.steps
+        self.at_once = max(1, _PIXELS_AT_ONCE // (width * height))
+
+    def draw(self, method: Method, cases: Cases, part: slice, bar: ProgressBar) -> list[Image.Image]:
+        """The pictures of the cases in `part`; `bar` counts pictures times steps."""
+        captions = [prompt.caption for prompt in cases.prompts[part]]
+        seeds = [draw_seed(self._sampling.seed, part.start + number) for number in range(len(captions))]
+
+        def step(*_: Any) -> None:
+            model_management.throw_exception_if_processing_interrupted()
+            bar.update(len(captions))
+
+        latents = comfy.sample.sample(
+            method.apply_to(self._model, cases.users[part]),
+            torch.cat([comfy.sample.prepare_noise(self._empty, seed) for seed in seeds]),
+            positive=self.conditioning(captions),
+            negative=self.conditioning([""]),
+            latent_image=self._empty.repeat(len(captions), 1, 1, 1),
+            callback=step,
+            disable_pbar=True,
+            seed=self._sampling.seed,
+            steps=self._sampling.steps,
+            cfg=self._sampling.cfg,
+            sampler_name=self._sampling.sampler_name,
+            scheduler=self._sampling.scheduler,
+        )
+        return from_comfy(self._vae.decode(latents))
+
+    def conditioning(self, captions: list[str]) -> list[list[Any]]:
+        """As CLIP Text Encode gives it.
+
+        Raises:
+            PSAError: for a CLIP of another kind of model.
+        """
+        encoded = self._encode(captions)
+        return [[encoded["text"], {"pooled_output": encoded["pooled"]} if "pooled" in encoded else {}]]
+
+
+def judged_drawings(studio: Studio, methods: Sequence[Method], cases: Cases, judge: Judge) -> list[Row]:
+    """Every method's pictures, judged. Cancel raises out of it."""
+    bar = ProgressBar(len(cases) * len(methods) * studio.steps)
+    rows: list[Row] = []
+    for part in cases.parts(studio.at_once):
+        shown = []
+        for method in methods:
+            pictures = studio.draw(method, cases, part, bar)
+            prompts, viewers = cases.prompts[part], cases.viewers[part]
+            rows += judged_rows(judge, method.name, pictures, prompts, viewers)
+            model_management.throw_exception_if_processing_interrupted()
+            shown.append(pictures[0])
+        grid = labelled_grid(shown, [method.name for method in methods], len(methods))
+        bar.update_absolute(bar.current, preview=("JPEG", grid, _SHOWN_SIDE))
+    return rows

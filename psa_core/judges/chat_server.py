@@ -1,0 +1,197 @@
+"""Talking to a model behind an OpenAI-compatible address (`POST {address}/chat/completions`)."""
+
+import http.client
+import ipaddress
+import json
+import os
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from threading import Event
+from typing import Any
+from urllib.parse import urlsplit
+
+from ..errors import PSAError
+
+ATTEMPTS = 3
+_LONGEST_WAIT = 600.0  # seconds that a server may ask for; one that asks for more is not waited for
+_MOST_BYTES = 1 << 20  # of an answer
+_BUSY = (408, 425, 429)  # beside all from 500 on
+
+
+class RemoteAddressError(PSAError):
+    """The address is another machine's, and that was not allowed; `how` it could be is the caller's to say."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(
+            "The vision-language judge's address is not this machine's. Whoever runs it would see every picture and "
+            f"prompt, and what each viewer bans. Run the model on this machine, or {how}."
+        )
+
+
+class ChatServer:
+    """A server of vLLM, Ollama, llama.cpp and others, asked with patience.
+
+    One that is busy (408, 425, 429) or failing (5xx, or an error in place of an answer) is tried again after
+    what it asks for (`Retry-After`), three times in all. Redirects are not followed, and no proxy gets what is
+    meant for this machine.
+
+    Args:
+        address: such as http://127.0.0.1:8000/v1.
+        key_name: the NAME of the environment variable that holds the server's key; `None` sends none.
+        allow_remote: whether the address may be another machine's.
+        timeout: seconds to wait for an answer.
+        wait: seconds before the second attempt, doubled for each further one.
+
+    Raises:
+        PSAError: for what is no http(s) address, or a variable that is not set.
+        RemoteAddressError: for another machine's address without `allow_remote`.
+    """
+
+    def __init__(self, address: str, key_name: str | None, allow_remote: bool, timeout: float, wait: float) -> None:
+        is_local = _is_local(address)
+        if not is_local and not allow_remote:
+            raise RemoteAddressError("allow it with allow_remote")
+        if key_name is not None and not _key(key_name):
+            raise PSAError(f"The environment variable {key_name} does not hold a key for the server. Set it.")
+        self.url = address.rstrip("/") + "/chat/completions"
+        self._key_name, self._timeout, self._wait = key_name, timeout, wait
+        proxies = [urllib.request.ProxyHandler({})] if is_local else []
+        self._opener = urllib.request.build_opener(_NoRedirects, *proxies)
+
+    def post(self, body: Mapping[str, Any], stopped: Event) -> str:
+        """The text of the model's answer.
+
+        Args:
+            stopped: set where the answer is no longer wanted: no further attempt is waited for.
+
+        Raises:
+            PSAError: where the server cannot be reached, refuses, or gives no answer in all attempts.
+        """
+        what = ""
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return self._post_once(body)
+            except _TryAgainError as trouble:
+                what, asked_for = trouble.what, trouble.wait
+            if asked_for > _LONGEST_WAIT:
+                raise PSAError(
+                    f"The vision-language server {what}, and asks to be left alone for {asked_for:.0f} seconds. Start "
+                    "again then."
+                )
+            if attempt < ATTEMPTS and stopped.wait(max(self._wait * 2 ** (attempt - 1), asked_for)):
+                break
+        raise PSAError(f"The vision-language server {what}, {ATTEMPTS} times. Check that it runs, and start again.")
+
+    def check(self, body: Mapping[str, Any]) -> None:
+        """Ask once, whatever the answer; a server that is busy is there.
+
+        Raises:
+            PSAError: where the server cannot be reached or refuses.
+        """
+        try:
+            self._post_once(body)
+        except _TryAgainError as trouble:
+            if trouble.status not in (*_BUSY, 503):
+                raise PSAError(
+                    f"The vision-language server {trouble.what}. Check that it runs, and start again."
+                ) from None
+
+    def _post_once(self, body: Mapping[str, Any]) -> str:
+        headers = {"Content-Type": "application/json"}
+        if self._key_name is not None:
+            headers["Authorization"] = f"Bearer {_key(self._key_name)}"
+        sent = urllib.request.Request(self.url, json.dumps(body).encode(), headers)
+        try:
+            with self._opener.open(sent, timeout=self._timeout) as response:
+                answer = response.read(_MOST_BYTES + 1)
+        except urllib.error.HTTPError as error:  # its body may repeat what was sent: it is not shown
+            error.close()
+            raise _trouble(error.code, _seconds(error.headers.get("Retry-After"))) from None
+        except (OSError, http.client.HTTPException, UnicodeError) as error:
+            raise _TryAgainError(f"could not be reached ({type(error).__name__})") from None
+        if len(answer) > _MOST_BYTES:
+            raise PSAError("The vision-language server's answer is larger than 1 MiB. Check the address.")
+        return _content(answer)
+
+
+class _TryAgainError(Exception):
+    def __init__(self, what: str, status: int = 0, wait: float = 0.0) -> None:
+        super().__init__(what)
+        self.what, self.status, self.wait = what, status, wait
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Another address is not the one that was allowed, and it would get the key."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        return None
+
+
+def _trouble(status: int, wait: float = 0.0) -> Exception:
+    if status in _BUSY or status >= 500:
+        return _TryAgainError(f"answered {status}", status, wait)
+    return PSAError(f"The vision-language server answered {status}. Check the address, the model's name and the key.")
+
+
+def _content(answer: bytes) -> str:
+    """The text in a chat completion; `content` may be a list of parts, and a model may say nothing."""
+    try:
+        data = json.loads(answer)
+    except (ValueError, RecursionError):
+        data = None
+    choices = data.get("choices") if isinstance(data, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    for part in (data, choice):
+        if isinstance(part, dict) and part.get("error"):
+            error = part["error"]
+            code = error.get("code", error.get("status")) if isinstance(error, dict) else None
+            status = int(str(code)) if re.fullmatch("[45][0-9]{2}", str(code)) else 0
+            raise _trouble(status) if status else _TryAgainError("answered with an error")
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(message, dict) or "content" not in message:
+        raise PSAError(
+            "The vision-language server's answer is not that of an OpenAI-compatible chat. Check the address: it "
+            "often ends in /v1."
+        )
+    content = message["content"]
+    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    texts = [
+        part.get("text") for part in parts if isinstance(part, dict) and part.get("type") in ("text", "output_text")
+    ]
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _seconds(retry_after: str | None) -> float:
+    """What `Retry-After` asks for: seconds, or a date as HTTP has it."""
+    text = (retry_after or "").strip()
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]*)?", text):
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, TypeError, IndexError, OverflowError, OSError):
+        return 0.0
+
+
+def _is_local(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    is_plain = address.isascii() and address.isprintable() and " " not in address
+    if not is_plain or not host or parts.scheme not in ("http", "https") or parts.username is not None or parts.query:
+        raise PSAError("The vision-language judge's address must look like http://127.0.0.1:8000/v1.")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _key(variable: str) -> str:
+    """What the environment variable holds, where it can be sent; a header with anything else fails and shows it."""
+    key = os.environ.get(variable, "").strip()
+    return key if key.isascii() and key.isprintable() else ""
