@@ -27,6 +27,7 @@ class LoadAdapter(io.ComfyNode):
                 )
             ],
             outputs=[sockets.Adapter.Output(display_name="adapter")],
+            **sockets.aliases("psa_adapter.bin", "safety adapter loader"),
         )
 
     @classmethod
@@ -34,8 +35,8 @@ class LoadAdapter(io.ComfyNode):
         return adapter_name is None or folders.check_file(folders.ADAPTERS, adapter_name)
 
     @classmethod
-    def fingerprint_inputs(cls, adapter_name) -> tuple:
-        return folders.file_stamp(folders.ADAPTERS, adapter_name)
+    def fingerprint_inputs(cls, adapter_name=None) -> str:
+        return folders.file_fingerprint(folders.ADAPTERS, adapter_name)
 
     @classmethod
     def execute(cls, adapter_name) -> io.NodeOutput:
@@ -62,6 +63,7 @@ class SaveAdapter(io.ComfyNode):
                 ),
             ],
             is_output_node=True,
+            **sockets.aliases("export adapter", "convert adapter"),
         )
 
     @classmethod

@@ -14,6 +14,7 @@ from ..psa_core.plots.grid import labelled_grid
 from ..psa_core.training import SageRecord, SageSplit, read_split
 from . import sockets
 from .comfy.fingerprints import fingerprint
+from .comfy.folders import path_fingerprint
 from .comfy.images import to_comfy
 
 SPLITS = ("train", "val", "test_seen", "test_unseen")
@@ -68,11 +69,10 @@ class LoadDataset(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder=None, split=None, skip_bad=None, users=None) -> str:
-        if folder is None or split is None:  # linked: the values themselves count
-            return ""
+        if folder is None or split is None:  # linked: ComfyUI goes by the nodes that they come from
+            return fingerprint("dataset")
         paths = [path for path in (_metadata(folder, split), _users(folder, users)) if path]
-        stamps = [(path.stat().st_mtime_ns, path.stat().st_size) for path in paths]
-        return fingerprint(*map(str, paths), *(number for stamp in stamps for number in stamp))
+        return fingerprint(*map(path_fingerprint, paths))
 
     @classmethod
     def execute(cls, folder, split, skip_bad, users="") -> io.NodeOutput:

@@ -131,8 +131,8 @@ class LoadEmbedding(io.ComfyNode):
         return embedding_name is None or folders.check_file(folders.EMBEDDINGS, embedding_name)
 
     @classmethod
-    def fingerprint_inputs(cls, embedding_name) -> tuple:
-        return folders.file_stamp(folders.EMBEDDINGS, embedding_name)
+    def fingerprint_inputs(cls, embedding_name=None) -> str:
+        return folders.file_fingerprint(folders.EMBEDDINGS, embedding_name)
 
     @classmethod
     def execute(cls, embedding_name) -> io.NodeOutput:

@@ -136,7 +136,7 @@ class LoadProfile(io.ComfyNode):
         return "There is no stored profile of that name. Pick one from the list, or store it first."
 
     @classmethod
-    def fingerprint_inputs(cls, profile_name) -> str:
+    def fingerprint_inputs(cls, profile_name=None) -> str:
         return profile_fingerprint(profile_name)
 
     @classmethod

@@ -1,5 +1,8 @@
 """The pack's socket types and its place in the node menu."""
 
+from dataclasses import fields
+from typing import Any
+
 from comfy_api.latest import io
 
 CATEGORY = "PSA"
@@ -9,3 +12,9 @@ Encoder = io.Custom("PSA_ENCODER")  # anything with `id`, `dim` and `encode(prof
 Embedding = io.Custom("PSA_EMBEDDING")  # psa_core.UserEmbedding
 Adapter = io.Custom("PSA_ADAPTER")  # psa_core.PSAAdapter
 Dataset = io.Custom("PSA_DATASET")  # psa_core.training.SageSplit
+
+
+def aliases(*words: str) -> dict[str, Any]:
+    """For a schema: what else people search the node by, where ComfyUI is new enough to know of it."""
+    known = any(field.name == "search_aliases" for field in fields(io.Schema))
+    return {"search_aliases": list(words)} if known else {}

@@ -27,11 +27,13 @@ from ..psa_core.training import (
 from ..psa_core.training.assembly import Splits, as_begun, encoded_pairs
 from ..psa_core.training.folder import RunFolder, load_result
 from . import sockets
+from .comfy.attn2 import cross_attention_sites
 from .comfy.denoiser import borrowed, check_trainable, has_size_vector
 from .comfy.folders import system_folder
 from .comfy.images import to_comfy
 from .comfy.train_preview import LABELS, Preview
 from .comfy.training_inputs import image_encoder, text_encoder
+from .comfy.weights import refuse_bypassed
 
 CUSTOM = "custom"
 _WARMUP_STEPS = 50  # of a custom run; fixed, so that a run can be resumed with another number of steps
@@ -126,6 +128,7 @@ class Train(io.ComfyNode):
         held_out=None,
     ) -> io.NodeOutput:
         check_trainable(model)
+        refuse_bypassed(clip.patcher)
         processes = make_accelerator()  # refuses now, not after hours of encoding, where a package is missing
         settings = {
             "steps": steps,
@@ -140,7 +143,8 @@ class Train(io.ComfyNode):
         RunFolder(folder).check()
         report = Report(cls.hidden.unique_id, folder, preview_every)
         splits = Splits(dataset, {held_out.name: held_out} if held_out else {})
-        images, texts = image_encoder(vae, model), text_encoder(clip, model)
+        context_dim = cross_attention_sites(model.model.diffusion_model)[0].context_dim
+        images, texts = image_encoder(vae, model), text_encoder(clip, model, context_dim)
         cache = TensorCache(folder.parent / "_cache")  # no run can have that name
         encoder = encoder or StructuredEncoder()
         pairs = encoded_pairs(splits, config, cache, images, texts, encoder, processes, report.encoded)

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from comfy.ldm.modules.attention import SpatialTransformer, optimized_attention
+from comfy.ldm.modules import attention
+from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.model_patcher import ModelPatcher
 
 from ...psa_core.adapter.attention import UserKeyValue, user_attention
 from ...psa_core.errors import PSAError
-
-_CONDITIONAL_ONLY = (0,)  # `cond_or_uncond` of a call from outside a sampler
-_UNCONDITIONAL = 1  # in `cond_or_uncond`; 0 is the positive prompt, what lies above belongs to special guiders
+from .rows import Call, current_call
 
 
 @dataclass(frozen=True)
@@ -67,55 +66,33 @@ def _in(block: Any, name: str, number: int) -> Iterator[Site]:
             yield Site(name, number, index, depth == 1, inner.attn2)
 
 
-class BatchRows:
-    """Which profile each row of a batch is drawn for.
+@dataclass(frozen=True)
+class SamplingRange:
+    """A part of sampling, both ends included (ComfyUI's own convention).
 
-    ComfyUI batches whole copies of the latents, one for each entry of `cond_or_uncond`. In a
-    conditional copy, row i takes profile i mod P; in an unconditional one, the row behind the last
-    profile, which holds `user_proj(zeros)`. Tiled-diffusion packs batch several tiles, each with all
-    its copies: more rows than latents and copies account for, in the same order over and over.
+    Args:
+        percents: where it starts and ends, from 0 to 1.
+        sigmas: the noise levels there by the MODEL's own schedule, for calls from outside a sampler; in a sampler a
+            node behind PSA Apply may have changed the schedule.
     """
 
-    def __init__(self, profiles: int) -> None:
-        self.profiles = profiles
-
-    def __call__(self, cond_or_uncond: Sequence[int], batch: int, latents: int) -> list[int]:
-        """`batch` rows for `latents` latents a copy, as ComfyUI counts them before any pack does."""
-        copies = len(cond_or_uncond)
-        # A pack may run a part of the batch in whole copies; and of a single latent's tiles in a
-        # single copy there is nothing to tell apart.
-        if batch % (copies * latents) or copies * latents == 1:
-            latents = batch // copies
-        rows = [
-            self.profiles if kind == _UNCONDITIONAL else row % self.profiles
-            for kind in cond_or_uncond
-            for row in range(latents)
-        ]
-        return rows * (batch // len(rows))
-
-
-class SigmaRange:
-    """Whether a sampling step lies between two noise levels, both included (ComfyUI's own convention)."""
-
-    def __init__(self, start: float, end: float) -> None:
-        self.start, self.end = start, end
-        self._step: torch.Tensor | None = None
-        self._inside = False
+    percents: tuple[float, float]
+    sigmas: tuple[float, float]
 
     @classmethod
-    def of(cls, model_sampling: Any, start_percent: float, end_percent: float) -> "SigmaRange | None":
+    def of(cls, model_sampling: Any, start_percent: float, end_percent: float) -> "SamplingRange | None":
         """`None` for the whole of sampling, so that no step is ever asked."""
-        if (start_percent, end_percent) == (0.0, 1.0):
+        percents = start_percent, end_percent
+        if percents == (0.0, 1.0):
             return None
-        return cls(model_sampling.percent_to_sigma(start_percent), model_sampling.percent_to_sigma(end_percent))
+        start, end = (float(model_sampling.percent_to_sigma(percent)) for percent in percents)
+        return cls(percents, (start, end))
 
-    def __contains__(self, sigmas: torch.Tensor | None) -> bool:
-        if sigmas is None:  # a call from outside a sampler
+    def __contains__(self, call: Call) -> bool:
+        if call.sigmas is None:
             return True
-        if sigmas is not self._step:  # reading a sigma waits for the GPU: once a step, not once a layer
-            self._step = sigmas
-            self._inside = self.end <= sigmas.max().item() <= self.start
-        return self._inside
+        start, end = self.sigmas if call.run is None else call.run.sigmas(self.percents)
+        return end <= call.sigma <= start
 
 
 class UserAttention:
@@ -128,33 +105,45 @@ class UserAttention:
 
     Args:
         table: (P + 1, N, width), a row for each profile, then the unconditional one.
+        previous: the replacement that was there before, or `None`.
     """
 
-    def __init__(
-        self,
-        table: UserKeyValue,
-        rows: BatchRows,
-        active: SigmaRange | None,
-        previous: Callable | None,
-    ) -> None:
-        self.table, self.rows, self.active, self.previous = table, rows, active, previous
+    def __init__(self, table: UserKeyValue, active: SamplingRange | None, previous: Any) -> None:
+        self.table, self.active, self.previous = table, active, previous
         self.callbacks: list[tuple[Callable, dict[str, Any]]] = []
         self._gathered: dict[tuple, UserKeyValue] = {}
 
     def add(self, callback: Callable, **kwargs: Any) -> None:
         self.callbacks.append((callback, kwargs))
 
-    def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra_options: dict) -> torch.Tensor:
-        out = self._attention(q, k, v, extra_options)
-        if self.active is not None and extra_options.get("sigmas") not in self.active:
-            return out
-        return out + user_attention(q, self._contribution(q, extra_options), extra_options["n_heads"])
+    def set_new_condition(self, *_args: Any, **_kwargs: Any) -> None:
+        """What older packs of the IPAdapter family ask of whatever is there; it means another thing in each of them."""
+        raise PSAError(
+            "This node can only join attention patches of its own pack, and finds that of PSA Apply to Model. Put PSA "
+            "Apply to Model after it."
+        )
 
-    def _attention(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra_options: dict) -> torch.Tensor:
+    def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra_options: dict) -> torch.Tensor:
+        call = current_call(q.shape[0], extra_options)
+        call.attention = place(extra_options)
+        out = self._attention(q, k, v, extra_options, call)
+        if self.active is not None and call not in self.active:
+            return out
+        return out + user_attention(q, self._contribution(q, call, extra_options), extra_options["n_heads"])
+
+    def _attention(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra_options: dict, call: Call
+    ) -> torch.Tensor:
         if self.previous is not None:
             out = self.previous(q, k, v, extra_options)
+        elif k.shape[0] != q.shape[0]:
+            raise PSAError(
+                f"Another node gives the attention {k.shape[0]} rows of text for {q.shape[0]} rows of pictures, as NAG "
+                "(Normalized Attention Guidance) does with its negative prompt, and PSA Apply to Model cannot be "
+                "combined with it. Take one of the two away."
+            )
         else:
-            out = optimized_attention(
+            out = attention.optimized_attention(  # looked up here: packs replace it in its module
                 q,
                 k,
                 v,
@@ -164,51 +153,76 @@ class UserAttention:
             )
         if not self.callbacks:
             return out
-        sigma = extra_options["sigmas"].max().item()
         for callback, kwargs in self.callbacks:
-            if kwargs.get("sigma_end", 0.0) <= sigma <= kwargs.get("sigma_start", float("inf")):
+            if kwargs.get("sigma_end", 0.0) <= call.sigma <= kwargs.get("sigma_start", float("inf")):
                 out = out + callback(out, q, k, v, extra_options, **kwargs)
         return out.to(q.dtype)
 
-    def _contribution(self, q: torch.Tensor, extra_options: dict) -> UserKeyValue:
+    def _contribution(self, q: torch.Tensor, call: Call, extra_options: dict) -> UserKeyValue:
         """The table's rows for this batch, where and as `q` is; made once, not once a step."""
-        cond_or_uncond = extra_options.get("cond_or_uncond", _CONDITIONAL_ONLY)
-        batch = q.shape[0]
-        latents = len(extra_options["sigmas"]) if "sigmas" in extra_options else batch // len(cond_or_uncond)
-        key = (*cond_or_uncond, batch, latents, q.device, q.dtype)
+        rows = call.rows(len(self.table.value) - 1, q.shape[0], extra_options)
+        key = (rows, q.device, q.dtype)
         if key not in self._gathered:
             with torch.inference_mode(False):  # usable with gradients on, too
-                rows = torch.tensor(self.rows(cond_or_uncond, batch, latents))
-                self._gathered[key] = self.table[rows].to(q.device, q.dtype)
+                self._gathered[key] = self.table[torch.tensor(rows)].to(q.device, q.dtype)
         return self._gathered[key]
 
     def to(self, device_or_dtype: Any) -> "UserAttention":
         """ComfyUI moves patches before sampling. Ours follows `q`; the one before may need the call."""
-        if hasattr(self.previous, "to"):
-            self.previous = self.previous.to(device_or_dtype)
-        return self
+        moved = self.previous.to(device_or_dtype) if hasattr(self.previous, "to") else self.previous
+        return self if moved is self.previous else self._with(moved)
 
     def models(self) -> list:
         """The models that ComfyUI must load for this patch: those of the patch before."""
         return self.previous.models() if hasattr(self.previous, "models") else []
 
+    def copy(self) -> "UserAttention":
+        """For another MODEL: the tensors are shared, what later packs add is not."""
+        return self._with(self.previous)
+
+    def _with(self, previous: Any) -> "UserAttention":
+        other = UserAttention(self.table, self.active, previous)
+        other.callbacks = [(callback, dict(kwargs)) for callback, kwargs in self.callbacks]
+        return other
+
     def __deepcopy__(self, memo: dict) -> "UserAttention":
-        """A MODEL's clone deep-copies its patches: the tensors are shared, what later packs add is not."""
-        clone = UserAttention(self.table, self.rows, self.active, copy.deepcopy(self.previous, memo))
-        clone.callbacks = [(callback, dict(kwargs)) for callback, kwargs in self.callbacks]
-        return clone
+        """A MODEL's clone deep-copies its patches, up to some version of ComfyUI."""
+        return self._with(copy.deepcopy(self.previous, memo))
 
 
-def install(model: ModelPatcher, site: Site, make: Callable[[Callable | None], Callable]) -> None:
-    """Put `make(the replacement there before, or None)` at a site of `model`.
+def place(options: dict) -> tuple:
+    """ComfyUI's name for the cross-attention that it is at."""
+    return (*options.get("block", ()), options.get("block_index", 0))
+
+
+def install(model: ModelPatcher, sites: Sequence[Site], make: Sequence[Callable[[Any], UserAttention]]) -> None:
+    """Put `make[i](the replacement there before, or None)` at each site of `model`.
 
     ComfyUI looks a replacement up by (block, number, index), else by (block, number). Packs use the
     short name for SD1.5, where a block has one transformer, and the long one for SDXL; so a lone
-    transformer's patch stands under both, and whichever name a later pack uses, it finds ours.
+    transformer's patch stands under both, and whichever name a later pack uses, it finds ours. In
+    other blocks nothing is left under the short name: what is found there came later.
     """
-    short, full = (site.block, site.number), (site.block, site.number, site.index)
-    present = model.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
-    patch = make(present.get(full, present.get(short)))
-    model.set_model_attn2_replace(patch, *full)
-    if site.alone:
-        model.set_model_attn2_replace(patch, *short)
+    before = replacements(model.model_options)
+    for site, make_patch in zip(sites, make, strict=True):
+        short, full = (site.block, site.number), (site.block, site.number, site.index)
+        patch = make_patch(before.get(full, before.get(short)))
+        model.set_model_attn2_replace(patch, *full)  # which copies the dictionary
+        if site.alone:
+            model.set_model_attn2_replace(patch, *short)
+        else:
+            replacements(model.model_options).pop(short, None)
+
+
+def replacements(model_options: dict) -> dict[tuple, Any]:
+    """What stands at a MODEL's cross-attentions, by ComfyUI's names."""
+    return model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
+
+
+def copy_patches(_model: ModelPatcher, clone: ModelPatcher) -> None:
+    """`CallbacksMP.ON_CLONE`: a clone has patches of its own, as later versions of ComfyUI share them."""
+    copies: dict[int, UserAttention] = {}
+    present = replacements(clone.model_options)
+    for name, patch in present.items():
+        if isinstance(patch, UserAttention):
+            present[name] = copies.setdefault(id(patch), patch.copy())

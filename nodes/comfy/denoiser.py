@@ -20,7 +20,7 @@ from ...psa_core.errors import PSAError
 from ...psa_core.training import User
 from ...psa_core.training.denoiser import normal_tensors
 from .attn2 import cross_attention_sites
-from .weights import weights_id
+from .weights import refuse_bypassed, weights_id
 
 _SAMPLING_PATCHES = ("patches", "patches_replace", "wrappers", "callbacks")
 _ABSENT = object()
@@ -141,14 +141,13 @@ def _whole(model: ModelPatcher) -> ModelPatcher:
     """
     if not getattr(model, "is_dynamic", bool)():
         return model
-    try:
-        with torch.inference_mode(False):
-            return model.clone(disable_dynamic=True, force_deepcopy=True)
-    except RuntimeError as error:
+    if model.cached_patcher_init is None:
         raise PSAError(
-            "Under dynamic VRAM training takes a copy of the MODEL, and that of this loader can't be loaded again: "
-            f"{error} Load it with a loader of ComfyUI's own, or start ComfyUI with --disable-dynamic-vram."
-        ) from error
+            "Under dynamic VRAM training takes a copy of the MODEL, which this loader cannot load again. Load it by a "
+            "loader of ComfyUI's own, or start ComfyUI with --disable-dynamic-vram."
+        )
+    with torch.inference_mode(False):
+        return model.clone(disable_dynamic=True, force_deepcopy=True)
 
 
 def check_trainable(model: ModelPatcher) -> None:
@@ -161,6 +160,7 @@ def check_trainable(model: ModelPatcher) -> None:
     if unet.num_classes is not None and not has_size_vector(base):
         raise PSAError("Training knows SD1.5 and SDXL base models; this one takes another kind of extra input.")
     prediction_type(model.get_model_object("model_sampling"))
+    refuse_bypassed(model)
     if any(type(parameter.data) is not torch.Tensor for parameter in unet.parameters()):
         raise PSAError(
             "This model's weights are quantised in a way that lets no gradient through. Load it in fp16, bf16 or fp8."

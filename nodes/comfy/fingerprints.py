@@ -6,7 +6,7 @@ import secrets
 _KEY = secrets.token_bytes(32)  # of this process alone: nobody can compare a picture's fingerprint with guesses
 
 
-def fingerprint(*parts: str | int | None) -> str:
+def fingerprint(*parts: object) -> str:
     """Equal for equal parts while this process runs; from outside it cannot be told from a random number."""
     return hmac.digest(_KEY, repr(parts).encode("utf-8", "surrogatepass"), "sha256").hex()
 

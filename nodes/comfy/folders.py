@@ -6,11 +6,18 @@ import folder_paths
 
 from ...psa_core.errors import PSAError
 from ...psa_core.files import safe_file_name
+from .fingerprints import fingerprint
 
 ADAPTERS = "psa_adapters"
 EMBEDDINGS = "psa_embeddings"
 TEMPLATES = "psa_templates"
 LANGUAGE_MODELS = "LLM"
+
+_ORIGINS = {
+    ADAPTERS: "Adapters are published (see docs/published-weights.md), or trained with PSA Train.",
+    EMBEDDINGS: "Embeddings are published beside an adapter, or written by `psa encode`.",
+}
+_SHOWN = 100  # characters of a name in a sentence
 
 _FILE_ENDINGS = {ADAPTERS: {".safetensors", ".bin"}, EMBEDDINGS: {".safetensors", ".npy"}}
 
@@ -30,15 +37,25 @@ def file_names(folder: str) -> list[str]:
 
 
 def find_file(folder: str, name: str) -> Path:
-    """The path of a file that a node's menu named.
+    """The path of a file that a node's menu named, here or on a system that writes folders with another slash.
 
     Raises:
         PSAError: for a name that is not in that folder's list, paths that leave it included.
     """
-    path = folder_paths.get_full_path(folder, name) if name in file_names(folder) else None
+    names = file_names(folder)
+    by_plain_name = {_with_slashes(known): known for known in names}
+    known = name if name in names else by_plain_name.get(_with_slashes(name))
+    path = folder_paths.get_full_path(folder, known) if known is not None else None
     if path is None:
-        raise PSAError(f"There is no such file in models/{folder}. Put it there, refresh the node list and pick it.")
+        raise PSAError(
+            f"There is no such file in models/{folder}: {str(name)[:_SHOWN]!r}. {_ORIGINS[folder]} Put it there, "
+            "refresh the node list and pick it."
+        )
     return Path(path)
+
+
+def _with_slashes(name: object) -> str:
+    return str(name).replace("\\", "/")
 
 
 def check_file(folder: str, name: str) -> bool | str:
@@ -50,11 +67,18 @@ def check_file(folder: str, name: str) -> bool | str:
     return True
 
 
-def file_stamp(folder: str, name: str) -> tuple[str, int, int]:
-    """`fingerprint_inputs` for a file menu: another value once the file has changed."""
-    path = find_file(folder, name)
+def file_fingerprint(folder: str, name: str | None) -> str:
+    """`fingerprint_inputs` for a file menu: another value once the file has changed.
+
+    A name that comes from another node is `None` here; ComfyUI then goes by that node.
+    """
+    return fingerprint(folder) if name is None else path_fingerprint(find_file(folder, name))
+
+
+def path_fingerprint(path: Path) -> str:
+    """Another value once the file has changed."""
     status = path.stat()
-    return str(path), status.st_mtime_ns, status.st_size
+    return fingerprint(str(path), status.st_mtime_ns, status.st_size)
 
 
 def save_path(folder: str, name: str, ending: str) -> Path:

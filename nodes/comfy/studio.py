@@ -28,7 +28,7 @@ from ...psa_core.mini.judge import MINI_JUDGE
 from ...psa_core.plots.grid import labelled_grid
 from ...psa_core.profile import UserProfile
 from ...psa_core.seeds import draw_seed
-from ..apply import apply_adapter
+from .apply import apply_adapter
 from .images import from_comfy
 from .training_inputs import text_encoder
 

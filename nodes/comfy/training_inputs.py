@@ -8,7 +8,6 @@ from comfy.model_patcher import ModelPatcher
 
 from ...psa_core.errors import PSAError
 from ...psa_core.training import ImageEncoder, TextEncoder
-from .attn2 import cross_attention_sites
 from .denoiser import has_size_vector, replaced
 from .weights import weights_id
 
@@ -39,17 +38,17 @@ def image_encoder(vae: Any, model: ModelPatcher) -> ImageEncoder:
     return ImageEncoder(name, encode, sample if posterior else None)
 
 
-def text_encoder(clip: Any, model: ModelPatcher) -> TextEncoder:
+def text_encoder(clip: Any, model: ModelPatcher, context_dim: int) -> TextEncoder:
     """The text encoders, for plain captions: no weights in parentheses, and the first 77 tokens of a long one."""
     with_pooled = has_size_vector(model.model)
-    context_dim = cross_attention_sites(model.model.diffusion_model)[0].context_dim
 
     def encode(captions: list[str]) -> dict[str, torch.Tensor]:
         encoded = [_encode_caption(clip, caption) for caption in captions]
         text = torch.cat([cond for cond, _ in encoded]).float()
         if text.shape[-1] != context_dim or (with_pooled and encoded[0][1] is None):
             raise PSAError("This CLIP belongs to another kind of model. Connect the one of the MODEL to train on.")
-        return {"text": text} | ({"pooled": torch.cat([p for _, p in encoded]).float()} if with_pooled else {})
+        pooled = [each for _, each in encoded if each is not None]
+        return {"text": text} | ({"pooled": torch.cat(pooled).float()} if with_pooled else {})
 
     options = f"{clip.layer_idx}-{sorted(clip.tokenizer_options.items())}"
     return TextEncoder(f"comfyui-{options}-{with_pooled}-{weights_id(clip.patcher, clip.cond_stage_model)}", encode)

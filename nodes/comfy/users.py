@@ -46,11 +46,15 @@ def profile_names() -> list[str]:
         return []
 
 
-def profile_fingerprint(name: str) -> str:
-    """Changes with the user and with what is stored as `name`, and tells nothing of either."""
+def profile_fingerprint(name: str | None) -> str:
+    """Changes with the user and with what is stored as `name`, and tells nothing of either.
+
+    A name that comes from another node is `None` here, and any stored profile may be meant.
+    """
     try:
         store = profile_store()
-        return fingerprint("profile", str(store.folder), name, *store.stamp(name))
+        names = store.names() if name is None else [name]
+        return fingerprint("profile", str(store.folder), *((each, *store.stamp(each)) for each in names))
     except PSAError:
         return always_new()  # let it run, and say what is wrong
 

@@ -16,15 +16,9 @@ def weights_id(patcher: ModelPatcher, module: nn.Module) -> str:
     """A hash of what `module`, a part of `patcher`'s model, computes with.
 
     Weights count as they were loaded, and LoRAs by their content and strength: it makes no difference whether ComfyUI
-    has merged them into the weights, applies them as it casts those, or has not come to it yet.
-
-    Raises:
-        PSAError: for LoRAs in bypass mode, which are code around the layers.
+    has merged them into the weights, applies them as it casts those, or has not come to it yet. LoRAs in bypass mode,
+    which are code around the layers, do not count: see `refuse_bypassed`.
     """
-    if patcher.injections:
-        raise PSAError(
-            "A LoRA is loaded in bypass mode, in which training cannot tell it from another. Load it without bypass."
-        )
     digest = hashlib.blake2b(digest_size=16)
     names = {id(part): name for name, part in patcher.model.named_modules()}
     prefix = f"{names[id(module)]}." if names.get(id(module)) else ""
@@ -37,6 +31,14 @@ def weights_id(patcher: ModelPatcher, module: nn.Module) -> str:
         _add(digest, changes)
         _add(digest, [hook.strength for hook in patcher.forced_hooks.hooks] if patcher.forced_hooks else [])
     return digest.hexdigest()
+
+
+def refuse_bypassed(*patchers: ModelPatcher) -> None:
+    """Raise PSAError where a LoRA in bypass mode is there: its content is out of sight."""
+    if any(patcher.injections for patcher in patchers):
+        raise PSAError(
+            "A LoRA is loaded in bypass mode, in which training cannot tell it from another. Load it without bypass."
+        )
 
 
 @torch.no_grad()

@@ -309,9 +309,9 @@ def scenes(seed: int, count: int) -> tuple[torch.Tensor, list[str]]:
 @torch.no_grad()
 def _latents(path: Path, vae: Any, pictures: torch.Tensor) -> torch.Tensor:
     if path.is_file():
-        return load_state(path, _LATENTS)["latents"]
+        return load_state(path, _LATENTS)["latents"].contiguous(memory_format=torch.channels_last)
     latents = torch.cat([vae.encode(part.float() / 127.5 - 1).latent_dist.mode() for part in pictures.split(64)])
-    latents *= LATENT_SCALE
+    latents = (latents * LATENT_SCALE).contiguous(memory_format=torch.channels_last)  # a file knows no layout
     save_state(path, _LATENTS, {"latents": latents})
     return latents
 

@@ -119,7 +119,7 @@ def drawing_graph(patch) -> Graph:
         ("sdxl.safetensors", "This adapter is for SDXL .*the model is SD1.5"),
         ("fewer-layers.safetensors", "other layer widths or count"),
         ("other-encoder.safetensors", "Encode the profile with 'some-language-model'"),
-        ("absent.safetensors", "no such file in models/psa_adapters"),
+        ("absent.safetensors", "no such file in models/psa_adapters: 'absent.safetensors'. Adapters are published"),
     ],
 )
 def test_an_adapter(file, sentence, server):
@@ -141,7 +141,7 @@ def test_an_adapter_that_tries_to_run_code(server):
         ("four-dimensions.npy", r"\(1, 1, 1, 35\)"),
         ("size.npy", r"embeddings of size 35.*\(1, 3584\)"),
         ("something-else.safetensors", "not a PSA profile embedding"),
-        ("absent.npy", "no such file in models/psa_embeddings"),
+        ("absent.npy", "no such file in models/psa_embeddings: 'absent.npy'. Embeddings are published"),
     ],
 )
 def test_an_embedding(file, sentence, server):

@@ -8,19 +8,12 @@ import pytest
 import torch
 from graphs import Graph, Link, close, differ, draw, draw_all, output, psa, same, txt2img
 from PIL import Image
-from small_models import add_models, write_controlnet, write_ip_adapter, write_lora
+from servers import start
+from small_models import write_controlnet, write_ip_adapter, write_lora
 
-from psa_core import comfy_server
 from psa_core.comfy_server import ComfyServer
 
-STAND_INS = Path(__file__).parent / "stand_ins"
 L5 = psa("L5")
-
-
-def start(comfy, base: Path, checkpoint: Path, *arguments: str, **packs: Path) -> ComfyServer:
-    add_models(base, checkpoint)
-    packs = {"comfyui-psa": comfy_server.PACK, "stand_ins": STAND_INS, **packs}
-    return ComfyServer(comfy, base, packs=packs, arguments=arguments)
 
 
 @pytest.fixture(scope="module")
@@ -94,17 +87,40 @@ def test_a_lora_before_or_after(server):
     check_both_orders(server, lora)
 
 
+def hooked(graph: Graph) -> None:
+    """The LoRA by hooks on both conditions, which ComfyUI puts on and takes off around each call of the model."""
+    both = graph.add(
+        "PairConditioningSetProperties",
+        positive_NEW=graph.positive,
+        negative_NEW=graph.negative,
+        strength=1.0,
+        set_cond_area="default",
+        hooks=graph.add("CreateHookLoraModelOnly", lora_name="lora.safetensors", strength_model=0.8),
+    )
+    graph.positive, graph.negative = both, output(both, 1)
+
+
+def test_a_lora_by_hooks(server):
+    on_the_model, on_the_conditions = draw_all(server, txt2img(L5, lora), txt2img(L5, control=hooked))
+    assert close(on_the_model, on_the_conditions)
+    assert differ(on_the_conditions, draw(server, txt2img(L5)))
+
+
 def test_a_pack_that_follows_ip_adapters_protocol_before_or_after(server):
     check_both_orders(server, other_attention)
 
 
 def test_two_of_them_around_ours(server):
     """The other pack's node on both sides of ours: the same as both before it, to rounding."""
-    around, before = draw_all(
-        server, txt2img(other_attention, L5, other_attention), txt2img(other_attention, other_attention, L5)
+    # In this order: where clones share patches, the pack's second node adds to the first one's own patch for good.
+    once, around, before = draw_all(
+        server,
+        txt2img(other_attention, L5),
+        txt2img(other_attention, L5, other_attention),
+        txt2img(other_attention, other_attention, L5),
     )
     assert close(around, before)
-    assert differ(around, draw(server, txt2img(other_attention, L5)))
+    assert differ(around, once)
 
 
 def test_a_batch_of_viewers_with_another_pack(server):

@@ -1,5 +1,7 @@
 """What the nodes draw on the real server: one prompt and seed, other pictures for other viewers."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -296,3 +298,23 @@ def test_sdxl_draws_for_its_viewer(server, sdxl_checkpoint):
     )
     assert differ(l0, l5) and differ(l5, plain)
     assert same(plain, off)
+
+
+def test_files_in_folders_by_either_slash(server):
+    """A workflow from Windows names a file with the other slash."""
+    models = server.base / "models"
+    for folder in ("psa_adapters", "psa_embeddings"):
+        (models / folder / "deeper").mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(models / "psa_adapters" / "psa.safetensors", models / "psa_adapters" / "deeper" / "a.safetensors")
+    save_npy(server, "deeper/viewer.npy", StructuredEncoder().encode([LEVELS["L5"]]).vectors.numpy())
+    names = [(f"deeper{slash}viewer.npy", f"deeper{slash}a.safetensors") for slash in "/\\"]
+    here, windows = draw_all(server, *(txt2img(psa_embedding(*pair)) for pair in names))
+    assert "PSAApply" in windows.ran
+    assert same(here, windows) and same(here, draw(server, txt2img(psa("L5"))))
+
+
+def test_a_picture_does_not_tell_where_its_files_lie(server):
+    save_npy(server, "told.npy", StructuredEncoder().encode([LEVELS["L5"]]).vectors.numpy())
+    drawn = draw(server, txt2img(psa_embedding("told.npy")))
+    assert all(str(server.base).encode() not in file for file in drawn.files)
+    assert any(b"told.npy" in file for file in drawn.files)

@@ -10,12 +10,17 @@ from in_comfyui import pack_module, run_checks, start_comfyui
 start_comfyui()
 
 import copy
+from types import SimpleNamespace
 
+import comfy.conds
+import comfy.samplers
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 from random_unets import SD15, SDXL, unet_model
 
-core, apply, attn2 = (pack_module(name) for name in ("psa_core", "nodes.apply", "nodes.comfy.attn2"))
+core, apply, attn2, rows_module = (
+    pack_module(name) for name in ("psa_core", "nodes.comfy.apply", "nodes.comfy.attn2", "nodes.comfy.rows")
+)
 
 SMALL = {
     "sd15": SD15
@@ -130,6 +135,25 @@ def check_sites_of_full_size_unets():
     assert counts == {"sd15": 16, "sdxl": 70}, counts
 
 
+def check_an_sdxl_refiner_gets_a_sentence():
+    """It is SDXL by name alone."""
+    config = SDXL | {
+        "model_channels": 384,
+        "num_res_blocks": [2, 2, 2, 2],
+        "channel_mult": [1, 2, 4, 4],
+        "transformer_depth": [0, 0, 4, 4, 4, 4, 0, 0],
+        "transformer_depth_output": [0, 0, 0, 4, 4, 4, 4, 4, 4, 0, 0, 0],
+        "transformer_depth_middle": 4,
+        "context_dim": 1280,
+        "adm_in_channels": 2560,
+    }
+    with torch.device("meta"):
+        base, refiner = full("sdxl"), unet_model("sdxl", config)
+        sites = attn2.cross_attention_sites(base.model.diffusion_model)
+    adapter = core.PSAAdapter([site.width for site in sites], sites[0].context_dim, 35, 1, "structured-v1")
+    refused(lambda: apply.apply_adapter(refiner, adapter, embed("L5")), "This adapter is for SDXL")
+
+
 def full(family):
     return unet_model(family, {"sd15": SD15, "sdxl": SDXL}[family])
 
@@ -219,13 +243,113 @@ def check_rows_are_told_apart():
 
 
 def check_batches_are_read_as_samplers_and_tilers_make_them():
-    rows = attn2.BatchRows(profiles=2)
+    def rows(kinds, batch, latents):
+        options = {"cond_or_uncond": kinds, "sigmas": torch.ones(latents)}
+        return list(rows_module.read_call(batch, options).rows(2, batch, options))
+
     assert rows([0, 1], 4, latents=2) == [0, 1, 2, 2]
     assert rows([1, 0], 6, latents=3) == [2, 2, 2, 0, 1, 0]
     assert rows([0, 1], 8, latents=2) == [0, 1, 2, 2] * 2  # two tiles, each with its copies
     assert rows([0, 1], 4, latents=1) == [0, 2] * 2
     assert rows([0, 1], 4, latents=16) == [0, 1, 2, 2]  # two frames of sixteen
     assert rows([0], 3, latents=1) == [0, 1, 0]
+
+
+def check_parts_of_a_batch_are_read_as_their_nodes_state_them():
+    conditions = {name: [{"uuid": name}] for name in ("positive", "negative")}
+    run = rows_module.Run(SimpleNamespace(conds=conditions, original_conds=conditions), pictures=8)
+
+    def rows(latents, profiles=2, batch=None, kinds=("negative", "positive"), **stated):
+        options = {"cond_or_uncond": [0] * len(kinds), "uuids": kinds, "sigmas": torch.ones(latents)}
+        batch = batch or latents * len(kinds)
+        options |= {rows_module.RUN: run} | stated
+        return list(rows_module.read_call(batch, options).rows(profiles, batch, options))
+
+    window = SimpleNamespace(index_list=[3, 4, 6], dim=0)
+    assert rows(8) == [2] * 8 + [0, 1] * 4
+    assert rows(3, context_window=window) == [2, 2, 2, 1, 0, 0]
+    assert rows(3, ad_params={"sub_idxs": [7, 0, 1]}) == [2, 2, 2, 1, 0, 1]
+    anchored = SimpleNamespace(index_list=[3, 4, 6], dim=0, causal_anchor_index=2)
+    assert rows(4, context_window=anchored) == [2] * 4 + [0, 1, 0, 0]
+    assert rows(8, context_window=window) == [2] * 8 + [0, 1] * 4  # a call with the whole batch between windows
+    assert rows(16) == [2] * 16 + [0, 1] * 8
+    assert rows(3, profiles=1) == [1, 1, 1, 0, 0, 0]
+    refused(lambda: rows(3), "which of its viewers' pictures")
+    refused(lambda: rows(8, batch=4), "which of its viewers' pictures")
+    refused(lambda: rows(8, profiles=1, batch=3), "does not say whose they are")
+    assert rows(8, batch=24, kinds=("positive",)) == [0, 1] * 12  # three tiles
+    assert rows(8, batch=3, kinds=("negative",)) == [2] * 3
+
+
+def condition(seed, model):
+    """A condition as nodes hand it to a guider; SDXL's size vector is as random as the text."""
+    generator = torch.Generator().manual_seed(seed)
+    text, size = torch.randn(1, 5, 48, generator=generator), torch.randn(1, 64, generator=generator)
+    has_size = model.model.diffusion_model.num_classes is not None
+    return [[text, {"model_conds": {"y": comfy.conds.CONDRegular(size)} if has_size else {}}]]
+
+
+def sampled(model, batch=1, cfg=3.0):
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(condition(1, model), condition(2, model))
+    guider.set_cfg(cfg)
+    noise = torch.randn(batch, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    sigmas = torch.tensor([10.0, 3.0, 0.0])
+    return guider.sample(noise, torch.zeros_like(noise), comfy.samplers.sampler_object("euler"), sigmas)
+
+
+def refused(run, words):
+    try:
+        run()
+    except core.PSAError as error:
+        assert words in str(error), error
+    else:
+        raise AssertionError(f"not refused: {words}")
+
+
+def check_a_sampler_draws_what_its_model_calls_say():
+    for family in SMALL:
+        model = small_model(family)
+        adapter = make_adapter(model)
+        both, alone = (apply.apply_adapter(model, adapter, embed(*each)) for each in (("L0", "L5"), ("L0",)))
+        together, plain = sampled(both, batch=2), sampled(model, batch=2)
+        assert torch.allclose(together[0], sampled(alone, batch=2)[0], atol=1e-4)
+        assert differ(together[1], sampled(alone, batch=2)[1]) and differ(together, plain)
+
+
+def check_what_a_later_pack_puts_under_a_blocks_short_name_counts():
+    """ComfyUI looks there last, so that it would be passed over."""
+
+    def later(model, attention):
+        model = model.clone()
+        for site in attn2.cross_attention_sites(model.model.diffusion_model):
+            model.set_model_attn2_replace(attention, site.block, site.number)
+        return model
+
+    def attend(q, k, v, extra_options):
+        return optimized_attention(q, k, v, extra_options["n_heads"])
+
+    for family in SMALL:
+        model = small_model(family)
+        adapter = make_adapter(model)
+        patched = apply.apply_adapter(model, adapter, embed("L5"))
+        refused(lambda patched=patched: sampled(later(patched, attend)), "took the place of PSA Apply")
+        before = apply.apply_adapter(later(model, attend), adapter, embed("L5"))
+        assert torch.allclose(sampled(before), sampled(patched), atol=1e-4)
+
+
+def check_conditions_split_over_devices():
+    """As several GPUs have it: each condition in a call of its own, each device with its own MODEL."""
+    if not hasattr(comfy.samplers, "_calc_cond_batch_multigpu"):
+        return
+    model = small_model("sd15")
+    adapter = make_adapter(model)
+    for levels, batch in ((("L5",), 1), (("L0", "L5"), 2)):
+        patched = apply.apply_adapter(OtherPack.apply(model, 0.3), adapter, embed(*levels))
+        whole = sampled(patched, batch=batch)
+        split = patched.clone()
+        split.model_options["multigpu_clones"] = {torch.device("cpu"): split, torch.device("cpu", 0): split}
+        assert torch.allclose(whole, sampled(split, batch=batch), atol=1e-4)
 
 
 def check_half_precision():

@@ -504,7 +504,7 @@ def check_weights_are_known_by_what_they_compute_with():
     model.model.state_dict()[key].mul_(0.5)
     assert id_of(model) != plain
     model.injections["bypass_lora"] = [object()]
-    expect_refusal("bypass", lambda: id_of(model))
+    expect_refusal("bypass", lambda: run("sd15", model, "/nonexistent"))
 
 
 def small_vae(dtype=torch.float32):

@@ -13,7 +13,7 @@ start_comfyui()
 import torch
 from random_unets import full_size_model
 
-core, apply, attn2 = (pack_module(name) for name in ("psa_core", "nodes.apply", "nodes.comfy.attn2"))
+core, apply, attn2 = (pack_module(name) for name in ("psa_core", "nodes.comfy.apply", "nodes.comfy.attn2"))
 model = full_size_model(family, torch.bfloat16)
 unet = model.model.diffusion_model
 sites = attn2.cross_attention_sites(unet)

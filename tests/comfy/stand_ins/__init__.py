@@ -4,6 +4,8 @@ import comfy.model_management
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 
+from . import attention, guiders
+
 
 class OtherAttention:
     """Replaces attn2 by IPAdapter_plus's protocol: an object with `add`, added to where one is already there."""
@@ -115,4 +117,10 @@ class LittleMemory:
         return (model,)
 
 
-NODE_CLASS_MAPPINGS = {"TestOtherAttention": OtherAttention, "TestTiles": Tiles, "TestLittleMemory": LittleMemory}
+NODE_CLASS_MAPPINGS = {
+    "TestOtherAttention": OtherAttention,
+    "TestTiles": Tiles,
+    "TestLittleMemory": LittleMemory,
+    **attention.NODES,
+    **guiders.NODES,
+}

@@ -1,0 +1,151 @@
+"""PSA Apply on ComfyUI's MODEL: the patches, and what has to be known when sampling starts."""
+
+import logging
+from functools import partial
+from pathlib import PurePath
+from typing import Any
+
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import CallbacksMP, WrappersMP, add_wrapper_with_key, get_wrappers_with_key
+from comfy_execution.utils import get_executing_context
+
+from ...psa_core.adapter.model import PSAAdapter, check_strength
+from ...psa_core.encoders.embedding import UserEmbedding
+from ...psa_core.errors import PSAError
+from .attn2 import SamplingRange, UserAttention, copy_patches, cross_attention_sites, install, place, replacements
+from .rows import CALL, RUN, Call, Run, read_call
+
+_KEY = "psa"  # of our wrappers and callbacks
+_APPLIED = "psa_applied"  # in `transformer_options`: a (profiles, node id) for each PSA Apply
+
+log = logging.getLogger(__name__)
+
+
+def apply_adapter(
+    model: ModelPatcher,
+    adapter: PSAAdapter,
+    embedding: UserEmbedding,
+    strength: float = 1.0,
+    start_percent: float = 0.0,
+    end_percent: float = 1.0,
+) -> ModelPatcher:
+    """A clone of `model` with the adapter's contribution for `embedding` at every cross-attention.
+
+    The adapter runs here, once; the clone carries one small tensor per layer.
+
+    Raises:
+        PSAError: if the model is no SD-family UNet, the adapter was made for another one, the
+            embedding for another adapter, or the range is empty.
+    """
+    if not 0.0 <= start_percent <= end_percent <= 1.0:
+        raise PSAError("PSA Apply needs 0 <= start_percent <= end_percent <= 1. Swap or correct the two.")
+    sites = cross_attention_sites(model.get_model_object("diffusion_model"))
+    adapter.check_fits([site.width for site in sites], sites[0].context_dim if sites else 0)
+    # Normal tensors, not inference tensors: a trainer may run the patched model with gradients on.
+    with torch.inference_mode(False), torch.no_grad():
+        tokens = torch.cat([adapter.user_tokens(embedding), adapter.uncond_tokens(1)])
+        contributions = [user.scaled(check_strength(strength)) for user in adapter.key_values(tokens)]
+    patched = model.clone()
+    if strength == 0:
+        return patched
+    active = SamplingRange.of(model.get_model_object("model_sampling"), start_percent, end_percent)
+    install(patched, sites, [partial(UserAttention, user, active) for user in contributions])
+    _watch(patched, len(embedding))
+    return patched
+
+
+def _watch(model: ModelPatcher, profiles: int) -> None:
+    """Let `model` tell when it is cloned, when sampling starts, and when the UNet is called."""
+    options = model.model_options["transformer_options"]
+    context = get_executing_context()
+    options[_APPLIED] = (*options.get(_APPLIED, ()), (profiles, context.node_id if context else None))
+    if not model.get_callbacks(CallbacksMP.ON_CLONE, _KEY):
+        model.add_callback_with_key(CallbacksMP.ON_CLONE, _KEY, copy_patches)
+    # In `transformer_options`, as the patches are: whoever carries these to another MODEL carries the wrappers, too.
+    for kind, wrapper in ((WrappersMP.SAMPLER_SAMPLE, start_run), (WrappersMP.APPLY_MODEL, run_model)):
+        if not get_wrappers_with_key(kind, _KEY, options):
+            add_wrapper_with_key(kind, _KEY, wrapper, options)
+
+
+def start_run(
+    executor: Any,
+    guider: Any,
+    sigmas: torch.Tensor,
+    extra_args: dict,
+    callback: Any,
+    noise: torch.Tensor,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """`WrappersMP.SAMPLER_SAMPLE`: the guider's conditions are as they will be sampled."""
+    options = extra_args["model_options"]["transformer_options"]
+    options[RUN] = Run(guider, pictures=len(noise))
+    _obey_short_names(replacements(extra_args["model_options"]))
+    for profiles, node in options.get(_APPLIED, ()):
+        if len(noise) % profiles:
+            _warn(
+                f"PSA Apply has {profiles} profiles, and a batch of {len(noise)} is drawn: the first picture for the "
+                "first profile, and so on. If a node cut that batch out of a larger one, these are other viewers' "
+                "pictures. Encode one profile a run, or draw as many pictures at once as there are profiles.",
+                node,
+            )
+    return executor(guider, sigmas, extra_args, callback, noise, *args, **kwargs)
+
+
+def _obey_short_names(present: dict[tuple, Any]) -> None:
+    """Let what a later pack put under a block's short name count: ComfyUI looks there only where ours is not."""
+    for name, patch in list(present.items()):
+        if len(name) == 3 and isinstance(patch, UserAttention):
+            other = present.get(name[:2])
+            if other is not None and not isinstance(other, UserAttention):
+                del present[name]
+
+
+def _warn(sentence: str, node: str | None) -> None:
+    """In the log, and on the node in the editor."""
+    log.warning(sentence)
+    if node is not None:
+        from server import PromptServer  # there is one where nodes are executed, and not in every program
+
+        PromptServer.instance.send_progress_text(sentence, node)
+
+
+def run_model(
+    executor: Any,
+    x: torch.Tensor,
+    t: torch.Tensor,
+    c_concat: Any = None,
+    c_crossattn: Any = None,
+    control: Any = None,
+    transformer_options: dict | None = None,
+    **kwargs: Any,
+) -> Any:
+    """`WrappersMP.APPLY_MODEL`: whose rows these are, and a look at each cross-attention whether ours ran."""
+    options = dict(transformer_options or {})
+    call = options[CALL] = read_call(len(x), options)
+    patches = options.get("patches", {})
+    check = partial(_check_called, call, replacements({"transformer_options": options}))
+    options["patches"] = {**patches, "attn2_output_patch": [check, *patches.get("attn2_output_patch", ())]}
+    return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+
+
+def _check_called(call: Call, present: dict[tuple, Any], out: torch.Tensor, extra_options: dict) -> torch.Tensor:
+    here = place(extra_options)
+    if call.attention != here:
+        raise PSAError(
+            f"{_name(present.get(here, present.get(here[:2])))} took the place of PSA Apply at the cross-attention, so "
+            "the pictures would be drawn for nobody. Put PSA Apply to Model after that node."
+        )
+    return out
+
+
+def _name(replacement: Any) -> str:
+    """A replacement's pack and name, for people."""
+    if replacement is None:
+        return "Another node"
+    replacement = getattr(replacement, "func", replacement)  # a functools.partial's
+    named = replacement if hasattr(replacement, "__qualname__") else type(replacement)
+    # ComfyUI names a pack's modules by its folder.
+    module = PurePath(named.__module__.partition("custom_nodes")[2] or named.__module__).name
+    return f"'{named.__qualname__}' of {module or 'another node'}"

@@ -1,0 +1,233 @@
+"""Whose row is it: which picture, or nobody, each row of a batch is drawn for.
+
+Each fact is read once and where it is known: the guider's own names for its conditions and the number of
+pictures when sampling starts, the batch when ComfyUI calls the model. A cross-attention only looks it up.
+"""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ...psa_core.errors import PSAError
+
+RUN, CALL = "psa_run", "psa_call"  # keys in `transformer_options`
+NOBODY = -1  # in place of a picture's number: a row without a viewer, which gets `user_proj(zeros)`
+
+_VIEWERS = {"positive", "middle", "cond"}
+_NOBODYS = {"negative", "empty", "empty_negative_prompt", "empty_conditioning", "uncond"}
+_NUMBERED = {0: True, 1: False}  # `cond_or_uncond` of a call that no guider made: prompt and negative prompt
+_STATED = "cond_or_uncond_couple"  # in a key where packs that multiply rows inside the attention say what they made
+_NO_SIGMA = 999999999.9  # IPAdapter_plus's for a call from outside a sampler
+
+
+class Run:
+    """One run of a sampler: what its guider knows."""
+
+    def __init__(self, guider: Any, pictures: int) -> None:
+        self.pictures = pictures
+        self._guider = guider
+        self._names = name_conditions(guider)
+        self._ranges: dict[tuple[float, float], tuple[float, float]] = {}
+
+    def has_viewer(self, condition: Any) -> bool:
+        """Whether the condition of that uuid is drawn for viewers.
+
+        Raises:
+            PSAError: for a condition that the guider does not have, or has under a name that says nothing.
+        """
+        if condition not in self._names:  # a pack may have changed the guider's conditions since
+            self._names = name_conditions(self._guider)
+        name = self._names.get(condition)
+        if name in _VIEWERS or name in _NOBODYS:
+            return name in _VIEWERS
+        which = f"named '{name}'" if name is not None else "that its guider does not have"
+        raise PSAError(
+            f"PSA Apply cannot tell whether a condition {which} is for a viewer: it knows positive, middle, negative "
+            "and empty ones. Use another guider (CFG Guider, Dual CFG Guider, Perp-Neg Guider), or take PSA Apply to "
+            "Model away."
+        )
+
+    def sigmas(self, percents: tuple[float, float]) -> tuple[float, float]:
+        """The noise levels where a range of sampling starts and ends, by the schedule that is sampled with."""
+        if percents not in self._ranges:
+            sampling = self._guider.inner_model.model_sampling
+            start, end = (float(sampling.percent_to_sigma(percent)) for percent in percents)
+            self._ranges[percents] = start, end
+        return self._ranges[percents]
+
+
+def name_conditions(guider: Any) -> dict[Any, str]:
+    """The guider's name for each of its conditions, by uuid.
+
+    ComfyUI copies conditions, uuid and all, into the guider's other lists so that every area has its like in each.
+    Such a copy belongs to the list it is in, and gets a uuid of its own here.
+    """
+    owners = {
+        condition.get("uuid"): name
+        for name, conditions in getattr(guider, "original_conds", {}).items()
+        for condition in conditions or ()
+    }
+    names: dict[Any, str] = {}
+    for name, conditions in guider.conds.items():
+        for place, condition in enumerate(conditions or ()):
+            key = condition.get("uuid")
+            if owners.get(key, names.get(key, name)) != name:
+                key = uuid.uuid4()
+                conditions[place] = {**condition, "uuid": key}
+            names[key] = name
+    return names
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of the model.
+
+    ComfyUI batches whole copies of the latents, one for each entry of `cond_or_uncond`. Tiled-diffusion packs batch
+    several tiles, each with all its copies.
+
+    Args:
+        kinds: `cond_or_uncond` as it was when the model was called.
+        viewers: for each copy, whether it is drawn for viewers.
+        batch: rows in all.
+        pictures: the pictures of a copy, in order; `None` where that cannot be known.
+        tiles: how often all copies follow one another; 0 where the batch does not consist of whole copies.
+        sigmas: the noise level of each latent. `sigma` reads it when it is asked for: that waits for the GPU.
+    """
+
+    kinds: tuple[int, ...]
+    viewers: tuple[bool, ...]
+    batch: int
+    pictures: tuple[int, ...] | None
+    tiles: int
+    sigmas: torch.Tensor | None
+    run: Run | None
+    attention: Any = None  # the cross-attention whose patch was called last
+    _sigma: float | None = None
+    _rows: dict[Any, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def sigma(self) -> float:
+        if self._sigma is None:
+            self._sigma = _NO_SIGMA if self.sigmas is None else self.sigmas.max().item()
+        return self._sigma
+
+    def rows(self, profiles: int, count: int, options: dict) -> tuple[int, ...]:
+        """For each of `count` rows at a cross-attention its place in a table: a row a profile, then nobody's.
+
+        Picture i takes profile i mod P.
+
+        Raises:
+            PSAError: where it cannot be known whose rows they are.
+        """
+        stated = options.get("cond_or_uncond", self.kinds)
+        if count == self.batch and len(stated) == len(self.kinds):
+            key: Any = profiles
+        else:
+            stated = next((value for name, value in options.items() if _STATED in name), stated)
+            key = (profiles, count, tuple(stated))
+        if key not in self._rows:
+            self._rows[key] = self._read_rows(profiles, count, None if key == profiles else key[2])
+        return self._rows[key]
+
+    def _read_rows(self, profiles: int, count: int, stated: tuple[int, ...] | None) -> tuple[int, ...]:
+        if not any(self.viewers):
+            return (profiles,) * count
+        if all(self.viewers) and profiles == 1:
+            return (0,) * count
+        if stated is None:
+            viewers, tiles = self.viewers, self.tiles
+        else:
+            viewers, tiles = self._stated_viewers(stated), 1 if self.tiles == 1 else 0
+        if profiles > 1 and self.pictures is None:
+            raise PSAError(
+                "PSA Apply cannot tell which of its viewers' pictures another node draws in this part of the batch. "
+                "Encode one profile a run, or take that node away."
+            )
+        size = self.batch // (len(self.kinds) * max(self.tiles, 1))
+        copy = tuple(0 if self.pictures is None else picture % profiles for picture in self.pictures or range(size))
+        rows = tuple(row for viewer in viewers for row in (copy if viewer else (profiles,) * len(copy))) * tiles
+        if len(rows) != count:
+            raise PSAError(
+                f"Another node changes the batch to {count} rows, as nodes for prompts by region do in the attention, "
+                "and does not say whose they are, so PSA Apply to Model cannot be combined with it. Take one of the "
+                "two away, or give the regions to the sampler (Conditioning Set Mask, Conditioning Combine)."
+            )
+        return rows
+
+    def _stated_viewers(self, stated: tuple[int, ...]) -> tuple[bool, ...]:
+        known = dict(zip(self.kinds, self.viewers, strict=True))
+        if any(known[kind] != viewer for kind, viewer in zip(self.kinds, self.viewers, strict=True)):
+            return ()
+        return tuple(known[kind] for kind in stated) if set(stated) <= set(known) else ()
+
+
+def read_call(batch: int, options: dict) -> Call:
+    """The call of the model that `transformer_options` describe, for a batch of so many rows.
+
+    Raises:
+        PSAError: for conditions whose role nobody knows.
+    """
+    run: Run | None = options.get(RUN)
+    kinds = tuple(options.get("cond_or_uncond", (0,)))
+    sigmas = options.get("sigmas")
+    latents = len(sigmas) if sigmas is not None else batch // len(kinds)
+    part = bool(batch % (len(kinds) * latents))  # a pack may run a part of the batch, in whole copies
+    if run is None and len(kinds) * latents == 1:
+        latents = batch  # outside a sampler one sigma may stand for the whole batch
+    if part:
+        latents = batch // len(kinds)
+    if run is None:
+        viewers = tuple(_numbered(kind) for kind in kinds)
+        pictures: tuple[int, ...] | None = tuple(range(latents))
+    else:
+        uuids = options.get("uuids", ())
+        viewers = tuple(run.has_viewer(condition) for condition in uuids)
+        pictures = None if part else _pictures(run.pictures, latents, options)
+        if len(viewers) != len(kinds):
+            raise PSAError(
+                "Another node calls the model without saying for which conditions, so PSA Apply cannot tell whose "
+                "pictures it draws. Take that node or PSA Apply to Model away."
+            )
+    whole = len(kinds) * latents
+    tiles = batch // whole if whole and batch % whole == 0 else 0
+    return Call(kinds, viewers, batch, pictures, tiles, sigmas, run)
+
+
+def _numbered(kind: int) -> bool:
+    if kind not in _NUMBERED:
+        raise PSAError(
+            "Another node calls the model outside a sampler, with more than a prompt and a negative prompt, so PSA "
+            "Apply cannot tell which is whose. Take that node or PSA Apply to Model away."
+        )
+    return _NUMBERED[kind]
+
+
+def _pictures(all_of_them: int, latents: int, options: dict) -> tuple[int, ...] | None:
+    """Which pictures of the run a copy of so many latents holds."""
+    for indices in _stated_pictures(options):
+        if len(indices) == latents:
+            return tuple(int(index) for index in indices)
+    if latents % all_of_them == 0:  # the batch, or several times the batch
+        return tuple(range(all_of_them)) * (latents // all_of_them)
+    return None
+
+
+def _stated_pictures(options: dict) -> list[Sequence[int]]:
+    """What ComfyUI's context windows and AnimateDiff-Evolved say of the part of the batch that they draw."""
+    stated: list[Sequence[int]] = []
+    window = options.get("context_window")
+    if window is not None and getattr(window, "dim", 0) == 0:
+        anchor = getattr(window, "causal_anchor_index", None)
+        stated += [window.index_list, [anchor, *window.index_list]] if anchor is not None else [window.index_list]
+    parameters = options.get("ad_params")
+    if isinstance(parameters, dict) and parameters.get("sub_idxs") is not None:
+        stated.append(parameters["sub_idxs"])
+    return stated
+
+
+def current_call(batch: int, options: dict) -> Call:
+    """The call that ComfyUI is in; for one from outside a sampler, what its options say."""
+    return options.get(CALL) or read_call(batch, options)
