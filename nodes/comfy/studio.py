@@ -29,6 +29,7 @@ from ...psa_core.plots.grid import labelled_grid
 from ...psa_core.profile import UserProfile
 from ...psa_core.seeds import draw_seed
 from .apply import apply_adapter
+from .attn2 import cross_attention_sites
 from .images import from_comfy
 from .training_inputs import text_encoder
 
@@ -133,7 +134,8 @@ class Studio:
     """
 
     def __init__(self, model: ModelPatcher, clip: Any, vae: Any, sampling: Sampling) -> None:
-        self._encode = text_encoder(clip, model).encode
+        sites = cross_attention_sites(model.get_model_object("diffusion_model"))
+        self._encode = text_encoder(clip, model, sites[0].context_dim).encode
         self._model, self._vae, self._sampling = model, vae, sampling
         width, height = sampling.size
         if width % 8 or height % 8:
