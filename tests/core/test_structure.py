@@ -82,6 +82,12 @@ def test_the_nodes_reach_the_core_by_relative_import(path):
     assert absolute_imports(ast.walk(tree(path))) & ({"psa_core", "nodes"} | HEAVY) == set()
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "nodes").glob("*.py")), ids=ids)
+def test_schemas_know_comfyui_by_its_api_alone(path):
+    """What talks to its insides is in nodes/comfy/."""
+    assert absolute_imports(ast.walk(tree(path))) & COMFYUI <= {"comfy_api"}
+
+
 @pytest.mark.parametrize("path", PACK, ids=ids)
 def test_the_nodes_leave_the_import_path_alone(path):
     """With the pack's root on it, our `nodes` would shadow ComfyUI's."""
