@@ -79,10 +79,10 @@ def apply_adapter(
 def _watch(model: ModelPatcher, profiles: int) -> None:
     """Let `model` tell when it is cloned, when sampling starts, and when the UNet is called."""
     options = model.model_options["transformer_options"]
-    context = get_executing_context()
-    options[_APPLIED] = (*options.get(_APPLIED, ()), (profiles, context.node_id if context else None))
+    options[_APPLIED] = (*options.get(_APPLIED, ()), (profiles, _this_node()))
     if not model.get_callbacks(CallbacksMP.ON_CLONE, _KEY):
-        model.add_callback_with_key(CallbacksMP.ON_CLONE, _KEY, copy_patches)
+        model.add_callback_with_key(CallbacksMP.ON_CLONE, _KEY, _on_clone)
+    _watch_weights(model)
     # In `transformer_options`, as the patches are: whoever carries these to another MODEL carries the wrappers, too.
     wrappers = {
         WrappersMP.SAMPLER_SAMPLE: start_run,
@@ -92,6 +92,33 @@ def _watch(model: ModelPatcher, profiles: int) -> None:
     for kind, wrapper in wrappers.items():
         if not get_wrappers_with_key(kind, _KEY, options):
             add_wrapper_with_key(kind, _KEY, wrapper, options)
+
+
+def _this_node() -> str | None:
+    context = get_executing_context()
+    return context.node_id if context else None
+
+
+def _on_clone(model: ModelPatcher, clone: ModelPatcher) -> None:
+    """`CallbacksMP.ON_CLONE`: see `copy_patches`."""
+    copy_patches(model, clone)
+    _watch_weights(clone)
+
+
+def _watch_weights(model: ModelPatcher) -> None:
+    """Let `model` say so where a node takes its weights into another MODEL, which leaves all else behind."""
+    itself: Any = ref(model)  # no cycle: ComfyUI frees a MODEL's memory when the last one lets go of it
+
+    def get_key_patches(filter_prefix: str | None = None) -> Any:
+        if filter_prefix is not None:  # without one it is ComfyUI's own call, for hooks
+            _warn(
+                "A merge takes a MODEL's weights alone, so what PSA Apply to Model did to this one is left behind. Put "
+                "PSA Apply to Model after the merge.",
+                _this_node(),
+            )
+        return type(itself()).get_key_patches(itself(), filter_prefix)
+
+    model.get_key_patches = get_key_patches  # type: ignore[method-assign]
 
 
 def start_run(

@@ -422,6 +422,28 @@ def test_a_loader_with_a_patcher_of_its_own(server):
     assert same(*draw_all(server, txt2img(L5, other_attention(0.5)), txt2img(own, L5, other_attention(0.5))))
 
 
+def test_a_merge_of_models(server):
+    """It keeps the first MODEL's patches; of the second it takes weights alone, and that is said."""
+
+    def merged(first: bool) -> Patch:
+        def patch(graph: Graph, model: Link) -> Link:
+            models = {"model1": model, "model2": ["1", 0]} if first else {"model1": ["1", 0], "model2": model}
+            return graph.add("ModelMergeSimple", ratio=0.5, **models)
+
+        return patch
+
+    sentence = "Put PSA Apply to Model after the merge"
+    plain, viewer = draw_all(server, txt2img(), txt2img(L5))
+    logged = len(server.log)
+    assert close(viewer, draw(server, txt2img(L5, merged(first=True))))
+    assert close(viewer, draw(server, txt2img(merged(first=False), L5)))
+    assert sentence not in server.log[logged:]
+    for patches in ((L5, merged(first=False)), (L5, couple("in place"), merged(first=False))):
+        logged = len(server.log)
+        assert close(plain, draw(server, txt2img(*patches)))
+        assert sentence in server.log[logged:]
+
+
 def test_names_that_come_through_a_link(server):
     """The names are known when the graph runs, and an unchanged graph runs nothing again."""
 
