@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from ..files import atomic_path
 from ..model_folder import KIND_KEY
 from ..seeds import draw_seed
+from ..tensor_files import save_file
 from ..training.average import WeightAverage
 from ..training.optimizers import apply_gradients
 from ..training.state import load_state, save_state
