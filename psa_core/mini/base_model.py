@@ -168,7 +168,7 @@ def train_base(folder: Path | str, seed: int = SEED, unet_steps: int = UNET_STEP
         model.half().save_pretrained(folder / name)
     _prefix_keys(folder / "text_encoder" / "model.safetensors", "text_model.")
     new_scheduler().save_pretrained(folder / "scheduler")
-    _write_model_index(folder)
+    write_model_index(folder)
     shutil.rmtree(work)
 
 
@@ -366,7 +366,7 @@ def _prefix_keys(path: Path, prefix: str) -> None:
         )
 
 
-def _write_model_index(folder: Path) -> None:
+def write_model_index(folder: Path) -> None:
     index = {
         "_class_name": "StableDiffusionPipeline",
         KIND_KEY: "mini",
