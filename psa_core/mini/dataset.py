@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import PSAError
 from ..files import atomic_path, sweep_parts
+from ..pictures import write_picture
 from ..profile import CATEGORIES, UserProfile
 from ..seeds import draw_seed
 from .users import sample_user
@@ -149,5 +150,5 @@ def _record(chosen: str, rejected: str, caption: str, user: UserProfile) -> dict
 
 def _write(path: Path, scene: Scene) -> str:
     """Not atomic: a picture counts only once the split's metadata, written last, names it."""
-    render(scene).save(path, quality=_QUALITY, subsampling=0)
+    write_picture(render(scene), path, quality=_QUALITY, subsampling=0)
     return path.name
