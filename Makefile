@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV_PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow test-comfy lint bench
+.PHONY: demo test test-slow test-comfy test-browser lint bench
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -20,6 +20,10 @@ test-slow: $(INSTALLED)
 
 test-comfy: $(INSTALLED)
 	$(VENV_PYTHON) -m pytest -m "slow or not slow" tests/comfy
+
+test-browser: $(INSTALLED)
+	$(VENV_PYTHON) -m pip install -q -c constraints.txt -e '.[browser]'
+	$(VENV_PYTHON) -m pytest tests/browser
 
 lint: $(INSTALLED)
 	$(VENV_PYTHON) -m ruff check .

@@ -64,7 +64,7 @@ class EmbeddingCache:
             self.folder.chmod(0o700)
             if not path.exists():
                 with suppress(NameTakenError), atomic_path(path, mode=0o600, replace=False) as temporary:
-                    temporary.write_bytes(secrets.token_bytes(_SECRET_BYTES))
+                    temporary.write_bytes(secrets.token_bytes(_SECRET_BYTES))  # unless another process was faster
             secret = path.read_bytes()
         except OSError as error:
             raise PSAError("The embedding cache's folder cannot be used. Check its permissions.") from error
