@@ -142,7 +142,7 @@ def _watch(event: str, arguments: tuple) -> None:
         done.append(f"{event} {arguments}")
     elif event == "open" and isinstance(arguments[0], str | bytes) and (arguments[2] or 0) & _WRITING:
         path = os.fsdecode(arguments[0])
-        if not Path(os.path.abspath(path)).is_relative_to(folder) and path != os.devnull:
+        if not Path(os.path.abspath(path)).is_relative_to(folder) and path != os.devnull and ".hypothesis" not in path:
             done.append(f"wrote {path}")
 
 
