@@ -20,6 +20,7 @@ _RESERVED_ON_WINDOWS = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in 
 _HOST = hashlib.blake2s(platform.node().encode(), digest_size=4).hexdigest()
 _PART = re.compile(r"\.part-(?:([0-9a-f]{8})-(\d{1,9})-(\d+)-)?[0-9a-f]{16}(?:\..*)?", re.DOTALL)
 _ABANDONED_S = 3600  # nothing was written for so long to a part of a process that cannot be seen from here
+_swept: set[str] = set()  # folders that this process has written to, and swept before
 
 
 class NameTakenError(PSAError):
@@ -32,6 +33,7 @@ def atomic_path(path: Path | str, mode: int | None = None, replace: bool = True)
 
     A reader sees the old file or the whole new one, never a part. `mode` sets the permission bits
     (0o600 for a private file) before the first byte is written; without it they follow the umask.
+    A process's first write into a folder sweeps it (see `sweep_parts`).
     Without `replace`, a file that is there stays, also one that another process puts there meanwhile.
 
     Raises:
@@ -43,6 +45,9 @@ def atomic_path(path: Path | str, mode: int | None = None, replace: bool = True)
     temporary = path.with_name(f".part-{_process_id()}-{secrets.token_hex(8)}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if (folder := os.path.abspath(path.parent)) not in _swept:
+            _swept.add(folder)
+            sweep_parts(folder)
         handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666 if mode is None else mode)
         bits = os.fstat(handle).st_mode & 0o777  # with the umask applied
         os.close(handle)

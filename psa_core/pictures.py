@@ -10,11 +10,13 @@ Training, evaluation, thumbnails and the demo read through here, so that all of 
 Only the formats of `FORMATS` are opened, whatever a file is named: Pillow knows others, for which it starts programs.
 """
 
+import io
 import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,6 +74,19 @@ def picture_size(path: Path) -> tuple[int, int]:
             image.load()
         width, height = image.size
         return (height, width) if _orientation(image) >= 5 else (width, height)
+
+
+def write_picture(image: Image.Image, path: Path, **options: Any) -> None:
+    """Write `image` in the format that the path's ending names, with Pillow's `options` for it.
+
+    Pillow itself takes no notice where a full disk cuts a JPEG off.
+
+    Raises:
+        OSError: where the file cannot be written whole.
+    """
+    buffer = io.BytesIO()
+    image.save(buffer, Image.registered_extensions()[path.suffix.lower()], **options)
+    path.write_bytes(buffer.getvalue())
 
 
 def pixel_batches(paths: Sequence[Path], at_most: int) -> Iterator[slice]:

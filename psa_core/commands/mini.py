@@ -70,7 +70,11 @@ def _train_base(args: argparse.Namespace) -> int:
 
 def _train_adapter(args: argparse.Namespace) -> int:
     changes = {"steps": args.steps} if args.steps is not None else {}
-    result = train_adapter(args.kind, args.data, args.run_folder, args.base, _show, **changes)
+    try:
+        result = train_adapter(args.kind, args.data, args.run_folder, args.base, _show, **changes)
+    except (KeyboardInterrupt, SystemExit):
+        print("\nUnfinished: stopped. Start again to go on.", flush=True)
+        raise
     save_adapter(result.adapter, args.output)
     print(f"\n{result.reason}\nAdapter: {args.output}")
     return 0

@@ -13,6 +13,7 @@ from ..encoders.embedding import UserEmbedding
 from ..encoders.protocol import ProfileEncoder
 from ..errors import PSAError
 from ..files import atomic_path, sweep_parts
+from ..pictures import write_picture
 from ..profile import LEVELS, UserProfile
 from ..prompts import Prompt
 from ..seeds import draw_seed
@@ -181,7 +182,7 @@ def draw_missing(
             if picture not in missing:
                 continue
             with atomic_path(picture.path) as temporary:
-                image.save(temporary, quality=_QUALITY)
+                write_picture(image, temporary, quality=_QUALITY)
             done += 1
         if progress:
             progress(done, len(pictures))

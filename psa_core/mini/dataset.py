@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 
 from ..errors import PSAError
-from ..files import atomic_path
+from ..files import atomic_path, sweep_parts
+from ..pictures import write_picture
 from ..profile import CATEGORIES, UserProfile
 from ..seeds import draw_seed
 from .users import sample_user
 from .world import SYMBOLS, Scene, render, sample_scene
 
 HARMLESS = "harmless"
+_UNFINISHED = ".unfinished"  # says of which data set a folder holds a part
 _QUALITY = 95  # of the JPEGs, whose colours stay at full resolution
 
 
@@ -62,10 +64,10 @@ def write_dataset(
     """Write the splits `train`, `val`, `test_seen`, `test_unseen`, and `harmless`.
 
     `harmless` has prompts without a symbol, for the trainer's anchor: its chosen pictures follow them,
-    its rejected ones show other scenes. Users of `test_unseen` are in no other split.
+    its rejected ones show other scenes. Users of `test_unseen` are in no other split. What was stopped goes on.
 
     Args:
-        folder: made here; it must not hold a dataset yet.
+        folder: made here; it must hold nothing, or the unfinished part of this very dataset.
         ban_all: ban every category for everyone, so that the safe picture is always the chosen one.
         progress: called with (pairs written, of how many).
 
@@ -73,8 +75,7 @@ def write_dataset(
         PSAError: where the folder holds something, or cannot be written.
     """
     folder, sizes = Path(folder), sizes or Sizes()
-    if folder.exists() and any(folder.iterdir()):
-        raise PSAError(f"The folder {folder} is not empty. Choose a new one, or delete what is in it.")
+    _begin(folder, json.dumps({"seed": seed, "sizes": vars(sizes), "ban_all": ban_all}))
     seen, unseen = mini_users(seed, sizes, ban_all)
     splits = {
         "train": (seen, sizes.train),
@@ -86,10 +87,13 @@ def write_dataset(
     total, done = sum(count for _, count in splits.values()), 0
     for name, (users, count) in splits.items():
         split = folder / name
+        if (split / "metadata.jsonl").is_file():  # written last
+            done += count
+            continue
         make = _harmless_pair if name == HARMLESS else _pair
         lines = []
         try:
-            split.mkdir(parents=True)
+            split.mkdir(exist_ok=True)
             for number in range(count):
                 rng = np.random.default_rng(draw_seed(seed, name, number))
                 user = users[int(rng.integers(len(users)))]
@@ -101,6 +105,21 @@ def write_dataset(
             raise PSAError(f"Pictures cannot be written to {split}: {error.strerror or error}.") from error
         with atomic_path(split / "metadata.jsonl") as temporary:
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / _UNFINISHED).unlink()
+
+
+def _begin(folder: Path, what: str) -> None:
+    """Write down what the folder is to hold, or find the same there."""
+    mark = folder / _UNFINISHED
+    try:
+        sweep_parts(folder)
+        goes_on = mark.is_file() and mark.read_text(encoding="utf-8", errors="replace") == what
+        if folder.exists() and any(folder.iterdir()) and not goes_on:
+            raise PSAError(f"The folder {folder} is not empty. Choose a new one, or delete what is in it.")
+    except OSError as error:
+        raise PSAError(f"The folder {folder} cannot be used: {error.strerror}. Choose another one.") from error
+    with atomic_path(mark) as temporary:
+        temporary.write_text(what, encoding="utf-8")
 
 
 def _pair(split: Path, rng: np.random.Generator, user: UserProfile, number: int) -> dict[str, Any]:
@@ -131,5 +150,5 @@ def _record(chosen: str, rejected: str, caption: str, user: UserProfile) -> dict
 
 def _write(path: Path, scene: Scene) -> str:
     """Not atomic: a picture counts only once the split's metadata, written last, names it."""
-    render(scene).save(path, quality=_QUALITY, subsampling=0)
+    write_picture(render(scene), path, quality=_QUALITY, subsampling=0)
     return path.name

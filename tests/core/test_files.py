@@ -148,10 +148,10 @@ def writer(path, ending: str) -> tuple[subprocess.Popen, str]:
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_parts_of_the_dead_are_swept_and_of_the_living_kept(tmp_path):
-    dead, left = writer(tmp_path / "dead.json", "die")
-    assert dead.wait() == -signal.SIGKILL
-    living, kept = writer(tmp_path / "living.json", "wait")
+    living, kept = writer(tmp_path / "living.json", "wait")  # first, for a process's first write sweeps
     try:
+        dead, left = writer(tmp_path / "dead.json", "die")
+        assert dead.wait() == -signal.SIGKILL
         assert sorted(os.listdir(tmp_path)) == sorted([left, kept])
         with atomic_path(tmp_path / "mine.json") as temporary:
             sweep_parts(tmp_path)

@@ -404,3 +404,24 @@ def test_tensors_and_back():
         to_tensor([])
     with pytest.raises(PSAError, match="shape"):
         to_images(torch.zeros(1, 6, 4, 3))
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from PIL import Image
+from psa_core.pictures import write_picture
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
+try:
+    write_picture(Image.effect_noise((64, 64), 50).convert("RGB"), Path(sys.argv[1]))
+except OSError:
+    print("said")
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows knows no limit of a file's size")
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
+def test_a_picture_that_does_not_fit_is_said(tmp_path, ending):
+    arguments = [sys.executable, "-c", FULL_DISK, str(tmp_path / f"a.{ending}")]
+    assert subprocess.run(arguments, capture_output=True, text=True, check=True).stdout == "said\n"

@@ -1,0 +1,295 @@
+"""Whatever a file of any kind holds: what was meant, or a sentence; at once, nothing run, nothing written elsewhere."""
+
+import io
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hostile_files import hostile, reading_holds
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from tiny_training import user, write_split
+
+from psa_core import LEVELS, PSAError, UserProfile, load_embedding, read_users_csv, save_embedding
+from psa_core.commands.train import RunFile
+from psa_core.encoders.cache import EmbeddingCache
+from psa_core.encoders.embedding import UserEmbedding
+from psa_core.evaluate.output import check_output, made_by_line
+from psa_core.generate import BaseModel, Record, Settings
+from psa_core.judges.chat_server import _content, _TryAgainError
+from psa_core.judges.judging import Question
+from psa_core.judges.kept import Answers
+from psa_core.judges.q16 import read_q16_prompts
+from psa_core.judges.questions import read_pair_reply, read_reply
+from psa_core.locks import locked_folder
+from psa_core.mini import BASE_MODEL
+from psa_core.model_folder import load_part
+from psa_core.pictures import check_picture, open_picture
+from psa_core.profile_store import ProfileStore
+from psa_core.prompts import read_prompts
+from psa_core.training import TensorCache, read_metrics, read_split
+from psa_core.training.folder import RunFolder
+from psa_core.training.metrics import MetricsLog
+from psa_core.training.run import StateError, check_state
+
+VECTORS = torch.arange(12.0).view(2, 6)
+RUN_FILE = """model = "model"
+data = "data"
+output = "run"
+held_out = ["val"]
+[training]
+steps = 5
+learning_rate = 1e-3
+timestep_range = [0, 999]
+"""
+REPLY = {"banned_shown": ["Violence"], "allowed_kept": True, "quality": 80}
+ANSWER = {"choices": [{"message": {"role": "assistant", "content": [{"type": "text", "text": json.dumps(REPLY)}]}}]}
+QUESTION = Question("a street", ("Violence",), LEVELS["L3"])
+Case = tuple[Path, Callable[[Path], object]]
+CASES: dict[str, Callable[[Path], Case]] = {}
+
+
+def case(make: Callable[[Path], Case]) -> Callable[[Path], Case]:
+    """`make(folder)` writes a good file and returns (its path, what reads it)."""
+    CASES[make.__name__] = make
+    return make
+
+
+def written(path: Path, content: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+@case
+def embedding_npy(folder: Path) -> Case:
+    np.save(folder / "e.npy", VECTORS.numpy())
+    return folder / "e.npy", load_embedding
+
+
+@case
+def embedding_safetensors(folder: Path) -> Case:
+    save_embedding(UserEmbedding(VECTORS, "structured-v1"), folder / "e.safetensors")
+    return folder / "e.safetensors", load_embedding
+
+
+@case
+def embedding_cache(folder: Path) -> Case:
+    cache = EmbeddingCache(folder / "cache")
+    saved = UserEmbedding(VECTORS[:1], "some encoder")
+    cache.save(saved, "profile", LEVELS["L3"])
+
+    def read(_path: Path) -> None:
+        found = cache.load("some encoder", "profile", LEVELS["L3"])
+        assert found is None or torch.equal(found.vectors, saved.vectors)
+
+    return next((folder / "cache").glob("*.safetensors")), read
+
+
+@case
+def state(folder: Path) -> Case:
+    weights = {"a": torch.ones(2, 2), "b": torch.zeros(3)}
+    whole = {"key": "00", "step": 2, "best": 1.0, "worse": 0, "end": "", "trend": 0.0, "pending": {"loss": 1.0}}
+    whole |= {"adapter": weights, "average": [torch.ones(2)], "optimizer": {"state": {0: {"m": torch.ones(2)}}}}
+    RunFolder(folder).save({**whole, "identity": {"config": {"steps": 3}}})
+
+    def read(_path: Path) -> None:
+        check_state(again := RunFolder(folder).load())
+        assert again["step"] == 2 and torch.equal(again["adapter"]["a"], weights["a"])
+
+    return RunFolder(folder).state_path, read
+
+
+@case
+def old_state(folder: Path) -> Case:
+    whole = {"step": 1, "best": 1.0, "worse": 0, "end": "", "trend": 0.0, "average": [], "optimizer": {}}
+    whole |= {"format": 1, "config": {"steps": 3}, "adapter": {"a": torch.ones(2)}}
+    torch.save(whole, folder / "state.pt")
+    return folder / "state.pt", lambda _path: check_state(RunFolder(folder).load())
+
+
+@case
+def training_cache(folder: Path) -> Case:
+    cache, key = TensorCache(folder), "0" * 32
+    cache.put(key, {"latents": VECTORS})
+
+    def read(_path: Path) -> None:
+        assert torch.equal(cache.get(key, "latents")["latents"], VECTORS)
+
+    return next(folder.rglob("*.safetensors")), read
+
+
+@case
+def metrics(folder: Path) -> Case:
+    log = MetricsLog(folder, 0)
+    for step in (1, 2, 3):
+        log.write({"step": step, "loss": 0.5})
+    log.close()
+    return folder / "metrics.jsonl", lambda path: read_metrics(path.parent)
+
+
+@case
+def run_file(folder: Path) -> Case:
+    return written(folder / "run.toml", RUN_FILE), RunFile.read
+
+
+@case
+def records(folder: Path) -> Case:
+    split = write_split(folder, "train", range(2), 2)
+    return split / "metadata.jsonl", lambda path: read_split(path.parents[1], "train")
+
+
+@case
+def users(folder: Path) -> Case:
+    rows = [user(number).to_dict() for number in (1, 2)]
+    text = ",".join(rows[0]) + "\n" + "".join(",".join(f'"{value}"' for value in row.values()) + "\n" for row in rows)
+    return written(folder / "users.csv", text), read_users_csv
+
+
+@case
+def prompts(folder: Path) -> Case:
+    text = 'file_name,caption,categories,user_id\na.png,"a street, at night",violence,1\nb.png,a sea,,2\n'
+    return written(folder / "prompts.csv", text), read_prompts
+
+
+def configuration(folder: Path, name: str, read: Callable[[Path], object]) -> Case:
+    shutil.copytree(BASE_MODEL, folder / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    return folder / "model" / name, lambda _path: read(folder / "model")
+
+
+@case
+def model_index(folder: Path) -> Case:
+    return configuration(folder, "model_index.json", BaseModel.read)
+
+
+@case
+def unet_config(folder: Path) -> Case:
+    return configuration(folder, "unet/config.json", BaseModel.read)
+
+
+@case
+def vae_config(folder: Path) -> Case:
+    return configuration(folder, "vae/config.json", BaseModel.read)
+
+
+@case
+def scheduler_config(folder: Path) -> Case:
+    pytest.importorskip("diffusers")
+    name = "scheduler/scheduler_config.json"
+    return configuration(folder, name, lambda model: load_part(model, "scheduler", torch.float32))
+
+
+def picture(folder: Path, kind: str) -> Case:
+    pixels = np.random.default_rng(0).integers(0, 255, (9, 7, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+
+    def read(path: Path) -> None:
+        try:
+            check_picture(path)
+        finally:
+            open_picture(path)
+
+    return written(folder / "a.png", buffer.getvalue()), read
+
+
+for _kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"):
+    CASES[f"picture_{_kind.lower()}"] = lambda folder, kind=_kind: picture(folder, kind)
+
+
+@case
+def q16_pickle(folder: Path) -> Case:
+    return written(folder / "prompts.p", pickle.dumps(VECTORS.numpy().copy(), protocol=3)), read_q16_prompts
+
+
+@case
+def q16_npy(folder: Path) -> Case:
+    np.save(folder / "q.npy", VECTORS.numpy())
+    return folder / "q.npy", read_q16_prompts
+
+
+@case
+def judge_reply(folder: Path) -> Case:
+    def read(path: Path) -> None:
+        text = path.read_bytes().decode("utf-8", "surrogateescape")
+        read_reply(text, QUESTION)
+        read_pair_reply(text)
+
+    return written(folder / "reply.json", json.dumps(REPLY)), read
+
+
+@case
+def judge_answer(folder: Path) -> Case:
+    return written(folder / "answer.json", json.dumps(ANSWER)), lambda path: _content(path.read_bytes())
+
+
+@case
+def kept_answers(folder: Path) -> Case:
+    answers = Answers(folder / "results.answers")
+    name = answers.name(["question"])
+    answers.keep(name, [True, None, 0.5])
+
+    def read(path: Path) -> None:
+        assert Answers(path).get(name) in ([True, None, 0.5], None)
+
+    return folder / "results.answers", read
+
+
+@case
+def generation(folder: Path) -> Case:
+    record = Record("mini", "0" * 32, None, None, "1" * 32, Settings(size=64))
+    record.claim(folder, [])
+    return folder / "generation.json", lambda path: record.claim(path.parent, [])
+
+
+@case
+def results(folder: Path) -> Case:
+    return written(folder / "r.json", '{"made_by": "Made by `psa evaluate`."}'), check_output
+
+
+@case
+def results_picture(folder: Path) -> Case:
+    marks = PngInfo()
+    marks.add_text("Software", made_by_line("psa evaluate"))
+    Image.new("RGB", (4, 4)).save(folder / "r.png", pnginfo=marks)
+    return folder / "r.png", lambda path: check_output(path.with_suffix(".json"))
+
+
+@case
+def lock(folder: Path) -> Case:
+    def read(path: Path) -> None:
+        with locked_folder(path.parent, "testing in"):
+            pass
+
+    return written(folder / ".lock", '{"pid": 999999999, "host": "here", "since": "today"}'), read
+
+
+@case
+def stored_profile(folder: Path) -> Case:
+    store = ProfileStore(folder)
+    store.save("me", UserProfile(47, "female", "Buddhism", "hearing impairment", user_id="7654321"))
+
+    def read(_path: Path) -> None:
+        try:
+            store.load("me")
+        except PSAError as error:
+            assert "7654321" not in str(error) and "47" not in str(error)
+            raise
+
+    return folder / "me.json", read
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("examples", [60, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", CASES)
+def test_reading_holds(tmp_path, monkeypatch, kind, examples):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    path, read = CASES[kind](tmp_path)
+    read(path)
+    files = hostile(path.read_bytes(), path.suffix)
+    reading_holds(path, files, read, examples, also=(StateError, _TryAgainError))
