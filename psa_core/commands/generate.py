@@ -14,6 +14,7 @@ from ..encoders.language_model import LanguageModelEncoder, OnDevice
 from ..encoders.stored import StoredEncoder
 from ..encoders.structured import StructuredEncoder
 from ..errors import PSAError
+from ..evaluate import BASE
 from ..extras import require
 from ..files import safe_file_name
 from ..generate import BaseModel, Embed, Painter, Record, Settings, draw_missing, embed_with, plan, prompts_id
@@ -26,7 +27,7 @@ from ..prompts import Prompt, read_prompts
 from ..users import by_id, read_users_csv
 from .progress import Bar
 
-BASE, PSA, GLOBAL = "base", "psa", "safetydpo"
+PSA, GLOBAL = "psa", "safetydpo"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

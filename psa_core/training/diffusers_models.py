@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..errors import PSAError
-from ..model_folder import fingerprint
+from ..model_folder import fingerprint, load_part, read_json
 from .config import TrainConfig
 from .denoiser import DiffusersDenoiser
 from .inputs import ImageEncoder, TextEncoder
@@ -40,13 +40,13 @@ class DiffusersFolder:
         self._loaded: dict[str, Any] = {}
 
     def denoiser(self) -> DiffusersDenoiser:
-        from diffusers import DDPMScheduler, UNet2DConditionModel
+        from diffusers import DDPMScheduler
 
         dtype = _DTYPES[self.config.precision]
-        unet = self._load(UNet2DConditionModel, "unet", dtype).eval()
+        unet = self._load("unet", dtype)
         if self.config.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-        scheduler = DDPMScheduler.from_pretrained(self.folder, subfolder="scheduler")
+        scheduler = DDPMScheduler.from_config(read_json(self.folder / "scheduler" / "scheduler_config.json"))
         return DiffusersDenoiser(
             unet,
             scheduler.alphas_cumprod,
@@ -80,9 +80,7 @@ class DiffusersFolder:
 
     def _posterior(self, pixels: torch.Tensor) -> tuple[Any, float]:
         """The VAE's posterior over latents, and the factor that scales them."""
-        from diffusers import AutoencoderKL
-
-        vae = self._once("vae", lambda: self._load(AutoencoderKL, "vae", torch.float32).eval())
+        vae = self._once("vae", lambda: self._load("vae", torch.float32))
         return vae.encode(pixels.to(self.device)).latent_dist, vae.config.scaling_factor
 
     @torch.no_grad()
@@ -103,18 +101,11 @@ class DiffusersFolder:
         return model(tokens.input_ids.to(self.device), output_hidden_states=hidden_states)
 
     def _text_model(self, encoder: str, tokenizer: str) -> tuple[Any, Any]:
-        from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+        dtype = _DTYPES[self.config.precision]
+        return load_part(self.folder, tokenizer, dtype), self._load(encoder, dtype)
 
-        kind = CLIPTextModelWithProjection if encoder == "text_encoder_2" else CLIPTextModel
-        model = self._load(kind, encoder, _DTYPES[self.config.precision])
-        return CLIPTokenizer.from_pretrained(self.folder, subfolder=tokenizer), model.eval()
-
-    def _load(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
-        try:
-            model = kind.from_pretrained(self.folder, subfolder=part, use_safetensors=True)
-        except (OSError, ValueError) as error:
-            raise PSAError(f"'{part}' in {self.folder} could not be loaded as .safetensors weights: {error}") from error
-        return model.to(self.device, dtype).requires_grad_(False)
+    def _load(self, part: str, dtype: torch.dtype) -> Any:
+        return load_part(self.folder, part, dtype).to(self.device, dtype).eval().requires_grad_(False)
 
     def _once(self, name: str, load: Callable[[], Any]) -> Any:
         if name not in self._loaded:
