@@ -179,5 +179,5 @@ def test_refusals(place, tmp_path):
     shutil.copytree(place / "sd15", broken)
     weights = broken / "vae" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(PSAError, match="cannot be loaded as .safetensors weights: its part 'vae'"):
+    with pytest.raises(PSAError, match=r"cannot be loaded as \.safetensors weights: its part 'vae'"):
         train("--config", run_file(place, "broken", str(broken).replace("\\", "/"), entries=""))
