@@ -361,6 +361,27 @@ def test_ctrl_c_at_any_moment_is_one_line(delay, here):
     assert (process.returncode, said) == (130, "psa: interrupted\n")
 
 
+INTERRUPTED_IN_NUMPY = """
+import importlib.abc, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+class CtrlC(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "numpy.lib":
+            sys.meta_path.remove(self)  # once
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, CtrlC())
+from psa_core.cli import main
+sys.exit(main(["convert", "in.bin", "out.safetensors"]))
+"""
+
+
+def test_ctrl_c_while_numpy_is_imported_is_not_lost_in_torch(here):
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED_IN_NUMPY], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "psa: interrupted\n")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM that a process could answer")
 def test_sigterm_ends_it_and_leaves_nothing_half_written(here):
     process = started("mini", "dataset", "data")
