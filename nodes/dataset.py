@@ -47,6 +47,7 @@ class LoadDataset(io.ComfyNode):
             ],
             outputs=[sockets.Dataset.Output(display_name="dataset")],
             is_output_node=True,
+            **sockets.aliases("sage dataset", "preference pairs", "metadata.jsonl"),
         )
 
     @classmethod

@@ -55,6 +55,7 @@ class LoadEncoder(io.ComfyNode):
                 ),
             ],
             outputs=[sockets.Encoder.Output(display_name="encoder")],
+            **sockets.aliases("profile encoder", "user encoder", "qwen"),
         )
 
     @classmethod
@@ -99,6 +100,7 @@ class Encode(io.ComfyNode):
                 ),
             ],
             outputs=[sockets.Embedding.Output(display_name="embedding")],
+            **sockets.aliases("encode profile", "viewer embedding", "personalized safety"),
         )
 
     @classmethod
@@ -124,6 +126,7 @@ class LoadEmbedding(io.ComfyNode):
                 )
             ],
             outputs=[sockets.Embedding.Output(display_name="embedding")],
+            **sockets.aliases("user embedding", "viewer embedding", "npy"),
         )
 
     @classmethod

@@ -72,6 +72,7 @@ class Evaluate(io.ComfyNode):
             ],
             outputs=[io.Image.Output(display_name="figure"), io.String.Output(display_name="table")],
             is_output_node=True,
+            **sockets.aliases("safety benchmark", "nsfw detector", "judge", "q16", "nudenet", "win rate"),
         )
 
     @classmethod

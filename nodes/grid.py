@@ -23,6 +23,7 @@ class LabelGrid(io.ComfyNode):
                 io.Int.Input("columns", default=3, min=1, max=64, tooltip="Pictures a row."),
             ],
             outputs=[io.Image.Output(display_name="image")],
+            **sockets.aliases("image grid", "compare images", "contact sheet", "labels"),
         )
 
     @classmethod

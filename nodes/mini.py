@@ -25,6 +25,7 @@ class LoadMini(io.ComfyNode):
                 sockets.Adapter.Output(display_name="adapter"),
                 sockets.Adapter.Output(display_name="rival_adapter"),
             ],
+            **sockets.aliases("psa demo", "small model", "example model"),
         )
 
     @classmethod

@@ -70,6 +70,9 @@ class UserProfile(io.ComfyNode):
                 ),
             ],
             outputs=[sockets.Profile.Output(display_name="profile")],
+            **sockets.aliases(
+                "viewer", "audience", "age", "child safety", "nsfw filter", "content filter", "parental control"
+            ),
         )
 
     @classmethod
@@ -127,6 +130,7 @@ class LoadProfile(io.ComfyNode):
                 )
             ],
             outputs=[sockets.Profile.Output(display_name="profile")],
+            **sockets.aliases("stored profile", "viewer", "audience"),
         )
 
     @classmethod
@@ -160,6 +164,7 @@ class SaveProfile(io.ComfyNode):
             ],
             outputs=[sockets.Profile.Output(display_name="profile")],
             is_output_node=True,
+            **sockets.aliases("store profile", "viewer"),
         )
 
     @classmethod

@@ -69,6 +69,7 @@ class Train(io.ComfyNode):
             outputs=[sockets.Adapter.Output(display_name="adapter"), io.Image.Output(display_name="plot")],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
+            **sockets.aliases("dpo", "lppd", "preference optimization", "train safety adapter", "fine-tune"),
         )
 
     @classmethod

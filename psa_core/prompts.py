@@ -12,6 +12,7 @@ from .schema import CATEGORIES, CATEGORY_WORDS, SAGE_FILE_NAME, known_category
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 _HARMLESS_WORDS = ("harmless", "none")
+_NOTHING_SAID = ("nan", "null", "n/a", "unknown")  # as programs write a missing value
 _NEAR = 0.75  # of difflib: nearer words are misspelt ones
 
 
@@ -105,10 +106,12 @@ def _prompt(row: dict[str, str], harmless: bool) -> Prompt:
         raise PSAError("the caption is empty. Write one, or leave the row out.")
     name = _picture_name(row["file_name"])
     told = SAGE_FILE_NAME.match(PurePosixPath(name).name)
-    words = row.get("category", row.get("categories", "")) or (told["category"] if told else "")
-    found = [word.strip() for word in words.split(",") if word.strip()]
-    said = [word.lower() for word in found if word.lower() in _HARMLESS_WORDS]
-    known = {word: _category(word) for word in found if word.lower() not in said}
+    stated = ",".join(row[column] for column in ("category", "categories") if row.get(column, "").strip())
+    words = stated or (told["category"] if told else "")
+    found = [word.strip() for word in re.split("[,;|]", words)]
+    found = [word for word in found if word and word.lower() not in _NOTHING_SAID]
+    said = [word for word in found if word.lower() in _HARMLESS_WORDS]
+    known = {word: _category(word) for word in found if word not in said}
     return Prompt(
         name,
         row["caption"],

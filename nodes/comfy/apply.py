@@ -2,8 +2,8 @@
 
 import logging
 from functools import partial
-from pathlib import PurePath
 from typing import Any
+from weakref import ref
 
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -13,11 +13,25 @@ from comfy_execution.utils import get_executing_context
 from ...psa_core.adapter.model import PSAAdapter, check_strength
 from ...psa_core.encoders.embedding import UserEmbedding
 from ...psa_core.errors import PSAError
-from .attn2 import SamplingRange, UserAttention, copy_patches, cross_attention_sites, install, place, replacements
-from .rows import CALL, RUN, Call, Run, read_call
+from .attn2 import (
+    SamplingRange,
+    UserAttention,
+    copy_patches,
+    cross_attention_sites,
+    described,
+    install,
+    later,
+    place,
+    replacements,
+)
+from .rows import CALL, ROLES, RUN, Run, read_call
 
 _KEY = "psa"  # of our wrappers and callbacks
 _APPLIED = "psa_applied"  # in `transformer_options`: a (profiles, node id) for each PSA Apply
+_LEFT_OUT = (
+    "Another node calls the model, or runs its attention, in a way that leaves PSA Apply to Model out, so the pictures "
+    "would be drawn for nobody. Take one of the two away."
+)
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +64,14 @@ def apply_adapter(
     if strength == 0:
         return patched
     active = SamplingRange.of(model.get_model_object("model_sampling"), start_percent, end_percent)
-    install(patched, sites, [partial(UserAttention, user, active) for user in contributions])
+    install(
+        patched,
+        sites,
+        [
+            partial(UserAttention, user, active, ref(site.attention))
+            for user, site in zip(contributions, sites, strict=True)
+        ],
+    )
     _watch(patched, len(embedding))
     return patched
 
@@ -63,7 +84,12 @@ def _watch(model: ModelPatcher, profiles: int) -> None:
     if not model.get_callbacks(CallbacksMP.ON_CLONE, _KEY):
         model.add_callback_with_key(CallbacksMP.ON_CLONE, _KEY, copy_patches)
     # In `transformer_options`, as the patches are: whoever carries these to another MODEL carries the wrappers, too.
-    for kind, wrapper in ((WrappersMP.SAMPLER_SAMPLE, start_run), (WrappersMP.APPLY_MODEL, run_model)):
+    wrappers = {
+        WrappersMP.SAMPLER_SAMPLE: start_run,
+        WrappersMP.CALC_COND_BATCH: read_roles,
+        WrappersMP.APPLY_MODEL: run_model,
+    }
+    for kind, wrapper in wrappers.items():
         if not get_wrappers_with_key(kind, _KEY, options):
             add_wrapper_with_key(kind, _KEY, wrapper, options)
 
@@ -80,7 +106,7 @@ def start_run(
 ) -> Any:
     """`WrappersMP.SAMPLER_SAMPLE`: the guider's conditions are as they will be sampled."""
     options = extra_args["model_options"]["transformer_options"]
-    options[RUN] = Run(guider, pictures=len(noise))
+    run = options[RUN] = Run(guider, pictures=len(noise))
     _obey_short_names(replacements(extra_args["model_options"]))
     for profiles, node in options.get(_APPLIED, ()):
         if len(noise) % profiles:
@@ -90,16 +116,17 @@ def start_run(
                 "pictures. Encode one profile a run, or draw as many pictures at once as there are profiles.",
                 node,
             )
-    return executor(guider, sigmas, extra_args, callback, noise, *args, **kwargs)
+    samples = executor(guider, sigmas, extra_args, callback, noise, *args, **kwargs)
+    if run.asked and not run.reached:
+        raise PSAError(_LEFT_OUT)
+    return samples
 
 
 def _obey_short_names(present: dict[tuple, Any]) -> None:
     """Let what a later pack put under a block's short name count: ComfyUI looks there only where ours is not."""
-    for name, patch in list(present.items()):
-        if len(name) == 3 and isinstance(patch, UserAttention):
-            other = present.get(name[:2])
-            if other is not None and not isinstance(other, UserAttention):
-                del present[name]
+    for name in list(present):
+        if len(name) == 3 and present.get(name) is not later(present, name):
+            del present[name]
 
 
 def _warn(sentence: str, node: str | None) -> None:
@@ -109,6 +136,16 @@ def _warn(sentence: str, node: str | None) -> None:
         from server import PromptServer  # there is one where nodes are executed, and not in every program
 
         PromptServer.instance.send_progress_text(sentence, node)
+
+
+def read_roles(executor: Any, model: Any, conds: Any, x: Any, timestep: Any, model_options: dict) -> Any:
+    """`WrappersMP.CALC_COND_BATCH`: the lists of conditions that the numbers in `cond_or_uncond` will stand for."""
+    options = model_options["transformer_options"]
+    run: Run | None = options.get(RUN)
+    if run is not None:
+        run.asked = True
+        model_options = {**model_options, "transformer_options": {**options, ROLES: run.roles(conds)}}
+    return executor(model, conds, x, timestep, model_options)
 
 
 def run_model(
@@ -123,29 +160,26 @@ def run_model(
 ) -> Any:
     """`WrappersMP.APPLY_MODEL`: whose rows these are, and a look at each cross-attention whether ours ran."""
     options = dict(transformer_options or {})
-    call = options[CALL] = read_call(len(x), options)
+    call = options[CALL] = read_call(len(x), options, c_crossattn)
     patches = options.get("patches", {})
-    check = partial(_check_called, call, replacements({"transformer_options": options}))
+    check = partial(_check_called, len(options.get(_APPLIED, ())), replacements({"transformer_options": options}))
     options["patches"] = {**patches, "attn2_output_patch": [check, *patches.get("attn2_output_patch", ())]}
-    return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+    predicted = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+    if call.run is not None:
+        call.run.reached |= call.attention is not None
+        if not call.run.reached:  # a later call may leave out what it remembers
+            raise PSAError(_LEFT_OUT)
+    return predicted
 
 
-def _check_called(call: Call, present: dict[tuple, Any], out: torch.Tensor, extra_options: dict) -> torch.Tensor:
-    here = place(extra_options)
-    if call.attention != here:
+def _check_called(applied: int, present: dict[tuple, Any], out: torch.Tensor, extra_options: dict) -> torch.Tensor:
+    here, call = place(extra_options), extra_options[CALL]
+    if call.attention != here or len(call.patches) < applied:  # each PSA Apply is there once
+        patch = present.get(here, present.get(here[:2]))
+        while isinstance(patch, UserAttention):
+            patch = patch.previous
         raise PSAError(
-            f"{_name(present.get(here, present.get(here[:2])))} took the place of PSA Apply at the cross-attention, so "
-            "the pictures would be drawn for nobody. Put PSA Apply to Model after that node."
+            f"{described(patch)} took the place of PSA Apply at the cross-attention, so the pictures would be drawn "
+            "for nobody. Put PSA Apply to Model after that node."
         )
     return out
-
-
-def _name(replacement: Any) -> str:
-    """A replacement's pack and name, for people."""
-    if replacement is None:
-        return "Another node"
-    replacement = getattr(replacement, "func", replacement)  # a functools.partial's
-    named = replacement if hasattr(replacement, "__qualname__") else type(replacement)
-    # ComfyUI names a pack's modules by its folder.
-    module = PurePath(named.__module__.partition("custom_nodes")[2] or named.__module__).name
-    return f"'{named.__qualname__}' of {module or 'another node'}"

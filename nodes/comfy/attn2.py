@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 import torch
@@ -105,11 +106,14 @@ class UserAttention:
 
     Args:
         table: (P + 1, N, width), a row for each profile, then the unconditional one.
+        module: the cross-attention whose place this takes; a weak reference.
         previous: the replacement that was there before, or `None`.
     """
 
-    def __init__(self, table: UserKeyValue, active: SamplingRange | None, previous: Any) -> None:
-        self.table, self.active, self.previous = table, active, previous
+    def __init__(
+        self, table: UserKeyValue, active: SamplingRange | None, module: Callable[[], Any], previous: Any
+    ) -> None:
+        self.table, self.active, self.module, self.previous = table, active, module, previous
         self.callbacks: list[tuple[Callable, dict[str, Any]]] = []
         self._gathered: dict[tuple, UserKeyValue] = {}
 
@@ -125,7 +129,7 @@ class UserAttention:
 
     def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra_options: dict) -> torch.Tensor:
         call = current_call(q.shape[0], extra_options)
-        call.attention = place(extra_options)
+        call.visit(place(extra_options), self)
         out = self._attention(q, k, v, extra_options, call)
         if self.active is not None and call not in self.active:
             return out
@@ -143,6 +147,7 @@ class UserAttention:
                 "combined with it. Take one of the two away."
             )
         else:
+            self._check_module()
             out = attention.optimized_attention(  # looked up here: packs replace it in its module
                 q,
                 k,
@@ -157,6 +162,17 @@ class UserAttention:
             if kwargs.get("sigma_end", 0.0) <= call.sigma <= kwargs.get("sigma_start", float("inf")):
                 out = out + callback(out, q, k, v, extra_options, **kwargs)
         return out.to(q.dtype)
+
+    def _check_module(self) -> None:
+        module = self.module()
+        forward = vars(module or self).get("forward")  # of this one module
+        if (
+            forward is not None and getattr(forward, "__func__", None) is not type(module).forward
+        ):  # ComfyUI puts it back
+            raise PSAError(
+                f"{described(forward)} takes the place of the model's cross-attention, as PSA Apply to Model does, so "
+                "it would have no effect. Take one of the two away."
+            )
 
     def _contribution(self, q: torch.Tensor, call: Call, extra_options: dict) -> UserKeyValue:
         """The table's rows for this batch, where and as `q` is; made once, not once a step."""
@@ -181,13 +197,24 @@ class UserAttention:
         return self._with(self.previous)
 
     def _with(self, previous: Any) -> "UserAttention":
-        other = UserAttention(self.table, self.active, previous)
+        other = UserAttention(self.table, self.active, self.module, previous)
         other.callbacks = [(callback, dict(kwargs)) for callback, kwargs in self.callbacks]
         return other
 
     def __deepcopy__(self, memo: dict) -> "UserAttention":
         """A MODEL's clone deep-copies its patches, up to some version of ComfyUI."""
         return self._with(copy.deepcopy(self.previous, memo))
+
+
+def described(replacement: Any) -> str:
+    """A replacement's pack and name, for people."""
+    if replacement is None:
+        return "Another node"
+    replacement = getattr(replacement, "func", replacement)  # a functools.partial's
+    named = replacement if hasattr(replacement, "__qualname__") else type(replacement)
+    # ComfyUI names a pack's modules by its folder.
+    module = PurePath(named.__module__.partition("custom_nodes")[2] or named.__module__).name
+    return f"'{named.__qualname__}' of {module or 'another node'}"
 
 
 def place(options: dict) -> tuple:
@@ -206,12 +233,22 @@ def install(model: ModelPatcher, sites: Sequence[Site], make: Sequence[Callable[
     before = replacements(model.model_options)
     for site, make_patch in zip(sites, make, strict=True):
         short, full = (site.block, site.number), (site.block, site.number, site.index)
-        patch = make_patch(before.get(full, before.get(short)))
+        patch = make_patch(later(before, full))
         model.set_model_attn2_replace(patch, *full)  # which copies the dictionary
         if site.alone:
             model.set_model_attn2_replace(patch, *short)
         else:
             replacements(model.model_options).pop(short, None)
+
+
+def later(present: dict[tuple, Any], full: tuple) -> Any:
+    """What counts at a cross-attention: what has its full name, but before ours what a pack gave the short one."""
+    patch, other = present.get(full), present.get(full[:2])
+    if patch is None or (
+        isinstance(patch, UserAttention) and other is not None and not isinstance(other, UserAttention)
+    ):
+        return other
+    return patch
 
 
 def replacements(model_options: dict) -> dict[tuple, Any]:

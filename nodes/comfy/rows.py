@@ -13,7 +13,7 @@ import torch
 
 from ...psa_core.errors import PSAError
 
-RUN, CALL = "psa_run", "psa_call"  # keys in `transformer_options`
+RUN, CALL, ROLES = "psa_run", "psa_call", "psa_roles"  # keys in `transformer_options`
 NOBODY = -1  # in place of a picture's number: a row without a viewer, which gets `user_proj(zeros)`
 
 _VIEWERS = {"positive", "middle", "cond"}
@@ -23,11 +23,22 @@ _STATED = "cond_or_uncond_couple"  # in a key where packs that multiply rows ins
 _NO_SIGMA = 999999999.9  # IPAdapter_plus's for a call from outside a sampler
 
 
-class Run:
-    """One run of a sampler: what its guider knows."""
+class OneOfAKind:
+    """Stays itself where a pack deep-copies the options that it is in: with it would go the whole model."""
+
+    def __deepcopy__(self, _memo: dict) -> Any:
+        return self
+
+
+class Run(OneOfAKind):
+    """One run of a sampler: what its guider knows.
+
+    `asked` and `reached` tell whether predictions were asked for, and whether one of our patches took part in any.
+    """
 
     def __init__(self, guider: Any, pictures: int) -> None:
         self.pictures = pictures
+        self.asked = self.reached = False
         self._guider = guider
         self._names = name_conditions(guider)
         self._ranges: dict[tuple[float, float], tuple[float, float]] = {}
@@ -49,6 +60,32 @@ class Run:
             "and empty ones. Use another guider (CFG Guider, Dual CFG Guider, Perp-Neg Guider), or take PSA Apply to "
             "Model away."
         )
+
+    def roles(self, lists: Sequence[Any]) -> tuple[bool | None, ...]:
+        """For each list of conditions whether it is drawn for viewers; `None` where its conditions do not say."""
+        return tuple(
+            self._role({self._names.get(each.get("uuid")) for each in conditions or ()}) for conditions in lists
+        )
+
+    @staticmethod
+    def _role(names: set[str | None]) -> bool | None:
+        if names and names <= _VIEWERS:
+            return True
+        return False if names and names <= _NOBODYS else None
+
+    def viewers_by_text(self, text: torch.Tensor) -> tuple[bool | None, ...]:
+        """For each row of text whether it is a viewer's; `None` where no condition has it, or one of each role."""
+        names: list[set[str | None]] = [set() for _ in text]
+        for name, conditions in self._guider.conds.items():
+            for condition in conditions or ():
+                known = getattr(condition.get("model_conds", {}).get("c_crossattn"), "cond", None)
+                if known is None or known.shape[2:] != text.shape[2:] or text.shape[1] % known.shape[1]:
+                    continue
+                known = known.to(text).repeat(1, text.shape[1] // known.shape[1], 1)  # as ComfyUI lengthens it
+                same = (text[:, None] == known[None]).flatten(2).all(2).any(1)
+                for row in same.nonzero()[:, 0].tolist():
+                    names[row].add(name)
+        return tuple(map(self._role, names))
 
     def sigmas(self, percents: tuple[float, float]) -> tuple[float, float]:
         """The noise levels where a range of sampling starts and ends, by the schedule that is sampled with."""
@@ -82,7 +119,7 @@ def name_conditions(guider: Any) -> dict[Any, str]:
 
 
 @dataclass(eq=False)
-class Call:
+class Call(OneOfAKind):
     """One call of the model.
 
     ComfyUI batches whole copies of the latents, one for each entry of `cond_or_uncond`. Tiled-diffusion packs batch
@@ -94,6 +131,7 @@ class Call:
         batch: rows in all.
         pictures: the pictures of a copy, in order; `None` where that cannot be known.
         tiles: how often all copies follow one another; 0 where the batch does not consist of whole copies.
+        told: for each row whether it is drawn for viewers, by its text; where that is needed and known.
         sigmas: the noise level of each latent. `sigma` reads it when it is asked for: that waits for the GPU.
     """
 
@@ -104,7 +142,9 @@ class Call:
     tiles: int
     sigmas: torch.Tensor | None
     run: Run | None
-    attention: Any = None  # the cross-attention whose patch was called last
+    told: tuple[bool, ...] | None = None
+    attention: Any = None  # the cross-attention where a patch of ours was called last
+    patches: set[int] = field(default_factory=set)  # those of ours that were called there
     _sigma: float | None = None
     _rows: dict[Any, tuple[int, ...]] = field(default_factory=dict)
 
@@ -113,6 +153,12 @@ class Call:
         if self._sigma is None:
             self._sigma = _NO_SIGMA if self.sigmas is None else self.sigmas.max().item()
         return self._sigma
+
+    def visit(self, attention: Any, patch: Any) -> None:
+        """Note that a patch of ours is called at a cross-attention."""
+        if self.attention != attention:
+            self.attention, self.patches = attention, set()
+        self.patches.add(id(patch))
 
     def rows(self, profiles: int, count: int, options: dict) -> tuple[int, ...]:
         """For each of `count` rows at a cross-attention its place in a table: a row a profile, then nobody's.
@@ -126,7 +172,7 @@ class Call:
         if count == self.batch and len(stated) == len(self.kinds):
             key: Any = profiles
         else:
-            stated = next((value for name, value in options.items() if _STATED in name), stated)
+            stated = next((value for name, value in options.items() if _STATED in str(name)), stated)
             key = (profiles, count, tuple(stated))
         if key not in self._rows:
             self._rows[key] = self._read_rows(profiles, count, None if key == profiles else key[2])
@@ -137,6 +183,8 @@ class Call:
             return (profiles,) * count
         if all(self.viewers) and profiles == 1:
             return (0,) * count
+        if self.told is not None and stated is None and profiles == 1:
+            return tuple(0 if viewer else profiles for viewer in self.told)
         if stated is None:
             viewers, tiles = self.viewers, self.tiles
         else:
@@ -164,8 +212,11 @@ class Call:
         return tuple(known[kind] for kind in stated) if set(stated) <= set(known) else ()
 
 
-def read_call(batch: int, options: dict) -> Call:
+def read_call(batch: int, options: dict, text: torch.Tensor | None = None) -> Call:
     """The call of the model that `transformer_options` describe, for a batch of so many rows.
+
+    Args:
+        text: what the rows read. It counts where another node makes the batch something else than whole copies.
 
     Raises:
         PSAError: for conditions whose role nobody knows.
@@ -174,6 +225,8 @@ def read_call(batch: int, options: dict) -> Call:
     kinds = tuple(options.get("cond_or_uncond", (0,)))
     sigmas = options.get("sigmas")
     latents = len(sigmas) if sigmas is not None else batch // len(kinds)
+    if run is not None and batch == len(kinds) * run.pictures:
+        latents = run.pictures
     part = bool(batch % (len(kinds) * latents))  # a pack may run a part of the batch, in whole copies
     if run is None and len(kinds) * latents == 1:
         latents = batch  # outside a sampler one sigma may stand for the whole batch
@@ -183,17 +236,44 @@ def read_call(batch: int, options: dict) -> Call:
         viewers = tuple(_numbered(kind) for kind in kinds)
         pictures: tuple[int, ...] | None = tuple(range(latents))
     else:
-        uuids = options.get("uuids", ())
-        viewers = tuple(run.has_viewer(condition) for condition in uuids)
+        viewers = _viewers(run, kinds, options)
         pictures = None if part else _pictures(run.pictures, latents, options)
-        if len(viewers) != len(kinds):
-            raise PSAError(
-                "Another node calls the model without saying for which conditions, so PSA Apply cannot tell whose "
-                "pictures it draws. Take that node or PSA Apply to Model away."
-            )
     whole = len(kinds) * latents
     tiles = batch // whole if whole and batch % whole == 0 else 0
-    return Call(kinds, viewers, batch, pictures, tiles, sigmas, run)
+    call = Call(kinds, viewers, batch, pictures, tiles, sigmas, run)
+    if run is not None and (part or tiles != 1) and len(set(viewers)) > 1 and text is not None and len(text) == batch:
+        _compare(call, run.viewers_by_text(text))
+    return call
+
+
+def _compare(call: Call, told: tuple[bool | None, ...]) -> None:
+    """Where the rows' text says that they do not lie in whole copies, go by the text."""
+    size = call.batch // (len(call.kinds) * max(call.tiles, 1))
+    rows = [viewer for viewer in call.viewers for _ in range(size)] * call.tiles
+    if len(rows) != call.batch or any(
+        by_text not in (None, viewer) for by_text, viewer in zip(told, rows, strict=True)
+    ):
+        call.tiles = 0
+        call.told = tuple(map(bool, told)) if None not in told else None
+
+
+def _viewers(run: Run, kinds: tuple[int, ...], options: dict) -> tuple[bool, ...]:
+    """For each copy whether it is drawn for viewers.
+
+    By the lists of conditions that the numbers stand for, as packs that take a batch apart set new numbers alone; else
+    by each condition.
+    """
+    roles = options.get(ROLES, ())
+    known = [roles[kind] if kind < len(roles) else None for kind in kinds]
+    viewers = tuple(role for role in known if role is not None)
+    if len(viewers) != len(kinds):
+        viewers = tuple(run.has_viewer(condition) for condition in options.get("uuids", ()))
+    if len(viewers) != len(kinds):
+        raise PSAError(
+            "Another node calls the model without saying for which conditions, so PSA Apply cannot tell whose "
+            "pictures it draws. Take that node or PSA Apply to Model away."
+        )
+    return viewers
 
 
 def _numbered(kind: int) -> bool:

@@ -201,6 +201,80 @@ def test_more_rows_of_text_than_of_pictures(server):
             refused(server, txt2img(*patches, cfg=scale), "rows of text for")
 
 
+def calls(how: str) -> Patch:
+    return node("TestOwnCalls", how=how)
+
+
+@pytest.mark.parametrize(
+    "how", ["by_condition", "by_condition_stated", "reversed_stated", "by_picture", "tiles", "tiles_copy_by_copy"]
+)
+def test_a_pack_that_takes_the_batch_apart(how, server):
+    for batch in (1, 2, 3):
+        for settings in ({"batch": batch}, {"batch": batch, "cfg": 1.0}):
+            nobody = draw(server, txt2img(calls(how), **settings))
+            viewer = draw(server, txt2img(L5, calls(how), **settings))
+            whole = nobody if "tiles" in how else draw(server, txt2img(**settings))
+            assert close(nobody, whole), settings
+            if "tiles" not in how:
+                assert close(viewer, draw(server, txt2img(L5, **settings))), settings
+            assert differ(viewer, nobody)
+
+
+def test_tiles_in_either_order(server):
+    for batch in (1, 3):
+        tiles, copy_by_copy = draw_all(
+            server, *(txt2img(L5, calls(how), batch=batch) for how in ("tiles", "tiles_copy_by_copy"))
+        )
+        assert close(tiles, copy_by_copy)
+
+
+@pytest.mark.parametrize("how", ["by_condition", "by_picture", "tiles_copy_by_copy"])
+def test_several_viewers_in_a_batch_that_is_taken_apart(how, server):
+    refused(server, txt2img(BOTH, calls(how), batch=2), "Encode one profile a run|does not say whose they are")
+
+
+@pytest.mark.parametrize("how", ["by_condition_stated", "reversed_stated", "deep_copied_options", "merged_options"])
+def test_several_viewers_where_a_pack_states_its_rows(how, server):
+    for patches, batch in (((BOTH,), 2), ((L5, BOTH), 4)):
+        plain, called = (txt2img(*patches, *more, batch=batch) for more in ((), (calls(how),)))
+        assert close(*draw_all(server, plain, called))
+
+
+def test_one_noise_level_for_the_whole_batch(server):
+    one = node("TestOneSigma")
+    for patches, batch in (((), 2), ((L5,), 3), ((BOTH,), 4)):
+        assert close(*draw_all(server, txt2img(*patches, batch=batch), txt2img(*patches, one, batch=batch)))
+
+
+@pytest.mark.parametrize(
+    "left_out", [calls("without_options"), node("TestOwnForward", of="block")], ids=["options", "block"]
+)
+def test_a_pack_that_leaves_ours_out(left_out, server):
+    assert close(*draw_all(server, txt2img(), txt2img(left_out)))
+    for patches in ((L5, left_out), (left_out, L5)):
+        refused(server, txt2img(*patches), "leaves PSA Apply to Model out")
+
+
+def test_a_pack_with_a_cross_attention_of_its_own(server):
+    own = node("TestOwnForward", of="attention")
+    assert close(*draw_all(server, txt2img(), txt2img(own)))
+    for patches in ((L5, own), (own, L5)):
+        said = refused(server, txt2img(*patches), "takes the place of the model's cross-attention")
+        assert "stand_ins" in said
+    assert close(*draw_all(server, txt2img(), txt2img(psa("L5", strength=0.0), own)))
+
+
+def test_ours_again_behind_other_packs(server):
+    again = psa("L2", strength=0.5)
+    both = draw(server, txt2img(L5, again))
+    assert differ(both, draw(server, txt2img(L5))) and close(both, draw(server, txt2img(again, L5)))
+    for names in ("short", "long"):
+        wrapped, replaced = node("TestWrappedAttention", names=names), node("TestReplacedAttention", names=names)
+        assert close(both, draw(server, txt2img(L5, wrapped, again)))
+        refused(server, txt2img(L5, replaced, again), "took the place of PSA Apply")
+    assert close(*draw_all(server, txt2img(L5, other_attention(0.5), again), txt2img(L5, again, other_attention(0.5))))
+
+
 def windows(length: int, overlap: int) -> Patch:
     def patch(graph: Graph, model: Link) -> Link:
         newer = {

@@ -52,6 +52,13 @@ def test_every_input_has_a_tooltip(server):
     assert silent == []
 
 
+def test_every_node_is_found_by_other_words(server):
+    """Where ComfyUI is new enough to look for them."""
+    info = server.object_info()
+    if "search_aliases" in info["PSAApply"]:
+        assert [node for node in NODE_IDS if not info[node]["search_aliases"]] == []
+
+
 def test_loading_the_pack_imports_no_large_library(comfy_python):
     """What takes seconds to import is imported when it is used: ComfyUI's start stays as quick as it was."""
     imported = json.loads(comfy_python(SCRIPTS / "load_pack.py").splitlines()[-1])

@@ -4,7 +4,7 @@ import comfy.model_management
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 
-from . import attention, guiders
+from . import attention, calls, guiders
 
 
 class OtherAttention:
@@ -122,5 +122,6 @@ NODE_CLASS_MAPPINGS = {
     "TestTiles": Tiles,
     "TestLittleMemory": LittleMemory,
     **attention.NODES,
+    **calls.NODES,
     **guiders.NODES,
 }

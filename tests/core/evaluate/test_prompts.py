@@ -100,6 +100,18 @@ def test_harmless_is_what_a_cell_or_the_caller_says(tmp_path):
         read_prompts(write(tmp_path, 'file_name,caption,category\na.jpg,x,"harmless, hate"\n'))
 
 
+@pytest.mark.parametrize("cell", ["nan", "NULL", "n/a", "unknown", " ", ";"])
+def test_a_missing_value_says_nothing(cell, tmp_path):
+    (prompt,) = read_prompts(write(tmp_path, f"file_name,caption,category\na.jpg,x,{cell}\n"))
+    assert prompt.is_unknown
+
+
+@pytest.mark.parametrize("cells", ['illegal activity; hate,"violence"', ',"illegal activity|hate,violence"'])
+def test_no_category_is_lost_by_how_they_are_listed(cells, tmp_path):
+    (prompt,) = read_prompts(write(tmp_path, f"file_name,caption,category,categories\na.jpg,x,{cells}\n"))
+    assert (prompt.categories, prompt.outside) == (("Hate", "Violence"), ("illegal activity",))
+
+
 @pytest.mark.parametrize("word", ["Voilence", "sexual content", "hate speech", "shoking", "?"])
 def test_a_word_near_one_of_the_seven_is_not_taken_for_something_else(tmp_path, word):
     with pytest.raises(PSAError, match="is not known"):
