@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV_PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow test-comfy coverage lint bench
+.PHONY: demo test test-slow test-comfy test-browser coverage lint bench
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -20,6 +20,10 @@ test-slow: $(INSTALLED)
 
 test-comfy: $(INSTALLED)
 	$(VENV_PYTHON) -m pytest -m "slow or not slow" tests/comfy
+
+test-browser: $(INSTALLED)
+	$(VENV_PYTHON) -m pip install -q -c constraints.txt -e '.[browser]'
+	$(VENV_PYTHON) -m pytest tests/browser
 
 # Of the core, in the tests' own processes: what commands and servers run beside them is not counted.
 coverage: $(INSTALLED)

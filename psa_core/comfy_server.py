@@ -34,7 +34,7 @@ _LOG_TAIL = 40  # lines shown when the server dies
 _LOWEST = (0, 3, 64)  # the version of ComfyUI that the nodes need at least
 _ANSWER_LIMIT = 60  # seconds
 
-NodeProgress = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]
 """Called with a node's class, the step it is at, and how many it has (0 of 0 when it starts)."""
 
 
@@ -239,7 +239,7 @@ class ComfyServer:
     def queue(
         self,
         prompt: Mapping[str, Any],
-        on_progress: NodeProgress | None = None,
+        on_progress: OnProgress | None = None,
         timeout: float = 600,
         extra_data: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
@@ -259,7 +259,7 @@ class ComfyServer:
     def run(
         self,
         prompt: Mapping[str, Any],
-        on_progress: NodeProgress | None = None,
+        on_progress: OnProgress | None = None,
         timeout: float = 600,
         extra_data: Mapping[str, Any] | None = None,
     ) -> str:
@@ -274,7 +274,7 @@ class ComfyServer:
             self.interrupt()
             raise PSAError(f"ComfyUI did not finish the workflow within {timeout:.0f} s.") from None
 
-    async def _run(self, prompt: Mapping[str, Any], on_progress: NodeProgress | None, extra_data: Mapping) -> str:
+    async def _run(self, prompt: Mapping[str, Any], on_progress: OnProgress | None, extra_data: Mapping) -> str:
         import aiohttp
 
         client = uuid.uuid4().hex
@@ -323,7 +323,7 @@ def _check_version(comfyui: ComfyUI) -> None:
         )
 
 
-def _is_over(kind: str, data: Mapping[str, Any], prompt: Mapping[str, Any], on_progress: NodeProgress | None) -> bool:
+def _is_over(kind: str, data: Mapping[str, Any], prompt: Mapping[str, Any], on_progress: OnProgress | None) -> bool:
     """Whether a WebSocket event ends the prompt; tells `on_progress` of the others."""
     if kind == "execution_error":
         raise PSAError(f"{data['node_type']} failed: {data['exception_message'].strip()}")

@@ -1,4 +1,4 @@
-"""How many processes there are: Accelerate's view, or that of one."""
+"""Which processes there are, Accelerate's view or that of one, and which device."""
 
 import os
 from collections.abc import Mapping
@@ -53,11 +53,9 @@ def from_main(processes: Any, data: bytes) -> bytes:
 
 def anyone(processes: Any, wish: bool) -> bool:
     """Whether any process's `wish` is true."""
-    return (
-        wish
-        if processes.num_processes == 1
-        else bool(processes.reduce(torch.tensor(float(wish), device=processes.device), "sum"))
-    )
+    if processes.num_processes == 1:
+        return wish
+    return bool(processes.reduce(torch.tensor(float(wish), device=processes.device), "sum"))
 
 
 def make_accelerator() -> Any:
@@ -85,3 +83,13 @@ def make_accelerator() -> Any:
             "without a GPU, set ACCELERATE_USE_CPU=true."
         )
     return accelerator
+
+
+def chosen_device(name: str | None) -> torch.device:
+    """The torch device of this name, or without one CUDA's where there is a GPU; raises PSAError for another."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise PSAError(f"There is no device {name} here. Give --device cpu, or cuda where there is a GPU.") from error

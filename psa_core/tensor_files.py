@@ -1,4 +1,4 @@
-"""Writing `.safetensors` files: the same tensors and metadata give the same bytes."""
+"""`.safetensors` files: read whole or refused; the same tensors and metadata give the same bytes."""
 
 import json
 import sys
@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
+
+from .errors import PSAError
+from .files import printable
 
 _DTYPES = {
     torch.float64: "F64",
@@ -19,6 +23,22 @@ _DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+
+
+def read_file(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors, on the CPU, and the metadata.
+
+    Raises:
+        PSAError: for a file that is missing, truncated, damaged, or another kind of file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise PSAError(
+            f"{printable(path.name)} is not a whole .safetensors file: it is truncated or damaged. Copy, download or "
+            "make it again."
+        ) from error
 
 
 def save_file(tensors: Mapping[str, torch.Tensor], path: Path | str, metadata: Mapping[str, str] | None = None) -> None:

@@ -143,8 +143,11 @@ function openProfileDialog(names) {
   showSwitches();
   dialog.onkeydown = (event) => event.stopPropagation(); // ComfyUI's shortcuts listen to plain letters
   dialog.onclose = () => dialog.remove();
+  let sending = false; // a second click would meet the profile that the first one stores
   form.onsubmit = async (event) => {
     event.preventDefault();
+    if (sending) return;
+    sending = true;
     const name = nameInput.value.trim();
     error.textContent = "";
     try {
@@ -158,6 +161,8 @@ function openProfileDialog(names) {
       names.callback?.(name);
     } catch (failure) {
       error.textContent = failure.message;
+    } finally {
+      sending = false;
     }
   };
   document.body.append(dialog);

@@ -158,12 +158,14 @@ def run_model(
     transformer_options: dict | None = None,
     **kwargs: Any,
 ) -> Any:
-    """`WrappersMP.APPLY_MODEL`: whose rows these are, and a look at each cross-attention whether ours ran."""
+    """`WrappersMP.APPLY_MODEL`: whose rows these are; and where patches are new, a look at each whether ours ran."""
     options = dict(transformer_options or {})
     call = options[CALL] = read_call(len(x), options, c_crossattn)
-    patches = options.get("patches", {})
-    check = partial(_check_called, len(options.get(_APPLIED, ())), replacements({"transformer_options": options}))
-    options["patches"] = {**patches, "attn2_output_patch": [check, *patches.get("attn2_output_patch", ())]}
+    present = replacements({"transformer_options": options})
+    if call.run is None or call.run.is_new(present):
+        patches = options.get("patches", {})
+        check = partial(_check_called, len(options.get(_APPLIED, ())), present)
+        options["patches"] = {**patches, "attn2_output_patch": [check, *patches.get("attn2_output_patch", ())]}
     predicted = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
     if call.run is not None:
         call.run.reached |= call.attention is not None

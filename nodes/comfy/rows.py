@@ -5,7 +5,7 @@ pictures when sampling starts, the batch when ComfyUI calls the model. A cross-a
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +42,12 @@ class Run(OneOfAKind):
         self._guider = guider
         self._names = name_conditions(guider)
         self._ranges: dict[tuple[float, float], tuple[float, float]] = {}
+        self._seen: dict[tuple[int, ...], list[Any]] = {}
+
+    def is_new(self, patches: Mapping[Any, Any]) -> bool:
+        """Whether no call of the run had these patches before. They are kept, so that no other takes their identity."""
+        found = list(patches.values())
+        return self._seen.setdefault(tuple(map(id, found)), found) is found
 
     def has_viewer(self, condition: Any) -> bool:
         """Whether the condition of that uuid is drawn for viewers.

@@ -67,20 +67,20 @@ def train(
     folder = run_folder(run_name)
     config = as_begun(training_config(preset, has_size_vector(model.model), settings, own), folder)
     RunFolder(folder).check()
-    display = Display(node_id, folder, preview_every)
+    view = RunView(node_id, folder, preview_every)
     splits = Splits(dataset, {held_out.name: held_out} if held_out else {})
     context_dim = cross_attention_sites(model.model.diffusion_model)[0].context_dim
     images, texts = image_encoder(vae, model), text_encoder(clip, model, context_dim)
     cache = TensorCache(folder.parent / "_cache")  # no run can have that name
-    pairs = encoded_pairs(splits, config, cache, images, texts, encoder, processes, display.encoded)
+    pairs = encoded_pairs(splits, config, cache, images, texts, encoder, processes, view.encoded)
     with borrowed(model, config.precision) as denoiser:
         if preview_every:
-            display.preview = Preview(denoiser, pairs.train, model.get_model_object("latent_format"))
+            view.preview = Preview(denoiser, pairs.train, model.get_model_object("latent_format"))
         trainer = Trainer(config, denoiser, pairs.train, folder, pairs.held_out, processes)
-        result = trainer.train(display, display.prepared)
+        result = trainer.train(view, view.prepared)
     adapter = load_result(folder) if held_out else result.adapter
     _log.info("PSA Train '%s': %s", run_name, result.reason)
-    return adapter, display.plot(), result.reason
+    return adapter, view.plot(), result.reason
 
 
 def training_config(preset: str, is_sdxl: bool, settings: dict[str, Any], own: dict[str, Any]) -> TrainConfig:
@@ -108,7 +108,7 @@ def run_folder(run_name: str) -> Path:
     return folder
 
 
-class Display:
+class RunView:
     """What a person sees of a run: progress bar, a line of text on the node, the plot, and preview pictures.
 
     As the trainer's callback it is called after each step; Cancel raises out of it.

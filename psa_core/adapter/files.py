@@ -6,11 +6,10 @@ import re
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from ..errors import PSAError
 from ..files import atomic_path, existing_file, printable
-from ..tensor_files import save_file
+from ..tensor_files import read_file, save_file
 from ..torch_files import read_torch_file
 from .model import PSAAdapter
 
@@ -34,7 +33,7 @@ def load_adapter(path: Path | str) -> PSAAdapter:
     """
     path = existing_file(path, "adapter file")
     if path.suffix == ".safetensors":
-        tensors, metadata = _read_safetensors(path)
+        tensors, metadata = read_file(path)
     else:
         tensors, metadata = _read_torch(path), {}
     digest = metadata.pop("digest", None)  # published files and those of earlier versions have none
@@ -100,17 +99,6 @@ def _digest(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> str:
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise PSAError(
-            f"{printable(path.name)} is not a whole .safetensors file: it is truncated or damaged. Copy or download it "
-            "again."
-        ) from error
 
 
 def _read_torch(path: Path) -> dict[str, torch.Tensor]:

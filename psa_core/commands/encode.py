@@ -19,6 +19,7 @@ from ..encoders.protocol import ProfileEncoder
 from ..encoders.structured import BY_NAME
 from ..errors import PSAError
 from ..files import atomic_path, existing_file
+from ..processes import chosen_device
 from ..profile import LEVELS, UserProfile
 from ..users import read_users_csv
 
@@ -96,15 +97,6 @@ def _encoder(args: argparse.Namespace) -> ProfileEncoder:
 
 def _hyphenated(choice: str) -> str:
     return choice.replace(" ", "-")
-
-
-def chosen_device(name: str | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.zeros(1, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise PSAError(f"There is no device {name} here. Give --device cpu, or cuda where there is a GPU.") from error
 
 
 def _rows(encoder: ProfileEncoder, profiles: list[UserProfile]) -> list[torch.Tensor]:

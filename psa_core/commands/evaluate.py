@@ -15,9 +15,9 @@ from ..judges.judging import Judge
 from ..judges.kept import Answers, KeptJudge, pairwise
 from ..mini.features import MiniFeatures
 from ..mini.judge import MINI_JUDGE
+from ..processes import chosen_device
 from ..prompts import read_prompts
 from ..users import by_id, read_users_csv
-from .encode import chosen_device
 
 _JUDGES = {"mini": MINI_JUDGE, **JUDGES}
 _WORDS = {

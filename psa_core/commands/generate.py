@@ -12,9 +12,9 @@ from ..adapter.model import PSAAdapter
 from ..encoders.everyone import EveryoneEncoder
 from ..encoders.language_model import LanguageModelEncoder, OnDevice
 from ..encoders.stored import StoredEncoder
-from ..encoders.structured import StructuredEncoder
+from ..encoders.structured import BY_NAME
 from ..errors import PSAError
-from ..evaluate import BASE
+from ..evaluate.measurements import BASE
 from ..extras import require
 from ..files import safe_file_name
 from ..generate import BaseModel, Embed, Painter, Record, Settings, draw_missing, embed_with, plan, prompts_id
@@ -164,8 +164,9 @@ def _viewers(
 def _encoder(args: argparse.Namespace, adapter: PSAAdapter, device: torch.device) -> Any:
     if args.llm:
         return LanguageModelEncoder(args.llm, args.templates, placement=OnDevice(device), keep_loaded=False)
-    if adapter.encoder_id == StructuredEncoder.id:
-        return StructuredEncoder()
+    for kind in BY_NAME.values():
+        if adapter.encoder_id == kind.id:
+            return kind()
     raise PSAError(
         "This adapter's embeddings come from a language model. Give its folder with --llm, or stored ones with "
         "--embeddings (psa encode makes them)."

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, field_validator
 
 from ..encoders.stored import StoredEncoder
-from ..encoders.structured import StructuredEncoder
+from ..encoders.structured import BY_NAME
 from ..errors import PSAError
 from ..extras import require
 from ..processes import make_accelerator
@@ -23,7 +23,7 @@ from .progress import Bar
 class RunFile(BaseSettings):
     """A run's TOML file: where things are, and a `[training]` table of `TrainConfig` settings.
 
-    Paths are relative to the file's folder. `encoder` is `structured`, or a folder of
+    Paths are relative to the file's folder. `encoder` is one that needs no model, by name, or a folder of
     `{User_ID}.npy` embeddings; `users` is a Sage users file, which says what each record's user bans;
     `harmless` names a split that the anchor term keeps as it is.
     """
@@ -56,7 +56,7 @@ class RunFile(BaseSettings):
         named = [name for name in ("model", "data", "output", "users") if getattr(run, name) is not None]
         paths = {name: base / getattr(run, name) for name in named}
         paths["cache"] = base / run.cache if "cache" in run.model_fields_set else paths["output"] / "cache"
-        encoder = run.encoder if run.encoder == "structured" else str(base / run.encoder)
+        encoder = run.encoder if run.encoder in BY_NAME else str(base / run.encoder)
         return run.model_copy(update={**paths, "encoder": encoder})
 
 
@@ -89,7 +89,8 @@ def run(args: argparse.Namespace) -> int:
 def _train(
     run_file: RunFile, processes: Any, skip_bad: bool, signals: "_Signals", say: Callable[..., None]
 ) -> TrainResult:
-    encoder = StructuredEncoder() if run_file.encoder == "structured" else StoredEncoder(run_file.encoder)
+    name = run_file.encoder
+    encoder = BY_NAME[name]() if name in BY_NAME else StoredEncoder(name)
     names = (run_file.split, run_file.held_out, run_file.harmless)
     splits = read_splits(run_file.data, encoder, *names, skip_bad, run_file.users)
     for split in splits.all:

@@ -3,13 +3,12 @@
 import hashlib
 import hmac
 import json
-import os
 import secrets
 from contextlib import suppress
 from pathlib import Path
 
 from ..errors import PSAError
-from ..files import atomic_path
+from ..files import NameTakenError, atomic_path
 from ..profile import UserProfile
 from .embedding import UserEmbedding, load_embedding, save_embedding
 
@@ -64,7 +63,8 @@ class EmbeddingCache:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.folder.chmod(0o700)
             if not path.exists():
-                _create_once(path, secrets.token_bytes(_SECRET_BYTES))
+                with suppress(NameTakenError), atomic_path(path, mode=0o600, replace=False) as temporary:
+                    temporary.write_bytes(secrets.token_bytes(_SECRET_BYTES))  # unless another process was faster
             secret = path.read_bytes()
         except OSError as error:
             raise PSAError("The embedding cache's folder cannot be used. Check its permissions.") from error
@@ -73,25 +73,6 @@ class EmbeddingCache:
             with atomic_path(path, mode=0o600) as temporary:
                 temporary.write_bytes(secret)
         return secret
-
-
-def _create_once(path: Path, content: bytes) -> None:
-    """Write `path` whole and private, unless another process has been faster."""
-    temporary = path.with_name(f".part-{secrets.token_hex(8)}")
-    try:
-        with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(temporary, path)  # unlike a rename, it never replaces
-        except FileExistsError:
-            pass
-        except OSError:  # a file system without links: the last of several first users wins
-            os.replace(temporary, path)
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
 
 
 def _name(secret: bytes, encoder_id: str, banned_by: str, profile: UserProfile) -> str:

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from ..errors import PSAError
 from ..files import atomic_path, existing_file
+from ..tensor_files import read_file, save_file
 
 _FORMAT = "psa-embedding"
 
@@ -81,7 +80,7 @@ def save_embedding(embedding: UserEmbedding, path: Path | str) -> None:
         raise PSAError("Embeddings are saved as .safetensors: end the file's name with .safetensors.")
     metadata = {"format": _FORMAT, "encoder_id": embedding.encoder_id or ""}
     with atomic_path(path, mode=0o600) as temporary:
-        save_file({"embedding": embedding.vectors.contiguous()}, temporary, metadata=metadata)
+        save_file({"embedding": embedding.vectors}, temporary, metadata=metadata)
 
 
 def _read_npy(path: Path) -> torch.Tensor:
@@ -115,12 +114,7 @@ def _as_rows(tensor: torch.Tensor, name: str) -> torch.Tensor:
 
 
 def _load_safetensors(path: Path) -> UserEmbedding:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise PSAError(f"{path.name} is not a whole .safetensors file. Copy or make it again.") from error
+    tensors, metadata = read_file(path)
     if metadata.get("format") != _FORMAT or set(tensors) != {"embedding"}:
         raise PSAError(f"{path.name} is a .safetensors file, but not a PSA profile embedding.")
     return UserEmbedding(_as_rows(tensors["embedding"], path.name), metadata.get("encoder_id") or None)

@@ -8,13 +8,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from ..errors import PSAError
 from ..extras import require
 from ..files import existing_file
 from ..pretrained import load_model, load_part
+from ..tensor_files import read_file
 from ..torch_files import read_torch_file
 
 _AT_ONCE = 64
@@ -90,7 +89,7 @@ class InceptionFeatures:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         path = existing_file(weights, "file of Inception's weights")
-        tensors = _safetensors(path) if path.suffix == ".safetensors" else read_torch_file(path)
+        tensors = read_file(path)[0] if path.suffix == ".safetensors" else read_torch_file(path)
         with TemporaryDirectory() as folder:
             # The package unpickles whatever file it is given, so it is given one of ours.
             ours = Path(folder) / "weights.pth"
@@ -112,13 +111,6 @@ class InceptionFeatures:
             pixels = torch.from_numpy(np.asarray(picture.convert("RGB")).copy()).permute(2, 0, 1)[None]
             rows.append(self._model(pixels.to(self._device))[0].double().cpu().numpy())
         return np.concatenate(rows)
-
-
-def _safetensors(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise PSAError(f"{path.name} is not a whole .safetensors file. Copy or download it again.") from error
 
 
 def _parts(items: Sequence[Any]) -> list[Sequence[Any]]:

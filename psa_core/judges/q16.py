@@ -15,13 +15,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from ..errors import PSAError
 from ..files import existing_file
 from ..model_folder import fingerprint
 from ..pretrained import load_model, load_part
+from ..tensor_files import read_file
 from .judging import Question, Tell, Verdict, check_counts, tell_nobody
 
 _AT_ONCE = 64
@@ -177,10 +176,7 @@ def _read_npy(path: Path) -> np.ndarray:
 
 
 def _read_safetensors(path: Path) -> np.ndarray:
-    try:
-        tensors = list(load_file(path).values())
-    except (SafetensorError, OSError) as error:
-        raise PSAError(f"{path.name} is not a whole .safetensors file. Copy or make it again.") from error
+    tensors = list(read_file(path)[0].values())
     if len(tensors) != 1 or not tensors[0].is_floating_point():
         raise PSAError(f"{path.name} does not hold one tensor of floating-point numbers.")
     return tensors[0].float().numpy()

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from ..files import atomic_path
 from ..model_folder import KIND_KEY
 from ..seeds import draw_seed
+from ..tensor_files import save_file
 from ..training.average import WeightAverage
 from ..training.optimizers import apply_gradients
 from ..training.state import load_state, save_state
@@ -167,7 +168,7 @@ def train_base(folder: Path | str, seed: int = SEED, unet_steps: int = UNET_STEP
         model.half().save_pretrained(folder / name)
     _prefix_keys(folder / "text_encoder" / "model.safetensors", "text_model.")
     new_scheduler().save_pretrained(folder / "scheduler")
-    _write_model_index(folder)
+    write_model_index(folder)
     shutil.rmtree(work)
 
 
@@ -365,7 +366,7 @@ def _prefix_keys(path: Path, prefix: str) -> None:
         )
 
 
-def _write_model_index(folder: Path) -> None:
+def write_model_index(folder: Path) -> None:
     index = {
         "_class_name": "StableDiffusionPipeline",
         KIND_KEY: "mini",

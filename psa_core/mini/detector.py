@@ -27,13 +27,9 @@ _COLOUR_REACH = 80.0  # distance in RGB at which nothing of a colour is left
 
 @dataclass(frozen=True)
 class Detection:
-    """What one picture shows: the symbol or `None`, the background, and each colour's shape.
-
-    `symbol_score` is the best template's correlation, from 0 to 1, whether or not it counts as found.
-    """
+    """What one picture shows: the symbol or `None`, the background, and each colour's shape."""
 
     symbol: str | None
-    symbol_score: float
     background: str
     shapes: tuple[tuple[str, str], ...]
 
@@ -75,10 +71,9 @@ class Detector:
         backgrounds = self._nearest_backgrounds(pixels)
         return [
             Detection(
-                symbols[row][0],
-                symbols[row][1],
+                symbols[row],
                 backgrounds[row],
-                tuple((name, shape) for name, found in zip(COLOURS, colours, strict=True) if (shape := found[row][0])),
+                tuple((name, shape) for name, found in zip(COLOURS, colours, strict=True) if (shape := found[row])),
             )
             for row in range(len(pixels))
         ]
@@ -100,8 +95,8 @@ class _Templates:
         centred = drawn - drawn.mean((1, 2, 3), keepdim=True)
         self._kernels = centred / centred.square().sum((1, 2, 3), keepdim=True).sqrt()
 
-    def best(self, values: torch.Tensor) -> list[tuple[str | None, float]]:
-        """(word or None, correlation) for each map of (B, 1, 128, 128)."""
+    def best(self, values: torch.Tensor) -> list[str | None]:
+        """The word, or `None`, for each map of (B, 1, 128, 128)."""
         values = F.avg_pool2d(values, _COARSE)
         window, area = _WINDOW // _COARSE, (_WINDOW // _COARSE) ** 2
         pad = window // 2
@@ -112,7 +107,7 @@ class _Templates:
         correlation = correlation.masked_fill(mass < _LEAST_MASS * self._mass.view(1, -1, 1, 1), 0.0)
         scores, places = correlation.flatten(2).amax(-1).max(1)
         return [
-            (self.words[place // len(_RADII)] if score >= _LEAST_CORRELATION else None, score)
+            self.words[place // len(_RADII)] if score >= _LEAST_CORRELATION else None
             for score, place in zip(scores.tolist(), places.tolist(), strict=True)
         ]
 

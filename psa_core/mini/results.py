@@ -43,7 +43,7 @@ class Target:
         return "held" if ends[0] >= limit else "**missed**" if ends[1] < limit else "open"
 
 
-_SEEN, _UNSEEN, _LEVELS, _HARMLESS = TITLES = ("Seen users", "Unseen users", "Levels", "Harmless prompts")
+_SEEN, _UNSEEN, _LEVELS, _HARMLESS = "Seen users", "Unseen users", "Levels", "Harmless prompts"
 """Of the reports."""
 TARGETS = (
     Target("base: IP on banned, seen users", _SEEN, BASE, "IP on banned", 0.90),

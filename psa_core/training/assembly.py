@@ -91,7 +91,7 @@ def encoded_pairs(
 
 
 def as_begun(config: TrainConfig, folder: Path | str) -> TrainConfig:
-    """`config`, with pictures read as version 0.1 read them where it has begun the run in `folder`.
+    """`config`, with pictures read as the first version read them where it has begun the run in `folder`.
 
     It had no settings for that, and its presets said nothing of them.
     """

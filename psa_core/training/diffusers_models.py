@@ -105,7 +105,7 @@ class DiffusersFolder:
         return load_part(self.folder, tokenizer, dtype), self._load(encoder, dtype)
 
     def _load(self, part: str, dtype: torch.dtype) -> Any:
-        return load_part(self.folder, part, dtype).to(self.device, dtype).eval().requires_grad_(False)
+        return load_part(self.folder, part, dtype).to(self.device).eval().requires_grad_(False)
 
     def _once(self, name: str, load: Callable[[], Any]) -> Any:
         if name not in self._loaded:

@@ -8,7 +8,7 @@ from psa_core.mini import base_model
 
 
 def write_untrained_base(folder: Path) -> Path:
-    """Unet, vae, text_encoder and tokenizer in diffusers' layout, float16; every weight is random, norms' too."""
+    """A folder in diffusers' layout less the scheduler, float16; every weight is random, norms' too."""
     generator = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -23,4 +23,5 @@ def write_untrained_base(folder: Path) -> Path:
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
         model.half().save_pretrained(folder / name)
     base_model.write_tokenizer(folder / "tokenizer")
+    base_model.write_model_index(folder)
     return folder

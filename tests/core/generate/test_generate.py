@@ -27,6 +27,7 @@ from psa_core.commands import generate as generate_command
 from psa_core.diffusers_unet import cross_attention_layers
 from psa_core.encoders.embedding import UserEmbedding
 from psa_core.encoders.everyone import EveryoneEncoder
+from psa_core.encoders.structured import InferredEncoder
 from psa_core.generate import BaseModel, Painter, Settings, is_whole
 from psa_core.seeds import draw_seed
 
@@ -405,6 +406,14 @@ def test_refusals(place, tmp_path, more, told):
     with pytest.raises(PSAError, match=told):
         generate(place, tmp_path / "out", *more)
     assert not list((tmp_path / "out").rglob("*.png"))
+
+
+def test_the_adapter_names_the_encoder_that_needs_no_model(place, tmp_path):
+    unet = painter(place / "sd15").pipe.unet
+    save_adapter(adapter_for(unet, InferredEncoder), tmp_path / "inferred.safetensors")
+    out = generate(place, tmp_path / "out", "--adapter", tmp_path / "inferred.safetensors", "--levels", "L5")
+    (record,) = out.rglob("generation.json")
+    assert json.loads(record.read_text())["encoder"] == InferredEncoder.id and len(pictures(out)) == 4
 
 
 def test_prompts_and_users_that_do_not_fit(place, tmp_path):

@@ -17,6 +17,7 @@ from tiny_training import write_model, write_split
 
 from psa_core import PSAError, load_adapter
 from psa_core.commands import train as command
+from psa_core.encoders.structured import InferredEncoder
 from psa_core.training import TrainConfig, read_metrics
 from psa_core.training.diffusers_models import DiffusersFolder
 from psa_core.training.folder import RunFolder
@@ -77,6 +78,11 @@ def test_trains_a_diffusers_folder(place, kind, capsys):
     assert adapter.cross_attention_dim == {"sd15": 64, "sdxl": 96}[kind]
     assert any(layer.to_v_user[0].weight.any() for layer in adapter.psa_adapter)
     assert len(read_metrics(place / f"plain-{kind}")) == 4
+
+
+def test_an_adapter_can_learn_without_seeing_the_bans(place):
+    assert train("--config", run_file(place, "inferred", entries='encoder = "structured-inferred"', steps=1)) == 0
+    assert load_adapter(place / "inferred" / "last.safetensors").encoder_id == InferredEncoder.id
 
 
 def test_precision_and_checkpointing_train_too(place):
@@ -179,5 +185,7 @@ def test_refusals(place, tmp_path):
     shutil.copytree(place / "sd15", broken)
     weights = broken / "vae" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(PSAError, match=r"cannot be loaded as \.safetensors weights: its part 'vae'"):
+    with pytest.raises(
+        PSAError, match=r"cannot be loaded as .safetensors weights: its part 'vae' is missing or damaged"
+    ):
         train("--config", run_file(place, "broken", str(broken).replace("\\", "/"), entries=""))
