@@ -44,7 +44,6 @@ _KL_WEIGHT, _MIN_SNR = 0.0001, 5.0
 _CARRIED = 8  # channels that carry colours through the untrained VAE
 _SAVE_EVERY = 100
 _STATE, _LATENTS = "psa mini base model, 1", "psa mini latents, 1"  # the kinds of the files of a training
-
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _BLOCKS = {"vae": (32, 32, 64, 64), "unet": (64, 64, 64)}
 # Eight channels a group: a norm over one channel alone forgets its level, and with it the colours.
