@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV_PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow test-comfy test-browser lint bench
+.PHONY: demo test test-slow test-comfy test-browser coverage lint bench
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -24,6 +24,10 @@ test-comfy: $(INSTALLED)
 test-browser: $(INSTALLED)
 	$(VENV_PYTHON) -m pip install -q -c constraints.txt -e '.[browser]'
 	$(VENV_PYTHON) -m pytest tests/browser
+
+# Of the core, in the tests' own processes: what commands and servers run beside them is not counted.
+coverage: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n 2 --dist loadgroup --cov=psa_core --cov-report=term-missing:skip-covered tests/core
 
 lint: $(INSTALLED)
 	$(VENV_PYTHON) -m ruff check .

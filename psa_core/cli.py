@@ -94,6 +94,9 @@ def _parser(chosen: str) -> "ArgumentParser":
     for name, summary in _COMMANDS.items():
         subparser = commands.add_parser(name, help=summary, description=summary)
         if name == chosen:
+            # torch's import takes a Ctrl-C during numpy's for the absence of numpy, and goes on without it.
+            import numpy  # noqa: F401
+
             command = import_module(f".commands.{name}", __package__)
             command.add_arguments(subparser)
             subparser.set_defaults(run=command.run)

@@ -49,7 +49,7 @@ class ComfyUI:
     def version(self) -> tuple[int, ...] | None:
         """As it says of itself, such as (0, 3, 64); `None` where it does not."""
         try:
-            text = (self.folder / "comfyui_version.py").read_text(encoding="utf-8")
+            text = (self.folder / "comfyui_version.py").read_text(encoding="utf-8", errors="replace")
         except OSError:
             return None
         found = re.search(r'__version__ = "(\d+(?:\.\d+)*)', text)
@@ -203,7 +203,7 @@ class ComfyServer:
             try:
                 self._get("/system_stats")
                 return
-            except (OSError, ClientError):
+            except (OSError, ClientError, asyncio.TimeoutError):  # the last is no OSError before Python 3.11
                 if time.monotonic() > deadline:
                     raise self._failure(f"ComfyUI did not answer within {self._startup_timeout:.0f} s") from None
             time.sleep(0.1)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from .errors import PSAError
+from .extras import require
 
 KIND_KEY = "_psa_kind"
 """A model's own word for its kind, in `model_index.json`; diffusers passes over keys with an underscore."""
@@ -69,6 +70,7 @@ def load_part(folder: Path, part: str, dtype: torch.dtype) -> Any:
     Raises:
         PSAError: where the part is missing or damaged.
     """
+    require("train", "Reading a model in diffusers' layout", "diffusers", "transformers")
     try:
         kind = _scheduler_class(folder) if part == "scheduler" else _class(*_CLASSES[part])
         weights = part not in ("scheduler", "tokenizer", "tokenizer_2")

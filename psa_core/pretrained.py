@@ -27,6 +27,7 @@ def load_model(folder: Path, kind: str, what: str, dtype: str = "auto") -> Any:
         PSAError: where the folder is absent or holds no such model, whole and as .safetensors, or transformers is
             not installed.
     """
+    require("llm", f"Reading a {what}", "transformers")  # before a word on the folder, which may take long to get
     for path in weight_files(folder, what):
         try:
             with safe_open(path, framework="pt"):

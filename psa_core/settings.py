@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic.fields import FieldInfo
 
 from .errors import PSAError
+from .extras import require
 from .files import existing_file
 
 _MAX_TOML_BYTES = 1 << 20  # a config has a few hundred
@@ -84,10 +85,8 @@ def read_toml(path: Path | str) -> dict[str, Any]:
     try:
         import tomllib as toml
     except ImportError:  # Python 3.10
-        try:
-            import tomli as toml  # type: ignore[no-redef]
-        except ImportError:
-            raise PSAError("Reading a TOML config on Python 3.10 needs tomli: pip install tomli.") from None
+        require("train", "Reading a TOML config on Python 3.10", "tomli")
+        import tomli as toml  # type: ignore[no-redef]
     if path.stat().st_size > _MAX_TOML_BYTES:
         raise PSAError(f"{path.name} is larger than {_MAX_TOML_BYTES >> 20} MiB, which no config is. Check the path.")
     try:

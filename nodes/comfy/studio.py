@@ -16,6 +16,7 @@ from PIL import Image
 from ...psa_core.adapter.model import PSAAdapter
 from ...psa_core.encoders.embedding import UserEmbedding
 from ...psa_core.encoders.everyone import EveryoneEncoder
+from ...psa_core.encoders.protocol import ProfileEncoder
 from ...psa_core.encoders.structured import StructuredEncoder
 from ...psa_core.errors import PSAError
 from ...psa_core.evaluate import Row, judged_rows
@@ -92,7 +93,11 @@ class Method:
     """A name in the report, and the adapter that it draws with; the base model has none."""
 
     def __init__(
-        self, name: str, adapter: PSAAdapter | None, profiles: Sequence[UserProfile], encoder: Any | None
+        self,
+        name: str,
+        adapter: PSAAdapter | None,
+        profiles: Sequence[UserProfile],
+        encoder: ProfileEncoder | None,
     ) -> None:
         self.name, self._adapter = name, adapter
         if adapter is not None:

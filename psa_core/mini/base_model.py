@@ -44,13 +44,12 @@ _KL_WEIGHT, _MIN_SNR = 0.0001, 5.0
 _CARRIED = 8  # channels that carry colours through the untrained VAE
 _SAVE_EVERY = 100
 _STATE, _LATENTS = "psa mini base model, 1", "psa mini latents, 1"  # the kinds of the files of a training
-
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _BLOCKS = {"vae": (32, 32, 64, 64), "unet": (64, 64, 64)}
 # Eight channels a group: a norm over one channel alone forgets its level, and with it the colours.
 _GROUPS = {"vae": 4, "unet": 8}
 
-Report = Callable[[str], None]
+Say = Callable[[str], None]
 _log = logging.getLogger(__name__)
 
 
@@ -149,7 +148,7 @@ def new_scheduler() -> Any:
     )
 
 
-def train_base(folder: Path | str, seed: int = SEED, unet_steps: int = UNET_STEPS, report: Report = _log.info) -> None:
+def train_base(folder: Path | str, seed: int = SEED, unet_steps: int = UNET_STEPS, report: Say = _log.info) -> None:
     """Train VAE, text encoder and UNet, and write the model to `folder`; a stopped run goes on where it was.
 
     Until it is done the run's state lies in `folder`/training.
@@ -172,7 +171,7 @@ def train_base(folder: Path | str, seed: int = SEED, unet_steps: int = UNET_STEP
     shutil.rmtree(work)
 
 
-def _train_vae(work: Path, seed: int, report: Report) -> Any:
+def _train_vae(work: Path, seed: int, report: Say) -> Any:
     """L1 and a little Kullback-Leibler divergence, on crops; then latents get zero mean and unit spread."""
     torch.manual_seed(draw_seed(seed, "vae"))
     vae = new_vae()
@@ -260,7 +259,7 @@ def _standardise_latents(vae: Any, pictures: torch.Tensor) -> None:
 
 
 def _train_unet(
-    work: Path, vae: Any, tokenizer: Any, seed: int, steps: int, report: Report
+    work: Path, vae: Any, tokenizer: Any, seed: int, steps: int, report: Say
 ) -> tuple[nn.Module, nn.Module]:
     """Noise prediction under min-SNR weights (arXiv 2303.09556), with the text encoder learning along."""
     torch.manual_seed(draw_seed(seed, "unet"))
@@ -324,7 +323,7 @@ def _optimise(
     steps: int,
     rate: float,
     seed: int,
-    report: Report,
+    report: Say,
     averaged: bool = False,
 ) -> None:
     """AdamW, warm-up and cosine; `averaged` leaves an exponential average of the weights."""

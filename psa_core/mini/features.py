@@ -7,6 +7,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..model_folder import load_part
+from . import BASE_MODEL
+from .base_model import LATENT_SCALE
+from .detector import to_pixels
+
 _AT_ONCE = 64
 
 
@@ -20,23 +25,12 @@ class MiniFeatures:
     name = "latents of PSA Mini's VAE"
 
     def __init__(self, vae: Any = None) -> None:
-        self._vae = _shipped_vae() if vae is None else vae
+        self._vae = load_part(BASE_MODEL, "vae", torch.float32).eval() if vae is None else vae
 
     @torch.no_grad()
     def __call__(self, pictures: Sequence[Image.Image]) -> np.ndarray:
-        from ..mini.base_model import LATENT_SCALE
-        from ..mini.detector import to_pixels
-
         latents = [
             self._vae.encode(part * 2 - 1).latent_dist.mode() * LATENT_SCALE
             for part in to_pixels(pictures).split(_AT_ONCE)
         ]
         return torch.nn.functional.adaptive_avg_pool2d(torch.cat(latents), 4).flatten(1).double().numpy()
-
-
-def _shipped_vae() -> Any:
-    from diffusers import AutoencoderKL
-
-    from ..mini import BASE_MODEL
-
-    return AutoencoderKL.from_pretrained(BASE_MODEL / "vae").float().eval()

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import PSAError
+from ..extras import require
 from ..files import atomic_path
 
 _SMOOTHING = 0.9
@@ -161,8 +162,7 @@ def check_finite(name: str, value: float, step: int) -> None:
 
 
 def _summary_writer(folder: Path, step: int):
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise PSAError("TensorBoard files need the package tensorboard: pip install tensorboard.") from None
+    require("tensorboard", "Writing TensorBoard files", "tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(folder, purge_step=step + 1)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..errors import PSAError
+from ..extras import require
 from .config import TrainConfig
 
 
@@ -56,10 +57,9 @@ def build_optimizer(parameters: Sequence[torch.nn.Parameter], config: TrainConfi
             raise PSAError("The optimizer 'muon' needs PyTorch 2.9 or newer. Update it, or choose 'adamw'.")
         return Muon(parameters, rate, config.betas, decay)
     if config.optimizer == "adafactor":
-        try:
-            from transformers.optimization import Adafactor
-        except ImportError:
-            raise PSAError("The optimizer 'adafactor' needs transformers: pip install transformers.") from None
+        require("train", "The optimizer 'adafactor'", "transformers")
+        from transformers.optimization import Adafactor
+
         return Adafactor(parameters, lr=rate, weight_decay=decay, scale_parameter=False, relative_step=False)
     try:
         from bitsandbytes.optim import AdamW8bit
