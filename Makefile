@@ -13,7 +13,7 @@ demo: $(INSTALLED)
 
 # Two workers, which get whole files, or all tests of one ComfyUI. One thread a worker, or they fight over the cores.
 test: lint
-	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n 2 --dist loadgroup tests/comfy tests/core
+	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n 2 --dist loadscope tests/comfy tests/core
 
 test-slow: $(INSTALLED)
 	$(VENV_PYTHON) -m pytest -m slow
@@ -27,7 +27,7 @@ test-browser: $(INSTALLED)
 
 # Of the core, in the tests' own processes: what commands and servers run beside them is not counted.
 coverage: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n 2 --dist loadgroup --cov=psa_core --cov-report=term-missing:skip-covered tests/core
+	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n 2 --dist loadscope --cov=psa_core --cov-report=term-missing:skip-covered tests/core
 
 lint: $(INSTALLED)
 	$(VENV_PYTHON) -m ruff check .

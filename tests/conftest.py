@@ -1,8 +1,10 @@
 """What all tests share."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -31,8 +33,14 @@ def _own_state_folder(tmp_path_factory) -> Iterator[None]:
         yield
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Each worker of a parallel run gets whole files, and all of one ComfyUI's tests: they share its server."""
-    for item in items:
-        comfy = getattr(item, "callspec", None) and item.callspec.params.get("comfy")
-        item.add_marker(pytest.mark.xdist_group(str(comfy.folder) if comfy else str(item.path)))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class WholeServers(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            version = re.search(r"[\[-](v\d+\.\d+\.\d+)[\]-]", nodeid)
+            return version[1] if version else nodeid.split("::")[0]
+
+    return WholeServers(config, log)
