@@ -24,6 +24,18 @@ def pytest_report_header() -> str:
     return f"ComfyUI: {named or 'none was found'}"
 
 
+# What depends on ComfyUI's insides: in the normal tier the lowest version runs these alone, the newest all.
+_INSIDES = {f"test_{name}.py" for name in ("apply", "beside", "pictures", "server", "unet_parity", "workflows")}
+
+
+@pytest.hookimpl(tryfirst=True)  # before marks decide what is run
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items if len(_FOUND) > 1 else ():
+        version = getattr(item, "callspec", None) and item.callspec.params.get("comfy")
+        if version is _FOUND[0] and item.path.name not in _INSIDES:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session", params=_FOUND or [None], ids=[name(each) for each in _FOUND] or ["none"])
 def comfy(request) -> ComfyUI:
     """A ComfyUI of this machine, each version in turn; a test that needs one is skipped where there is none."""

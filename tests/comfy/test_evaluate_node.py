@@ -119,6 +119,7 @@ def test_an_adapter_that_does_nothing_ties_with_the_base_model(server, data, ada
     assert (found["wins"][0], found["ties"][0], found["losses"][0]) == (0, 1, 0)
 
 
+@pytest.mark.slow
 def test_on_psa_mini_the_shipped_adapter_wins_over_base_and_rival(server, tmp_path):
     write_dataset(tmp_path / "data", sizes=Sizes(1, 48, 1, 1, 1, 96, 1))
     graph = Graph()

@@ -79,7 +79,7 @@ def test_a_copied_pack_in_a_folder_with_spaces_works_alone(comfy, sd15_checkpoin
         assert ours(own) == NODE_IDS
         assert same(draw(own, txt2img(psa("L5"))), draw(server, txt2img(psa("L5"))))
         assert "Traceback" not in own.log and "IMPORT FAILED" not in own.log
-        assert re.search(r"^ +[\d.]+ seconds: .*Personalized Safety Alignment$", own.log, re.MULTILINE)
+        assert re.search(r" +[\d.]+ seconds: .*Personalized Safety Alignment$", own.log, re.MULTILINE)
     assert [sorted(folder.rglob("*")) for folder in folders] == before
 
 
@@ -127,7 +127,8 @@ def test_progress_and_the_outputs(server):
     graph = txt2img(steps=4, seed=101)
     graph.add("PreviewImage", images=graph.add("VAEDecode", samples=graph.samples, vae=graph.vae))
     outputs = server.queue(graph.prompt, lambda *event: seen.append(event))
-    assert ("KSampler", 0, 0) in seen and ("KSampler", 2, 4) in seen and ("KSampler", 4, 4) in seen
+    steps = [step for name, step, count in seen if (name, count) == ("KSampler", 4)]  # a quick one may be left out
+    assert ("KSampler", 0, 0) in seen and steps == sorted(steps) and len(steps) > 1 and steps[-1] == 4
     (image,) = (image for entry in outputs.values() for image in entry["images"])
     assert image["type"] == "temp" and server.image(**image).startswith(b"\x89PNG")
 
