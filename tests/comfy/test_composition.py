@@ -217,6 +217,7 @@ def test_a_model_that_is_loaded_in_part(server):
         assert close(whole, part)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flag, dtype",
     [("--fp8_e4m3fn-unet", "float8_e4m3fn"), ("--bf16-unet", "bfloat16"), ("--fp16-unet", "float16")],
