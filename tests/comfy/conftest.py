@@ -34,7 +34,7 @@ _INSIDES = {
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items if len(_FOUND) > 1 else ():
         version = getattr(item, "callspec", None) and item.callspec.params.get("comfy")
-        if version is _FOUND[0] and item.path.name not in _INSIDES:
+        if version is _FOUND[0] and item.path.stem.removeprefix("test_") not in _INSIDES:
             item.add_marker(pytest.mark.slow)
 
 
