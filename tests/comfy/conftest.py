@@ -25,9 +25,7 @@ def pytest_report_header() -> str:
 
 
 # What depends on ComfyUI's insides: in the normal tier the lowest version runs these alone, the newest all.
-_INSIDES = {
-    f"test_{name}.py" for name in ("apply", "beside", "composition", "pictures", "server", "unet_parity", "workflows")
-}
+_INSIDES = {"apply", "beside", "composition", "pictures", "server", "unet_parity", "workflows"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before marks decide what is run
