@@ -29,6 +29,7 @@ from psa_core.encoders.embedding import UserEmbedding
 from psa_core.encoders.everyone import EveryoneEncoder
 from psa_core.encoders.structured import InferredEncoder
 from psa_core.generate import BaseModel, Painter, Settings, is_whole
+from psa_core.pictures import write_picture
 from psa_core.seeds import draw_seed
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch_dtype")  # the name that all supported versions know
@@ -639,21 +640,20 @@ def test_a_run_that_was_killed_anywhere_ends_with_the_same_bytes(place, tmp_path
     class KilledError(BaseException):
         """Nothing in the pack catches it, and no handler tidies up: the part that was being written stays."""
 
-    save = Image.Image.save
     for moment in range(8):
         saves = itertools.count()
 
-        def killed(image, path, *rest, saves=saves, moment=moment, **options):
+        def killed(image, path, saves=saves, moment=moment, **options):
             if next(saves) == moment:
                 dead = path.parent / f".part-{'0' * 16}.png"  # as a process leaves it that nobody can ask
                 dead.write_bytes(b"half")
                 os.utime(dead, (0, 0))
                 raise KilledError
-            save(image, path, *rest, **options)
+            write_picture(image, path, **options)
 
         out = tmp_path / str(moment)
         with monkeypatch.context() as patch, pytest.raises(KilledError):
-            patch.setattr(Image.Image, "save", killed)
+            patch.setattr("psa_core.generate.run.write_picture", killed)
             generate(place, out, *given)
         assert any(".part-" in name for name in files(out))
         assert files(generate(place, out, *given)) == whole
