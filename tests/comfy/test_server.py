@@ -150,13 +150,13 @@ def test_a_node_that_fails_gets_its_own_sentence(server):
 def test_interrupting_stops_the_run(server):
     graph = txt2img(steps=1000, seed=102)
 
-    def interrupt_at_the_third_step(name: str, step: int, _steps: int) -> None:
-        if name == "KSampler" and step == 3:
+    def interrupt_from_the_third_step_on(name: str, step: int, _steps: int) -> None:
+        if name == "KSampler" and step >= 3:  # a quick one may be left out
             server.interrupt()
 
     graph.add("SaveLatent", samples=graph.samples, filename_prefix="never")
     with pytest.raises(PSAError, match="interrupted"):
-        server.run(graph.prompt, interrupt_at_the_third_step)
+        server.run(graph.prompt, interrupt_from_the_third_step_on)
 
 
 def test_a_run_that_takes_too_long_is_stopped(server):
