@@ -17,7 +17,7 @@ from ..mini.features import MiniFeatures
 from ..mini.judge import MINI_JUDGE
 from ..processes import chosen_device
 from ..prompts import read_prompts
-from ..users import by_id, read_users_csv
+from ..users import by_id, read_users
 
 _JUDGES = {"mini": MINI_JUDGE, **JUDGES}
 _WORDS = {
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     output = check_output(args.output, args.force)
     sources = find_sources(_methods(args), levels=args.users is None)
     prompts = read_prompts(args.prompts, args.harmless)
-    users = None if args.users is None else by_id(read_users_csv(args.users))
+    users = None if args.users is None else by_id(read_users(args.users))
     judge = _judge(args)
     if args.side_by_side:
         pairwise(judge)  # says now that it cannot, not after hours

@@ -12,7 +12,8 @@ from PIL import Image
 from psa_core import PSAError
 from psa_core.mini import SYMBOLS, Detector, parse_prompt, render, sample_scene
 from psa_core.mini.detector import to_pixels
-from psa_core.mini.users import is_realistic, sample_user
+from psa_core.mini.users import sample_user
+from psa_core.population import is_realistic
 from psa_core.rules import REFERENCE_PROMPT, banned_categories
 from psa_core.schema import CATEGORIES
 
@@ -111,7 +112,7 @@ def test_the_detector_refuses_pictures_of_another_size():
 
 def test_users_follow_the_samplers_shares_and_rules():
     users = [sample_user(np.random.default_rng(number), number) for number in range(3000)]
-    assert all(is_realistic(u.age, u.religion, u.mental_condition) for u in users)
+    assert all(map(is_realistic, users))
     assert all(u.religion == "None" for u in users if u.age < 8)
     shares = collections.Counter(u.physical_condition for u in users)
     assert shares["healthy"] / len(users) == pytest.approx(0.4, abs=0.04)
