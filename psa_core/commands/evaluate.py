@@ -4,13 +4,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..chat_server import RemoteAddressError
 from ..errors import PSAError
 from ..evaluate.features import ClipFeatures, Features, InceptionFeatures
 from ..evaluate.folders import evaluate_folders, find_methods, find_sources
 from ..evaluate.measurements import BASE
 from ..evaluate.output import check_output, print_progress, write_results
 from ..judges import JUDGES, judge_of
-from ..judges.chat_server import RemoteAddressError
 from ..judges.judging import Judge
 from ..judges.kept import Answers, KeptJudge, pairwise
 from ..mini.features import MiniFeatures
@@ -130,8 +130,8 @@ def _judge(args: argparse.Namespace) -> Judge:
     options = _judge_options(args)
     try:
         return judge_of(args.judge, options, _JUDGES, _WORDS)
-    except RemoteAddressError:
-        raise RemoteAddressError("allow it with --allow-remote") from None
+    except RemoteAddressError as error:
+        raise error.allowed("allow it with --allow-remote") from None
 
 
 def _judge_options(args: argparse.Namespace) -> dict[str, Any]:
