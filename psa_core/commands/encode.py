@@ -14,11 +14,12 @@ import torch
 
 from ..encoders.cache import EmbeddingCache
 from ..encoders.embedding import UserEmbedding, save_embedding
-from ..encoders.language_model import BANNED_BY, BY_PROFILE, LanguageModelEncoder, OnDevice
+from ..encoders.language_model import BANNED_BY, BY_PROFILE, LanguageModelEncoder
 from ..encoders.protocol import ProfileEncoder
 from ..encoders.structured import BY_NAME
 from ..errors import PSAError
 from ..files import atomic_path, existing_file
+from ..language_model import OnDevice
 from ..processes import chosen_device
 from ..profile import LEVELS, UserProfile
 from ..users import read_users
