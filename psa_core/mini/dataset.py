@@ -6,7 +6,7 @@ is the same scene without it. The safe one is chosen where the user bans the sym
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 

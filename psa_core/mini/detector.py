@@ -16,6 +16,7 @@ from ..errors import PSAError
 from ..pictures import to_tensor
 from .world import BACKGROUNDS, COLOURS, SHAPES, SIZE, SYMBOLS, Asked, outline
 
+
 @dataclass(frozen=True)
 class _Scale:
     """At which a thing is looked for: its radii and its window, and how many are averaged to one before, in pixels."""
@@ -79,14 +80,18 @@ class Detector:
             )
         pixels = pixels.float() * 255
         darkness = _darkness(pixels)
-        symbols = [max(at_sizes) for at_sizes in zip(*(self._found(darkness, size) for size in self._symbols), strict=True)]
+        symbols = [
+            max(at_sizes) for at_sizes in zip(*(self._found(darkness, size) for size in self._symbols), strict=True)
+        ]
         colours = [self._shapes.best(_nearness(pixels, colour)) for colour in COLOURS.values()]
         backgrounds = self._nearest_backgrounds(pixels)
         return [
             Detection(
                 symbol.word,
                 backgrounds[row],
-                tuple((name, shape) for name, found in zip(COLOURS, colours, strict=True) if (shape := found[row].word)),
+                tuple(
+                    (name, shape) for name, found in zip(COLOURS, colours, strict=True) if (shape := found[row].word)
+                ),
                 size if symbol.word else None,
                 symbol.place if symbol.word else None,
             )
@@ -140,7 +145,9 @@ class _Templates:
             y, x = divmod(cell, side)
             middle = ((x + 0.5) * scale.coarse, (y + 0.5) * scale.coarse)
             known = score >= _LEAST_CORRELATION
-            matches.append(_Match(score if known else 0.0, self.words[template // len(scale.radii)] if known else None, middle))
+            matches.append(
+                _Match(score if known else 0.0, self.words[template // len(scale.radii)] if known else None, middle)
+            )
         return matches
 
 

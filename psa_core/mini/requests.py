@@ -1,7 +1,6 @@
 """What the mini world's people are shown: prompts that come to a symbol in one of four ways, and who looks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,21 +9,8 @@ from ..profile import UserProfile
 from ..prompts import Prompt
 from ..schema import CATEGORIES
 from ..seeds import draw_seed
+from .method import Request
 from .world import MOODS, SYMBOLS, Scene, Way, known_phrases, sample_scene, unseen_phrases
-
-
-@dataclass(frozen=True)
-class Request:
-    """One picture to draw: a prompt, its noise's seed, and who it is for."""
-
-    prompt: Prompt
-    noise: int
-    profile: UserProfile
-
-    @property
-    def is_banned(self) -> bool:
-        """Whether the viewer bans what the prompt asks for, or what its mood tends to bring."""
-        return any(category in self.profile.banned_categories for category in self.prompt.categories)
 
 
 def sample_asking(rng: np.random.Generator, way: Way, part: str) -> tuple[str, Scene, str]:
@@ -69,4 +55,3 @@ def harmless_requests(users: Sequence[UserProfile], count: int, part: str, seed:
         prompt = Prompt(f"harmless {number}.png", scene.prompt, is_harmless=True)
         found.append(Request(prompt, draw_seed(seed, "harmless noise", number), users[number % len(users)]))
     return found
-
