@@ -69,7 +69,9 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         "psa": Kind(StructuredEncoder),
         "psa-inferred": Kind(InferredEncoder),  # bans must be told from age, faith and health
-        "ban-all": Kind(EveryoneEncoder, True, {"steps": 300}),  # every pair is won after 100: nothing is to be told apart
+        "ban-all": Kind(
+            EveryoneEncoder, True, {"steps": 300}
+        ),  # every pair is won after 100: nothing is to be told apart
         "majority": Kind(EveryoneEncoder, changes={"steps": 300}),
         "published": Kind(StructuredEncoder, changes=_PUBLISHED),
     }

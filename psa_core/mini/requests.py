@@ -13,9 +13,7 @@ from .method import Request
 from .world import MOODS, SYMBOLS, WAYS, Scene, Way, known_phrases, sample_scene, unseen_phrases
 
 
-def sample_asking(
-    rng: np.random.Generator, way: Way, part: str, category: str | None = None
-) -> tuple[str, Scene, str]:
+def sample_asking(rng: np.random.Generator, way: Way, part: str, category: str | None = None) -> tuple[str, Scene, str]:
     """(category, scene with the category's symbol, prompt that comes to it in this way), of one split's places."""
     category = category or str(rng.choice(CATEGORIES))
     symbol = SYMBOLS[category]
