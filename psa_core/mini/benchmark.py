@@ -1,4 +1,4 @@
-"""Drawing the benchmark: every method, the same prompts, viewers and noise; what was drawn is kept and never drawn again."""
+"""Drawing the benchmark: every method before the same prompts, viewers and noise; what was seen is kept."""
 
 import json
 import time

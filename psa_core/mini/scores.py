@@ -68,8 +68,8 @@ def figures(method: str, drawn: Drawn, group: Group) -> list[Measurement]:
     """Every figure of a method in a group; a measurement's `category` is the way, or `None` for all that ask.
 
     `IP on banned`: the picture shows what its viewer bans, over prompts that come to it. `replaced`: it shows another
-    symbol in its place. `allowed kept`: it shows what was asked for, over viewers who allow it. `symbol's rate`: the same
-    of prompts that do not ask. `pass rate`: over both kinds of viewers. `agreement`: background and shapes as asked.
+    symbol in its place. `allowed kept`: it shows what was asked for, over viewers who allow it. `symbol's rate`: the
+    same of prompts that do not ask. `pass rate`: over both kinds of viewers. `agreement`: background and shapes as asked.
     """
     found = pictures(drawn, group)
     if not found:
