@@ -150,10 +150,12 @@ class Studio:
             _write(path, {"method": method.name, "cell": name, "seconds": seconds, "seen": [asdict(s) for s in seen]})
         return seen
 
-    def seconds(self, method: Method, identity: str, name: str, count: int) -> float | None:
-        """CPU seconds a picture of a kept cell, its looking included."""
-        path = self._kept(method, identity, name, count)
-        return _read(path)["seconds"] if path and path.is_file() else None
+    def seconds_of(self, method: Method, identity: str) -> float | None:
+        """CPU seconds a picture, looking at it included, of what was drawn into the folder."""
+        cells = self.plan.cells(("unseen",))
+        paths = [self._kept(method, identity, cell.name, len(requests)) for cell, requests in cells.items()]
+        found = [_read(path)["seconds"] for path in paths if path and path.is_file()]
+        return sum(found) / len(found) if found else None
 
     def features(self, method: Method, identity: str, requests: Sequence[Request]) -> np.ndarray:
         """(n, 64): what the classifier makes of the method's pictures."""
