@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # Each is a module of `commands`, with `add_arguments(parser)` and `run(args) -> exit code`.
 _COMMANDS = {
     "demo": "Draw prompts of PSA Mini for six viewers, in ComfyUI or without it.",
+    "users": "Draw virtual users, as the Sage dataset's are.",
+    "prompts": "Turn a list of concepts into pairs of prompts, with each concept and without it.",
     "encode": "Turn profiles into embeddings.",
     "convert": "Write an adapter, published or ours, as .safetensors.",
     "train": "Train an adapter.",
