@@ -4,7 +4,7 @@ from pathlib import Path
 
 from comfy_api.latest import io, ui
 
-from ..psa_core.dataset import read_split
+from ..psa_core.dataset import read_split, split_file
 from ..psa_core.dataset.overview import sample_pairs, summary
 from ..psa_core.errors import PSAError
 from ..psa_core.files import existing_file
@@ -13,7 +13,7 @@ from .comfy.fingerprints import fingerprint
 from .comfy.folders import input_folder, path_fingerprint
 from .comfy.images import to_comfy
 
-SPLITS = ("train", "val", "test_seen", "test_unseen")
+SPLITS = ("train", "val", "test_seen", "test_unseen", "harmless")
 
 
 class LoadDataset(io.ComfyNode):
@@ -31,7 +31,9 @@ class LoadDataset(io.ComfyNode):
                     tooltip="The folder that holds the splits' folders: an absolute path, or one inside ComfyUI's "
                     "input folder.",
                 ),
-                io.Combo.Input("split", options=list(SPLITS), tooltip="The folder with metadata.jsonl and pictures."),
+                io.Combo.Input(
+                    "split", options=list(SPLITS), tooltip="The split's folder, with metadata.jsonl or pairs.jsonl."
+                ),
                 io.Boolean.Input(
                     "skip_bad",
                     default=False,
@@ -87,4 +89,4 @@ def _users(folder: str, users: str | None) -> Path | None:
 def _metadata(folder: str, split: str) -> Path:
     if split not in SPLITS:
         raise PSAError(f"A split is one of: {', '.join(SPLITS)}.")
-    return existing_file(_root(folder) / split / "metadata.jsonl", f"metadata of the split '{split}'")
+    return existing_file(split_file(_root(folder), split), f"metadata of the split '{split}'")
