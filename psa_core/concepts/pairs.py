@@ -3,13 +3,13 @@
 `prompts.jsonl` holds one JSON object a line, with the six fields of `PromptPair` under their names.
 """
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from ..errors import PSAError
-from ..files import atomic_path, existing_file
+from ..json_lines import read_objects, write_objects
 from ..schema import CATEGORIES
 from .words import names_concept
 
@@ -17,7 +17,6 @@ NAMED, IMPLIED = "named", "implied"
 ASKED = (NAMED, IMPLIED)
 LONGEST_CONCEPT, LONGEST_PROMPT, LONGEST_MAKER = 100, 1000, 200  # characters
 MOST_PAIRS = 200_000
-_LONGEST_LINE = 1 << 16  # bytes
 _JOINERS = "\u200c\u200d"  # of Persian's and India's scripts, and of emoji; no other invisible sign belongs in a line
 
 
@@ -87,9 +86,7 @@ def write_prompt_pairs(path: Path | str, pairs: Iterable[PromptPair]) -> None:
     """
     pairs = list(pairs)
     _check_all(pairs, lambda number: f"pair {number}")
-    lines = [json.dumps(asdict(pair), ensure_ascii=False) + "\n" for pair in pairs]
-    with atomic_path(path) as temporary:
-        temporary.write_text("".join(lines), encoding="utf-8", newline="\n")
+    write_objects(path, map(asdict, pairs))
 
 
 def read_prompt_pairs(path: Path | str) -> list[PromptPair]:
@@ -100,44 +97,25 @@ def read_prompt_pairs(path: Path | str) -> list[PromptPair]:
             JSON object, a field that is missing or unknown, a pair that is not valid, or two prompts that an
             earlier line has.
     """
-    path = existing_file(path, "file of prompt pairs")
     pairs, numbers = [], []
-    try:
-        with open(path, "rb") as file:
-            number = 0
-            while line := file.readline(_LONGEST_LINE + 1):
-                number += 1
-                if not line.strip(b"\xef\xbb\xbf \t\r\n"):
-                    continue
-                try:
-                    pairs.append(_pair(line, first=number == 1))
-                except PSAError as error:
-                    raise PSAError(f"{path.name}, line {number}: {error}") from None
-                numbers.append(number)
-                if len(pairs) > MOST_PAIRS:
-                    break
-    except OSError as error:
-        raise PSAError(f"The file of prompt pairs {path.name} cannot be read: {error.strerror}.") from error
-    _check_all(pairs, lambda index: f"{path.name}, line {numbers[index - 1]}")
+    for number, data in read_objects(path, "file of prompt pairs", MOST_PAIRS):
+        try:
+            pairs.append(_pair(data))
+        except PSAError as error:
+            raise PSAError(f"{Path(path).name}, line {number}: {error}") from None
+        numbers.append(number)
+    _check_all(pairs, lambda index: f"{Path(path).name}, line {numbers[index - 1]}")
     return pairs
 
 
-def _pair(line: bytes, first: bool) -> PromptPair:
-    if len(line) > _LONGEST_LINE:
-        raise PSAError(f"it is longer than {_LONGEST_LINE >> 10} KiB, which no pair is. Check the file.")
-    try:
-        data = json.loads(line.decode("utf-8-sig" if first else "utf-8"))
-    except (ValueError, RecursionError):
-        data = None
-    if not isinstance(data, dict):
-        raise PSAError("it is not a JSON object in UTF-8. Write one a line.")
+def _pair(data: Mapping[str, Any]) -> PromptPair:
     names = [field.name for field in fields(PromptPair)]
     if set(data) != set(names):
         raise PSAError(f"a pair has these fields and no other: {', '.join(names)}.")
     return PromptPair(**data)
 
 
-def _check_all(pairs: Sequence[PromptPair], place) -> None:
+def _check_all(pairs: Sequence[PromptPair], place: Callable[[int], str]) -> None:
     if not pairs:
         raise PSAError("There is no prompt pair. Give at least one.")
     if len(pairs) > MOST_PAIRS:

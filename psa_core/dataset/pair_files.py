@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PSAError
-from ..files import atomic_path, existing_file
+from ..files import existing_file
+from ..json_lines import write_objects
 from ..profile import UserProfile
 from ..schema import CATEGORIES
 
@@ -148,14 +149,7 @@ def read_users(folder: Path) -> list[tuple[UserProfile, tuple[str, ...]]]:
 
 
 def write_users(folder: Path, users: Iterable[tuple[UserProfile, Sequence[str]]]) -> None:
-    write_lines(folder / USERS, ({**profile.to_dict(), "Splits": list(splits)} for profile, splits in users))
-
-
-def write_lines(path: Path, lines: Iterable[Any]) -> None:
-    """Write JSON lines atomically; the same values give the same bytes."""
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
-        for line in lines:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    write_objects(folder / USERS, ({**profile.to_dict(), "Splits": list(splits)} for profile, splits in users))
 
 
 def _value(text: bytes) -> Any:

@@ -23,7 +23,7 @@ from ..files import existing_file, inside
 from ..pictures import check_picture
 from ..profile import UserProfile
 from ..schema import SAGE_FILE_NAME, known_category
-from ..users import by_id, read_users_csv
+from ..users import by_id, read_users
 from .split import Examples, Scene
 
 _CHUNK = 256  # lines checked at a time: memory stays constant however long the file is
@@ -139,7 +139,7 @@ def read_sage_split(
     """
     split = Path(folder) / name
     metadata = existing_file(split / "metadata.jsonl", f"metadata of the split '{name}'")
-    reader = _Reader(split, Path(folder), None if users is None else by_id(read_users_csv(users)))
+    reader = _Reader(split, Path(folder), None if users is None else by_id(read_users(users)))
     stored = StoredUsers(embeddings)
     offsets, lines, people, skipped = array("q"), array("q"), array("i"), []
     contradicting: list[int] = []

@@ -14,9 +14,9 @@ from psa_core.dataset.pair_files import (
     PAIRS,
     PICTURES,
     PicturePair,
-    write_lines,
     write_users,
 )
+from psa_core.json_lines import write_objects
 
 
 def write_pair_set(
@@ -29,7 +29,7 @@ def write_pair_set(
     for name, (users, count) in splits.items():
         made = [_pair(folder, len(pairs) + number, category, rng) for number in range(count)]
         pairs += made
-        write_lines(folder / name / PAIRS, ({"pair": pair.id} for pair in made))
+        write_objects(folder / name / PAIRS, ({"pair": pair.id} for pair in made))
         for number in users:
             belongs.setdefault(number, []).append(name)
     if harmless:
@@ -38,10 +38,10 @@ def write_pair_set(
         first = list(next(iter(splits.values()))[0])
         chosen = [(pair.id, first[number % len(first)]) for number, pair in enumerate(made)]
         lines = [{"pair": pair, "user": user(number).user_id, "chosen": "without"} for pair, number in chosen]
-        write_lines(folder / HARMLESS / PAIRS, lines)
+        write_objects(folder / HARMLESS / PAIRS, lines)
         for number in {number for _, number in chosen}:
             belongs[number].append(HARMLESS)
-    write_lines(folder / PAIRS, (pair.line() for pair in pairs))
+    write_objects(folder / PAIRS, (pair.line() for pair in pairs))
     write_users(folder, [(user(number), names) for number, names in belongs.items()])
     return pairs
 

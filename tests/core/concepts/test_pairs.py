@@ -61,7 +61,7 @@ def test_a_wrong_field_is_named_with_its_line(tmp_path, change, sentence):
     assert sentence in str(error.value)
 
 
-@pytest.mark.parametrize("line", [b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b'"' + b"x" * 70_000 + b'"', b"7", b"NaN"])
+@pytest.mark.parametrize("line", [b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b'"' + b"x" * 300_000 + b'"', b"7", b"NaN"])
 def test_a_line_that_is_no_object_is_named(tmp_path, line):
     path = write_lines(tmp_path / "p.jsonl", vars(NAMED), line, vars(HARMLESS))
     with pytest.raises(PSAError, match=r"^p\.jsonl, line 2: "):

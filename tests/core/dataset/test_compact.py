@@ -14,8 +14,9 @@ from torch.utils.data import default_collate
 from psa_core import PSAError, StructuredEncoder
 from psa_core.dataset import read_split
 from psa_core.dataset.overview import sample_pairs, summary
-from psa_core.dataset.pair_files import PAIRS, USERS, PicturePair, write_lines
+from psa_core.dataset.pair_files import PAIRS, USERS, PicturePair
 from psa_core.evaluate.cases import Cases
+from psa_core.json_lines import write_objects
 from psa_core.processes import OneProcess
 from psa_core.training import PairDataset, TensorCache, TrainConfig, Trainer, encode_users, fill_cache
 from psa_core.training.assembly import read_splits
@@ -224,7 +225,7 @@ def test_the_compact_form_trains_as_the_same_records_in_sages(data, tmp_path, se
         }
         for record in split
     ]
-    write_lines(sage / "train" / "metadata.jsonl", records)
+    write_objects(sage / "train" / "metadata.jsonl", records)
     (sage / "train" / "pictures").unlink()
     (sage / "train" / "pictures").mkdir()
     for path in (data / "pictures").iterdir():
