@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,6 +24,19 @@ from ..pictures import check_picture
 from ..profile import UserProfile
 from ..schema import SAGE_FILE_NAME, known_category
 from ..users import by_id, read_users_csv
+
+
+class Scene(NamedTuple):
+    pictures: tuple[Path, Path]
+    caption: str
+    where: str
+
+
+class Examples(NamedTuple):
+    scenes: np.ndarray
+    users: np.ndarray
+    swapped: np.ndarray
+
 
 _CHUNK = 256  # lines checked at a time: memory stays constant however long the file is
 _READERS = 4  # threads
@@ -51,13 +65,24 @@ class SageRecord:
         return known_category(match["category"]) or match["category"] if match else None
 
     @property
+    def concept(self) -> str | None:
+        """What the pictures show or leave out, as their file's name tells."""
+        match = SAGE_FILE_NAME.match(self.chosen.name)
+        return match["concept"] if match else None
+
+    @property
+    def safe_chosen(self) -> bool | None:
+        """Whether the chosen picture is the safe one, as its file's name tells; `None` where it does not."""
+        match = SAGE_FILE_NAME.match(self.chosen.name)
+        return match["kind"] == "s" if match and match["kind"] else None
+
+    @property
     def contradicts(self) -> bool:
         """Whether, by its file's name, the safe picture was chosen for who bans nothing of it, or the unsafe one."""
-        match = SAGE_FILE_NAME.match(self.chosen.name)
-        category = match and known_category(match["category"])
-        if not match or not match["kind"] or not category:
+        category = known_category(self.category or "")
+        if self.safe_chosen is None or category is None:
             return False
-        return (match["kind"] == "s") != (category in self.profile.banned_categories)
+        return self.safe_chosen != (category in self.profile.banned_categories)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -87,6 +112,20 @@ class SageSplit:
     @property
     def users(self) -> int:
         return len(self.profiles)
+
+    @property
+    def scenes(self) -> int:
+        return len(self)
+
+    def scene(self, number: int) -> Scene:
+        record = self[number]
+        where = f"{self.name}/metadata.jsonl, line {record.line}"
+        return Scene((record.chosen, record.rejected), record.caption, where)
+
+    def examples(self) -> Examples:
+        numbers = {profile: number for number, profile in enumerate(self.profiles)}
+        users = np.array([numbers[record.profile] for record in self], np.int32)
+        return Examples(np.arange(len(self), dtype=np.int32), users, np.zeros(len(self), bool))
 
     def __len__(self) -> int:
         return len(self.offsets)
