@@ -53,13 +53,24 @@ class SageRecord:
         return known_category(match["category"]) or match["category"] if match else None
 
     @property
+    def concept(self) -> str | None:
+        """What the pictures show or leave out, as their file's name tells."""
+        match = SAGE_FILE_NAME.match(self.chosen.name)
+        return match["concept"] if match else None
+
+    @property
+    def safe_chosen(self) -> bool | None:
+        """Whether the chosen picture is the safe one, as its file's name tells; `None` where it does not."""
+        match = SAGE_FILE_NAME.match(self.chosen.name)
+        return match["kind"] == "s" if match and match["kind"] else None
+
+    @property
     def contradicts(self) -> bool:
         """Whether, by its file's name, the safe picture was chosen for who bans nothing of it, or the unsafe one."""
-        match = SAGE_FILE_NAME.match(self.chosen.name)
-        category = match and known_category(match["category"])
-        if not match or not match["kind"] or not category:
+        category = known_category(self.category or "")
+        if self.safe_chosen is None or category is None:
             return False
-        return (match["kind"] == "s") != (category in self.profile.banned_categories)
+        return self.safe_chosen != (category in self.profile.banned_categories)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
