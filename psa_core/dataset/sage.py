@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -24,19 +23,7 @@ from ..pictures import check_picture
 from ..profile import UserProfile
 from ..schema import SAGE_FILE_NAME, known_category
 from ..users import by_id, read_users_csv
-
-
-class Scene(NamedTuple):
-    pictures: tuple[Path, Path]
-    caption: str
-    where: str
-
-
-class Examples(NamedTuple):
-    scenes: np.ndarray
-    users: np.ndarray
-    swapped: np.ndarray
-
+from .split import Examples, Scene
 
 _CHUNK = 256  # lines checked at a time: memory stays constant however long the file is
 _READERS = 4  # threads
