@@ -4,7 +4,7 @@ from pathlib import Path
 
 from comfy_api.latest import io, ui
 
-from ..psa_core.dataset import read_split
+from ..psa_core.dataset import read_split, split_file
 from ..psa_core.dataset.check import check_dataset, split_names
 from ..psa_core.dataset.overview import sample_pairs, summary
 from ..psa_core.errors import PSAError
@@ -15,7 +15,7 @@ from .comfy.folders import input_folder, path_fingerprint
 from .comfy.images import to_comfy
 from .comfy.progress import node_progress
 
-SPLITS = ("train", "val", "test_seen", "test_unseen")
+SPLITS = ("train", "val", "test_seen", "test_unseen", "harmless")
 
 
 class LoadDataset(io.ComfyNode):
@@ -33,7 +33,9 @@ class LoadDataset(io.ComfyNode):
                     tooltip="The folder that holds the splits' folders: an absolute path, or one inside ComfyUI's "
                     "input folder.",
                 ),
-                io.Combo.Input("split", options=list(SPLITS), tooltip="The folder with metadata.jsonl and pictures."),
+                io.Combo.Input(
+                    "split", options=list(SPLITS), tooltip="The split's folder, with metadata.jsonl or pairs.jsonl."
+                ),
                 io.Boolean.Input(
                     "skip_bad",
                     default=False,
@@ -114,7 +116,7 @@ class CheckDataset(io.ComfyNode):
     def validate_inputs(cls, folder=None, users=None) -> bool | str:
         if folder is not None and not split_names(_root(folder)):
             return (
-                "There is no data set in that folder: no folder such as train with a metadata.jsonl in it. Give a "
+                "There is no data set in that folder: no folder such as train with a metadata.jsonl or pairs.jsonl in it. Give a "
                 "folder inside ComfyUI's input folder, or an absolute path."
             )
         return True
@@ -142,4 +144,4 @@ def _users(folder: str, users: str | None) -> Path | None:
 def _metadata(folder: str, split: str) -> Path:
     if split not in SPLITS:
         raise PSAError(f"A split is one of: {', '.join(SPLITS)}.")
-    return existing_file(_root(folder) / split / "metadata.jsonl", f"metadata of the split '{split}'")
+    return existing_file(split_file(_root(folder), split), f"metadata of the split '{split}'")

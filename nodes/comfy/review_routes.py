@@ -13,7 +13,9 @@ from typing import Any
 from aiohttp import web
 from server import PromptServer
 
+from ...psa_core.dataset import read_split, split_file
 from ...psa_core.dataset.check import HELD_OUT, TRAINED_ON, split_names
+from ...psa_core.dataset.pair_files import PAIRS, USERS
 from ...psa_core.errors import PSAError
 from ...psa_core.files import is_plain_name
 from ...psa_core.pictures import open_picture
@@ -86,7 +88,8 @@ def _review(request: web.Request) -> Review:
     if not any(each["name"] == dataset and split in each["splits"] for each in _datasets()):
         raise PSAError("There is no such data set or split in ComfyUI's input folder. Choose one of the list.")
     folder = input_folder() / dataset
-    stamp = [(path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in split_files(folder, split)]
+    files = (split_file(folder, split), folder / PAIRS, folder / USERS)
+    stamp = [(path.stat().st_mtime_ns, path.stat().st_size) for path in files if path.is_file()]
     with _reading:
         known, review = _reviews.get((folder, split), (None, None))
         if review is None or known != stamp:

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -69,7 +68,12 @@ class AnsweredSplit:
 
     def __init__(self, split: PairSplit, effects: _Effects) -> None:
         self._split, self._effects = split, effects
-        self.folder, self.scenes, self.skipped, self.harmless = split.folder, split.scenes, split.skipped, split.harmless
+        self.folder, self.scenes, self.skipped, self.harmless = (
+            split.folder,
+            split.scenes,
+            split.skipped,
+            split.harmless,
+        )
         self._shift = effects.left_out - np.arange(len(effects.left_out))
         if not len(self):
             raise PSAError(f"All records of the split '{self.name}' were taken out by hand ({ANSWERS}). Review others.")

@@ -14,7 +14,7 @@ from ..evaluate import BASE, Drawn, Price, Prompt, Report, Row, build_report, ju
 from ..pictures import to_images
 from ..profile import CATEGORIES, LEVELS, UserProfile
 from ..seeds import draw_seed
-from .dataset import HARMLESS, Sizes, mini_users
+from .dataset import HARMLESS, Sizes
 from .features import MiniFeatures
 from .generate import MiniModel
 from .judge import MiniJudge
@@ -59,7 +59,7 @@ def evaluate_mini(
     if per_cell < 2:
         raise PSAError("A benchmark needs at least 2 pictures a cell.")
     studio = _Studio(model, adapters, progress)
-    seen, unseen = mini_users(DATA_SEED, Sizes())
+    seen, unseen, _ = Sizes().people(DATA_SEED)
     return [
         _people("Seen users", studio, split_requests("test_seen", seen, per_cell, seed)),
         _people("Unseen users", studio, split_requests("test_unseen", unseen, per_cell, seed)),
