@@ -37,8 +37,8 @@ def _check_origin(request: web.Request) -> None:
     own = all(origin.partition("://")[2].lower() == request.host.lower() for origin in origins)
     if not own or not set(sites) <= {"same-origin", "none"}:
         raise PSAError(
-            "Only ComfyUI's own page may use this. If this is it, open it by the address that the server itself sees; a "
-            "proxy in between must hand on the Host header."
+            "Only ComfyUI's own page may use this. If this is it, open it by the address that the server itself sees; "
+            "a proxy in between must hand on the Host header."
         )
 
 

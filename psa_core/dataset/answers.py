@@ -1,8 +1,9 @@
 """Answers by hand: which of two pictures a viewer prefers, as a person who saw both of them said.
 
-They lie beside the data set, in `answers.jsonl`, a line each in the order in which they were given:
+They lie beside the data set, in `answers.jsonl`, a line for each in the order in which they were given:
 
-    {"scene": "0123456789abcdef", "banned": ["Violence"], "left": "train/a.png", "right": "train/b.png", "answer": "left"}
+    {"scene": "0123456789abcdef", "banned": ["Violence"], "left": "train/a.png", "right": "train/b.png",
+     "answer": "left"}
 
 `scene` stands for the two pictures and their caption (`scene_id`). Of the viewer the person saw what is banned, and so
 an answer holds for whoever bans the same: no User_ID is in the file. `left` and `right` say where the pictures stood.

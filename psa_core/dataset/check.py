@@ -43,7 +43,8 @@ def check_dataset(
     names = split_names(folder)
     if not names:
         raise PSAError(
-            f"There is no data set in {folder}: no folder such as train with its metadata.jsonl or pairs.jsonl. Check the path."
+            f"There is no data set in {folder}: no folder such as train with metadata.jsonl or pairs.jsonl. Check "
+            "the path."
         )
     findings: list[Finding] = []
     description = _description(folder, findings)

@@ -116,20 +116,6 @@ class SageSplit:
     def users(self) -> int:
         return len(self.profiles)
 
-    @property
-    def scenes(self) -> int:
-        return len(self)
-
-    def scene(self, number: int) -> Scene:
-        record = self[number]
-        where = f"{self.name}/metadata.jsonl, line {record.line}"
-        return Scene((record.chosen, record.rejected), record.caption, where)
-
-    def examples(self) -> Examples:
-        numbers = {profile: number for number, profile in enumerate(self.profiles)}
-        users = np.array([numbers[record.profile] for record in self], np.int32)
-        return Examples(np.arange(len(self), dtype=np.int32), users, np.zeros(len(self), bool))
-
     def __len__(self) -> int:
         return len(self.offsets)
 

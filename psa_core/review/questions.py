@@ -128,7 +128,7 @@ class Review:
         done = np.zeros(len(self), bool)
         ids = self._ids[self._scenes]
         by_viewer: dict[tuple[str, ...], list[int]] = {}
-        bad = []
+        bad: list[int] = []
         for (scene, banned), answer in counting.items():
             (bad if answer.answer == BAD else by_viewer.setdefault(banned, [])).append(int(scene, 16))
         done |= np.isin(ids, np.array(bad, np.uint64))
