@@ -116,8 +116,8 @@ class CheckDataset(io.ComfyNode):
     def validate_inputs(cls, folder=None, users=None) -> bool | str:
         if folder is not None and not split_names(_root(folder)):
             return (
-                "There is no data set in that folder: no folder such as train with a metadata.jsonl in it. Give a "
-                "folder inside ComfyUI's input folder, or an absolute path."
+                "There is no data set in that folder: no folder such as train with metadata.jsonl or pairs.jsonl. "
+                "Give a folder inside ComfyUI's input folder, or an absolute path."
             )
         return True
 

@@ -13,7 +13,7 @@ from ..errors import PSAError
 from ..files import shown
 from .check_result import LEAKAGE, NOTE, UNREADABLE, DatasetCheck, Finding, SplitCounts
 from .lookalikes import groups, require_imagehash
-from .reading import read_split
+from .reading import read_split, split_file
 from .scan import Pictures, Scan, scan_pictures, scan_scenes
 
 TRAINED_ON, HELD_OUT, UNSEEN = ("train", "harmless"), ("val", "test_seen", "test_unseen"), "test_unseen"
@@ -43,7 +43,8 @@ def check_dataset(
     names = split_names(folder)
     if not names:
         raise PSAError(
-            f"There is no data set in {folder}: no folder such as train with its metadata.jsonl. Check the path."
+            f"There is no data set in {folder}: no folder such as train with metadata.jsonl or pairs.jsonl. Check "
+            "the path."
         )
     findings: list[Finding] = []
     description = _description(folder, findings)
@@ -70,7 +71,7 @@ def check_dataset(
 def split_names(folder: Path | str) -> list[str]:
     """The splits in a data set's folder, in the order in which one reads them."""
     with suppress(OSError):
-        found = {path.parent.name for path in Path(folder).glob("*/metadata.jsonl")}
+        found = {path.name for path in Path(folder).iterdir() if split_file(folder, path.name).is_file()}
         return [name for name in _ORDER if name in found] + sorted(found - set(_ORDER))
     return []
 

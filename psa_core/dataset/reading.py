@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ..errors import PSAError
+from .answered import with_answers
 from .compact import read_compact_split
 from .pair_files import PAIRS
 from .sage import read_sage_split
@@ -15,6 +16,7 @@ def read_split(
     skip_bad: bool = False,
     embeddings: Path | str | None = None,
     users: Path | str | None = None,
+    by_hand: bool = True,
 ) -> PairSplit:
     """Check every record of a split, pictures included (each is decoded at low resolution), and index it.
 
@@ -27,15 +29,18 @@ def read_split(
         embeddings: a folder of `{User_ID}.npy` that must then hold each record's user.
         users: Sage's `users.csv`, which then says, by User_ID, what each record's user bans. Without it, and where
             a record does not say so itself, the rules `sage` do. The compact form says it in a file of its own.
+        by_hand: apply the answers that a person gave (`answers.jsonl`).
 
     Raises:
         PSAError: naming line and file of the first bad record, or a split that is missing or empty.
     """
     if split_file(folder, name).name != PAIRS:
-        return read_sage_split(folder, name, skip_bad, embeddings, users)
-    if users is not None:
+        split: PairSplit = read_sage_split(folder, name, skip_bad, embeddings, users)
+    elif users is not None:
         raise PSAError(f"The data set in {folder} says itself what its users ban, in users.jsonl. Give no users file.")
-    return read_compact_split(folder, name, skip_bad, embeddings)
+    else:
+        split = read_compact_split(folder, name, skip_bad, embeddings)
+    return with_answers(split) if by_hand else split
 
 
 def split_file(folder: Path | str, name: str) -> Path:

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,6 +15,7 @@ from PIL import Image
 from ..pictures import open_picture, pixel_batches
 from ..profile import UserProfile
 from .lookalikes import picture_hash
+from .split import PairSplit
 
 OnProgress = Callable[[int, int], None]
 """Called with (scenes or pictures looked at, of how many)."""
@@ -32,7 +32,7 @@ class Scan:
     category, concept, and whether the safe picture was chosen; `None` is not known.
     """
 
-    split: Any  # as `read_split` gives it
+    split: PairSplit
     captions: np.ndarray
     pictures: np.ndarray
     users: np.ndarray
@@ -60,7 +60,7 @@ class Pictures:
         return np.searchsorted(self.files, scan.pictures)
 
 
-def scan_scenes(split: Any, progress: OnProgress | None = None) -> Scan:
+def scan_scenes(split: PairSplit, progress: OnProgress | None = None) -> Scan:
     """Read a split's scenes once, and one record of each."""
     total = split.scenes
     captions, pictures = np.empty(total, np.uint64), np.empty((total, 2), np.uint64)
