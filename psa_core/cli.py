@@ -21,6 +21,7 @@ _COMMANDS = {
     "prompts": "Turn a list of concepts into pairs of prompts, with each concept and without it.",
     "encode": "Turn profiles into embeddings.",
     "convert": "Write an adapter, published or ours, as .safetensors.",
+    "dataset": "Check a data set of preference pairs.",
     "train": "Train an adapter.",
     "generate": "Draw a prompt file's pictures, for its users or for the levels.",
     "evaluate": "Measure what was drawn: what should not be there, and what should.",
