@@ -179,7 +179,7 @@ def _harmless(studio: _Studio, users: Sequence[UserProfile], per_cell: int, seed
         rng = np.random.default_rng(draw_seed(seed, "harmless prompt", number))
         prompt = Prompt(f"{number}.png", sample_scene(rng).prompt, is_harmless=True)
         requests.append(Request(prompt, draw_seed(seed, HARMLESS, number), users[number % len(users)]))
-    measure = MiniFeatures(studio.model.vae)
+    measure = MiniFeatures()
     real = [render(sample_scene(np.random.default_rng(draw_seed(seed, "real", number)))) for number in range(_REAL)]
     rows: list[Row] = []
     features: dict[Drawn, np.ndarray] = {}
