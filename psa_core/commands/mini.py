@@ -1,4 +1,4 @@
-"""`psa mini dataset | train-base | train-adapter | evaluate | benchmark`."""
+"""`psa mini dataset | train-base | train-adapter | train-classifier | evaluate | benchmark`."""
 
 import argparse
 import dataclasses
@@ -10,7 +10,10 @@ from ..extras import require
 from ..mini import ADAPTERS, BASE_MODEL
 from ..mini.adapters import KINDS, train_adapter
 from ..mini.base_model import SEED, UNET_STEPS, train_base
+from ..mini.classifier import STEPS, accuracy, load_classifier, save_classifier, train_classifier
 from ..mini.dataset import Sizes, write_dataset
+
+_FRESH = 2000  # renders that a classifier is tried on
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     adapter.add_argument("--seed", type=int, help="of the run (default: 0)")
     adapter.add_argument("-o", "--output", required=True, metavar="FILE.safetensors")
 
+    classifier = commands.add_parser("train-classifier", help="train the classifier of pictures anew, on renders")
+    classifier.add_argument("output", metavar="OUT.safetensors")
+    classifier.add_argument("--seed", type=int, default=0)
+    classifier.add_argument("--steps", type=int, default=STEPS, help="default: %(default)s")
+
     evaluate = commands.add_parser("evaluate", help="measure adapters against the base model")
     for name, path in ADAPTERS.items():
         evaluate.add_argument(f"--{name}", default=path, metavar="FILE", help="default: the shipped adapter")
@@ -66,7 +74,7 @@ def _add_drawing(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.action != "dataset":
+    if args.action not in ("dataset", "train-classifier"):
         require("train", f"psa mini {args.action}", "diffusers", "transformers")
     return _ACTIONS[args.action](args)
 
@@ -92,6 +100,17 @@ def _train_adapter(args: argparse.Namespace) -> int:
         raise
     save_adapter(result.adapter, args.output)
     print(f"\n{result.reason}\nAdapter: {args.output}")
+    return 0
+
+
+def _train_classifier(args: argparse.Namespace) -> int:
+    trained = train_classifier(args.seed, args.steps, lambda text: print(text, flush=True))
+    save_classifier(trained, args.output)
+    print(f"Classifier: {args.output}")
+    for worn in (False, True):
+        shares = accuracy(load_classifier(args.output), args.seed + 1, _FRESH, worn)
+        right = ", ".join(f"{name} {share:.4f}" for name, share in shares.items())
+        print(f"Right on {_FRESH} fresh renders{', each worn a little' if worn else ''}: {right}", flush=True)
     return 0
 
 
@@ -177,6 +196,7 @@ _ACTIONS = {
     "dataset": _dataset,
     "train-base": _train_base,
     "train-adapter": _train_adapter,
+    "train-classifier": _train_classifier,
     "evaluate": _evaluate,
     "benchmark": _benchmark,
 }
