@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..adapter.files import save_adapter
+from ..errors import PSAError
 from ..extras import require
 from ..mini import ADAPTERS, BASE_MODEL
 from ..mini.adapters import KINDS, train_adapter
@@ -59,6 +60,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     benchmark.add_argument("work", metavar="WORK", help="a folder for data, adapters and what was seen")
     _add_drawing(benchmark)
+
+    ablate = commands.add_parser(
+        "ablate", help="what each choice of the recipe is worth, on val; a stopped run goes on"
+    )
+    ablate.add_argument("work", metavar="WORK", help="the benchmark's folder, or a new one")
+    ablate.add_argument("--base", default=BASE_MODEL, metavar="FOLDER", help="default: the shipped base model")
+    ablate.add_argument("--only", nargs="+", metavar="NAME", help="of the ablations' names (default: all)")
+    ablate.add_argument("--per-cell", type=int, default=100, help="pictures a figure (default: %(default)s)")
+    ablate.add_argument("-o", "--output", required=True, metavar="FILE.md")
 
 
 def _add_drawing(parser: argparse.ArgumentParser) -> None:
@@ -141,6 +151,26 @@ def _benchmark(args: argparse.Namespace) -> int:
     return _measure(args, line_up(work, args.base), output, work / "seen")
 
 
+def _ablate(args: argparse.Namespace) -> int:
+    from ..evaluate.output import print_progress
+    from ..files import atomic_path
+    from ..mini.ablations import ABLATIONS, MINUTES, ablate, missing, table
+    from ..mini.benchmark import Plan
+
+    names = args.only or list(ABLATIONS)
+    if unknown := [name for name in names if name not in ABLATIONS]:
+        raise PSAError(f"There is no ablation '{unknown[0]}'. There are: {'; '.join(ABLATIONS)}.")
+    work, output = Path(args.work), Path(args.output)
+    hours = len(missing(work, names)) * MINUTES / 60
+    print(f"{len(names)} ablations, about {hours:.1f} hours of two CPU cores for what is missing.", flush=True)
+    found = ablate(work, args.base, names, Plan("val", args.per_cell, 2, 500), print_progress)
+    text = f"{table(found)}\n\nSplit `val`, unseen users, {args.per_cell} pictures a cell; one seed each.\n"
+    with atomic_path(output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(f"\n{text}")
+    return 0
+
+
 def _measure(args: argparse.Namespace, entries, output: Path, folder: Path | None) -> int:
     from ..evaluate.output import made_by_line, print_progress, write_results
     from ..mini.benchmark import Plan
@@ -199,4 +229,5 @@ _ACTIONS = {
     "train-classifier": _train_classifier,
     "evaluate": _evaluate,
     "benchmark": _benchmark,
+    "ablate": _ablate,
 }
