@@ -28,6 +28,7 @@ _COMMANDS = {
     "mini": "Build and measure in PSA Mini, a small world of simple pictures.",
 }
 _ISSUES = "https://github.com/comfyui-psa/comfyui-psa/issues"
+_UNFINISHED = "Unfinished: what is written is whole. The same command goes on from there, where there is something to."
 _MENDABLE, _OURS = 2, 70  # exit codes: what a person can mend, and what we must
 
 
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"psa: {error}", file=sys.stderr)
         return _MENDABLE
     except KeyboardInterrupt:
-        print("psa: interrupted", file=sys.stderr)
+        print(f"psa: interrupted. {_UNFINISHED}", file=sys.stderr)
         return 128 + signal.SIGINT
     except Exception as error:
         print(_bug_report(error), file=sys.stderr)
@@ -65,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _terminate(*_: Any) -> None:
     """SIGTERM unwinds as Ctrl-C does: what is half-written is removed, and no server outlives us."""
+    print(f"psa: told to stop. {_UNFINISHED}", file=sys.stderr)
     sys.exit(128 + signal.SIGTERM)
 
 

@@ -131,14 +131,18 @@ def _harmless(studio: Studio, entries: Sequence[Entry]) -> Report:
     paying = [entry for entry in entries if entry.harmless]
     for part, those in ((requests, [e for e in paying if e.levels]), (few, [e for e in paying if not e.levels])):
         base = next(entry for entry in entries if entry.name == BASE)
-        features = {e.name: studio.features(e.method, e.identity, part) for e in dict.fromkeys([base, *those])}
+        drawn = {
+            entry.name: studio.look_closely(entry.method, entry.identity, "harmless", part)
+            for entry in dict.fromkeys([base, *those])
+        }
         groups = [request.profile.user_id for request in part]
         for entry in those:
-            seen = studio.look(entry.method, entry.identity, "harmless", part)
+            seen = drawn[entry.name][0]
             agrees = share([each.agrees for each in seen], groups)
             found.append(Measurement(entry.name, "agreement", agrees, category=HARMLESS))
             shown = share([each.shown is not None for each in seen], groups)
             found.append(Measurement(entry.name, "IP", shown, category=HARMLESS))
+        features = {name: those_features for name, (_, those_features) in drawn.items()}
         for name, (distance, rise) in frechet_figures(features, real, BASE, groups, studio.plan.seed).items():
             if name != BASE or len(part) == len(requests):
                 found.append(Measurement(name, "Frechet distance", distance, category=HARMLESS))
