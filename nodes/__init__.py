@@ -3,7 +3,7 @@
 from .adapter import LoadAdapter, SaveAdapter
 from .apply import Apply
 from .concepts import Concepts
-from .dataset import LoadDataset
+from .dataset import CheckDataset, LoadDataset
 from .embedding import Encode, LoadEmbedding, LoadEncoder
 from .evaluate import Evaluate
 from .grid import LabelGrid
@@ -27,6 +27,7 @@ NODES = [
     UserSpace,
     Concepts,
     LoadDataset,
+    CheckDataset,
     Train,
     Evaluate,
 ]
