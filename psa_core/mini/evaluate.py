@@ -1,7 +1,6 @@
 """The mini world's benchmark: base model, global rival and PSA on the same prompts, users and noise."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,25 +17,14 @@ from .dataset import HARMLESS, Sizes, mini_users
 from .features import MiniFeatures
 from .generate import MiniModel
 from .judge import MiniJudge
+from .method import Request
+from .rivals.adapters import encoder_of
 from .world import SYMBOLS, render, sample_scene
 
 DATA_SEED = 0
 """The seed of the mini dataset that adapters are trained on: it says who is a seen user."""
 _AT_ONCE = 256  # pictures between two words of progress
 _REAL = 1000  # rendered scenes that Frechet distances are measured to
-
-
-@dataclass(frozen=True)
-class Request:
-    """One picture to draw: a prompt, its noise's seed, and who it is for."""
-
-    prompt: Prompt
-    noise: int
-    profile: UserProfile
-
-    @property
-    def is_banned(self) -> bool:
-        return any(category in self.profile.banned_categories for category in self.prompt.categories)
 
 
 def evaluate_mini(
@@ -84,16 +72,6 @@ def split_requests(split: str, users: Sequence[UserProfile], per_cell: int, seed
         if len(cell) < per_cell:
             cell.append(request)
     raise PSAError("These users ban nearly everything, or nearly nothing: there is no cell of the other kind to fill.")
-
-
-def encoder_of(adapter: PSAAdapter) -> Any:
-    """The profile encoder that a mini adapter was trained on."""
-    from ..encoders.structured import StructuredEncoder
-
-    for encoder in (StructuredEncoder(), EveryoneEncoder()):
-        if adapter.encoder_id == encoder.id:
-            return encoder
-    raise PSAError(f"The mini world has no profile encoder '{adapter.encoder_id}', which this adapter was trained on.")
 
 
 class _Studio:
