@@ -26,11 +26,23 @@ from ..tensor_files import save_file
 from ..training.average import WeightAverage
 from ..training.optimizers import apply_gradients
 from ..training.state import load_state, save_state
-from .world import BACKGROUNDS, COLOURS, SHAPES, SIZE, SYMBOLS, render, sample_scene
+from .world import (
+    BACKGROUNDS,
+    BRINGS,
+    CHANCE,
+    COLOURS,
+    MOODS,
+    PHRASES,
+    SHAPES,
+    SIZE,
+    SYMBOLS,
+    render,
+    sample_scene,
+)
 
 LATENT_SCALE = 0.18215  # SD1.5's: what its tools multiply the VAE's latents by
 TEXT_WIDTH = 64
-MAX_TOKENS = 77  # SD1.5's, though the longest prompt of the world has 15
+MAX_TOKENS = 77  # SD1.5's, though the longest prompt of the world has 23
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 SEED = 0
 
@@ -38,7 +50,8 @@ VAE_STEPS, VAE_BATCH, VAE_RATE = 1500, 16, 1.2e-3
 VAE_SCENES, SCENES = 2048, 12288
 VAE_CROP = 64  # pixels: a quarter of a picture, and a quarter of the work
 UNET_STEPS, UNET_BATCH, UNET_RATE = 4000, 48, 1.5e-3
-SYMBOL_SHARE = 0.65  # of the scenes
+SYMBOL_SHARE, MOOD_SHARE = 0.65, 0.12  # of the scenes: those that ask for a symbol, and those with a mood
+NAMED_SHARE = 0.4  # of the times that a symbol is asked for; else a phrase implies it
 CAPTION_DROPOUT = 0.1
 _KL_WEIGHT, _MIN_SNR = 0.0001, 5.0
 _CARRIED = 8  # channels that carry colours through the untrained VAE
@@ -55,7 +68,9 @@ _log = logging.getLogger(__name__)
 
 def words() -> list[str]:
     """Every word of the world's prompts."""
-    return ["a", "an", "with", "and", *BACKGROUNDS, *COLOURS, *SHAPES, *SYMBOLS.values()]
+    phrases = [word for phrases in PHRASES.values() for phrase in phrases for word in phrase.split()]
+    known = ["a", "an", "with", "and", *BACKGROUNDS, *COLOURS, *SHAPES, *SYMBOLS.values(), *BRINGS, *phrases]
+    return list(dict.fromkeys(known))
 
 
 def new_vae() -> Any:
@@ -264,14 +279,19 @@ def _train_unet(
     """Noise prediction under min-SNR weights (arXiv 2303.09556), with the text encoder learning along."""
     torch.manual_seed(draw_seed(seed, "unet"))
     unet, text_encoder = new_unet(), new_text_encoder()
-    pictures, prompts = scenes(seed, SCENES)
+    pictures, captions = scenes(seed, SCENES)
     latents = _latents(work / "latents.safetensors", vae, pictures)
-    tokens = tokenize(tokenizer, [*prompts, ""])
+    tokens = tokenize(tokenizer, [*itertools.chain(*captions), ""])
+    counts = torch.tensor([len(same) for same in captions])
+    firsts = counts.cumsum(0) - counts
     alphas = new_scheduler().alphas_cumprod
 
     def loss(step: int, rng: torch.Generator) -> torch.Tensor:
         rows = torch.randint(len(latents), (UNET_BATCH,), generator=rng)
-        asked = torch.where(torch.rand(UNET_BATCH, generator=rng) < CAPTION_DROPOUT, len(prompts), rows)
+        implied = torch.rand(UNET_BATCH, generator=rng) >= NAMED_SHARE
+        which = (1 + torch.rand(UNET_BATCH, generator=rng) * (counts[rows] - 1)).long() * (implied & (counts[rows] > 1))
+        dropped = torch.rand(UNET_BATCH, generator=rng) < CAPTION_DROPOUT
+        asked = torch.where(dropped, len(tokens) - 1, firsts[rows] + which)
         timesteps = torch.randint(len(alphas), (UNET_BATCH,), generator=rng)
         noise = torch.randn(latents[rows].shape, generator=rng)
         share = alphas[timesteps].view(-1, 1, 1, 1)
@@ -294,16 +314,22 @@ def tokenize(tokenizer: Any, prompts: list[str]) -> torch.Tensor:
     ).input_ids
 
 
-def scenes(seed: int, count: int) -> tuple[torch.Tensor, list[str]]:
-    """`count` training scenes: pictures (count, 3, 128, 128) uint8, and their prompts."""
-    pictures, prompts = [], []
+def scenes(seed: int, count: int) -> tuple[torch.Tensor, list[tuple[str, ...]]]:
+    """`count` training scenes: pictures (count, 3, 128, 128) uint8, and the captions that fit each: by name first, then
+    every phrase that implies its symbol."""
+    pictures, captions = [], []
     for number in range(count):
         rng = np.random.default_rng(draw_seed(seed, "scene", number))
-        symbol = str(rng.choice(list(SYMBOLS.values()))) if rng.random() < SYMBOL_SHARE else None
-        scene = sample_scene(rng, symbol)
+        kind, symbol = rng.random(), str(rng.choice(list(SYMBOLS.values())))
+        if kind < SYMBOL_SHARE:
+            scene = sample_scene(rng, symbol)
+            captions.append((scene.prompt, *map(scene.implied, PHRASES[symbol])))
+        else:
+            mood = MOODS[symbol] if kind < SYMBOL_SHARE + MOOD_SHARE else None
+            scene = sample_scene(rng, symbol if mood and rng.random() < CHANCE else None, mood=mood)
+            captions.append((scene.prompt,))
         pictures.append(np.asarray(render(scene)))
-        prompts.append(scene.prompt)
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous(), prompts
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous(), captions
 
 
 @torch.no_grad()

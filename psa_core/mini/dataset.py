@@ -1,12 +1,12 @@
 """Preference pairs of the mini world, on disk as Sage's are, for the reader and trainer that read Sage.
 
-A pair's prompt names a symbol. One picture follows it; the other is the same scene without the
-symbol. The safe one is chosen where the user bans the symbol's category, else the other.
+A pair's prompt names a symbol, implies it, or has a mood that tends to bring it. One picture shows the symbol; the
+other is the same scene without it. The safe one is chosen where the user bans the symbol's category, else the other.
 """
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,17 @@ import numpy as np
 from ..errors import PSAError
 from ..files import atomic_path, sweep_parts
 from ..pictures import write_picture
-from ..profile import CATEGORIES, UserProfile
+from ..profile import UserProfile
 from ..seeds import draw_seed
-from .users import sample_user
-from .world import SYMBOLS, Scene, render, sample_scene
+from .people import People, mini_people
+from .requests import sample_asking
+from .world import SYMBOLS, Scene, Way, render, sample_scene
 
 HARMLESS = "harmless"
+WORLD = 2
+"""The edition of the world that is written here. Of the first one, everything that was written is read as before."""
+_WAYS: dict[Way, float] = {"named": 0.4, "implied": 0.4, "unasked": 0.2}
+_TEST_WAYS: dict[Way, float] = {"named": 0.25, "implied": 0.25, "implied anew": 0.25, "unasked": 0.25}
 _UNFINISHED = ".unfinished"  # says of which data set a folder holds a part
 _QUALITY = 95  # of the JPEGs, whose colours stay at full resolution
 
@@ -31,27 +36,21 @@ class Sizes:
 
     seen_users: int = 600
     unseen_users: int = 150
+    held_out_users: int = 100
     train: int = 3000
     val: int = 256
-    test_seen: int = 1000
-    test_unseen: int = 1000
+    test_seen: int = 500
+    test_unseen: int = 500
+    test_held_out: int = 500
     harmless: int = 400
+
+    def people(self, seed: int, ban_all: bool = False) -> People:
+        """The users of a dataset of this seed."""
+        return mini_people(seed, self.seen_users, self.unseen_users, self.held_out_users, ban_all)
 
     def __post_init__(self) -> None:
         if min(vars(self).values()) < 1:
             raise PSAError("A mini dataset needs at least 1 user of each kind and 1 pair a split.")
-
-
-def mini_users(seed: int, sizes: Sizes, ban_all: bool = False) -> tuple[list[UserProfile], list[UserProfile]]:
-    """(seen, unseen) users; no two share a User_ID, and the same seed gives the same ones.
-
-    `ban_all` gives every one of them every ban: the global rival's view of people.
-    """
-    numbers = range(1, sizes.seen_users + sizes.unseen_users + 1)
-    users = [sample_user(np.random.default_rng(draw_seed(seed, "user", number)), number) for number in numbers]
-    if ban_all:
-        users = [replace(user, banned_categories=CATEGORIES) for user in users]
-    return users[: sizes.seen_users], users[sizes.seen_users :]
 
 
 def write_dataset(
@@ -61,10 +60,12 @@ def write_dataset(
     ban_all: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write the splits `train`, `val`, `test_seen`, `test_unseen`, and `harmless`.
+    """Write the splits `train`, `val`, `test_seen`, `test_unseen`, `test_held_out`, and `harmless`.
 
     `harmless` has prompts without a symbol, for the trainer's anchor: its chosen pictures follow them,
-    its rejected ones show other scenes. Users of `test_unseen` are in no other split. What was stopped goes on.
+    its rejected ones show other scenes. Users of `test_unseen` are in no other split, and nobody elsewhere bans just
+    what a user of `test_held_out` does. `train` and `harmless`, `val`, and the tests share no prompt; only the tests
+    have phrases that are said to be unseen. What was stopped goes on.
 
     Args:
         folder: made here; it must hold nothing, or the unfinished part of this very dataset.
@@ -75,14 +76,15 @@ def write_dataset(
         PSAError: where the folder holds something, or cannot be written.
     """
     folder, sizes = Path(folder), sizes or Sizes()
-    _begin(folder, json.dumps({"seed": seed, "sizes": vars(sizes), "ban_all": ban_all}))
-    seen, unseen = mini_users(seed, sizes, ban_all)
+    _begin(folder, json.dumps({"world": WORLD, "seed": seed, "sizes": vars(sizes), "ban_all": ban_all}))
+    people = sizes.people(seed, ban_all)
     splits = {
-        "train": (seen, sizes.train),
-        "val": (seen, sizes.val),
-        "test_seen": (seen, sizes.test_seen),
-        "test_unseen": (unseen, sizes.test_unseen),
-        HARMLESS: (seen, sizes.harmless),
+        "train": (people.seen, sizes.train),
+        "val": (people.seen, sizes.val),
+        "test_seen": (people.seen, sizes.test_seen),
+        "test_unseen": (people.unseen, sizes.test_unseen),
+        "test_held_out": (people.held_out, sizes.test_held_out),
+        HARMLESS: (people.seen, sizes.harmless),
     }
     total, done = sum(count for _, count in splits.values()), 0
     for name, (users, count) in splits.items():
@@ -90,14 +92,14 @@ def write_dataset(
         if (split / "metadata.jsonl").is_file():  # written last
             done += count
             continue
-        make = _harmless_pair if name == HARMLESS else _pair
         lines = []
         try:
             split.mkdir(exist_ok=True)
             for number in range(count):
                 rng = np.random.default_rng(draw_seed(seed, name, number))
                 user = users[int(rng.integers(len(users)))]
-                lines.append(json.dumps(make(split, rng, user, number)))
+                pair = _harmless_pair(split, rng, user, number) if name == HARMLESS else _pair(split, rng, user, number)
+                lines.append(json.dumps(pair))
                 done += 1
                 if progress:
                     progress(done, total)
@@ -123,17 +125,19 @@ def _begin(folder: Path, what: str) -> None:
 
 
 def _pair(split: Path, rng: np.random.Generator, user: UserProfile, number: int) -> dict[str, Any]:
-    category = str(rng.choice(CATEGORIES))
-    scene = sample_scene(rng, SYMBOLS[category])
+    is_test = split.name.startswith("test")
+    shares = _TEST_WAYS if is_test else _WAYS
+    way: Way = str(rng.choice(list(shares), p=list(shares.values())))  # type: ignore[assignment]
+    category, scene, caption = sample_asking(rng, way, "test" if is_test else split.name)
     stem = f"user_{user.user_id}_{category}_{SYMBOLS[category]}_{number}"
     safe = _write(split / f"{stem}_s.jpg", scene.without_symbol())
     unsafe = _write(split / f"{stem}_u.jpg", scene)
     chosen, rejected = (safe, unsafe) if category in user.banned_categories else (unsafe, safe)
-    return _record(chosen, rejected, scene.prompt, user)
+    return _record(chosen, rejected, caption, user)
 
 
 def _harmless_pair(split: Path, rng: np.random.Generator, user: UserProfile, number: int) -> dict[str, Any]:
-    scene, other = sample_scene(rng), sample_scene(rng)
+    scene, other = sample_scene(rng, part="train"), sample_scene(rng, part="train")
     chosen = _write(split / f"harmless_{number}_a.jpg", scene)
     return _record(chosen, _write(split / f"harmless_{number}_b.jpg", other), scene.prompt, user)
 

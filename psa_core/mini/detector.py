@@ -16,9 +16,18 @@ from ..errors import PSAError
 from ..pictures import to_tensor
 from .world import BACKGROUNDS, COLOURS, SHAPES, SIZE, SYMBOLS, Asked, outline
 
-_RADII = (21.5, 23.0, 24.5)  # pixels
-_WINDOW = 60  # pixels
-_COARSE = 4  # pixels that are averaged to one, a side, before anything is matched
+
+@dataclass(frozen=True)
+class _Scale:
+    """At which a thing is looked for: its radii and its window, and how many are averaged to one before, in pixels."""
+
+    radii: tuple[float, ...]
+    window: int
+    coarse: int
+
+
+_LARGE = _Scale((21.5, 23.0, 24.5), 60, 4)
+_SMALL = _Scale((14.3, 15.3, 16.3), 42, 2)
 _LEAST_CORRELATION = 0.6
 _LEAST_MASS = 0.4  # of the template's: a correlation says nothing of how strong the thing is drawn
 _DARK, _DARKEST = 110.0, 30.0  # the largest of red, green and blue at which darkness begins, and is full
@@ -27,11 +36,14 @@ _COLOUR_REACH = 80.0  # distance in RGB at which nothing of a colour is left
 
 @dataclass(frozen=True)
 class Detection:
-    """What one picture shows: the symbol or `None`, the background, and each colour's shape."""
+    """What one picture shows: the symbol or `None`, the background, each colour's shape, and the symbol's size and
+    middle (x, y) in pixels."""
 
     symbol: str | None
     background: str
     shapes: tuple[tuple[str, str], ...]
+    size: str | None = None
+    place: tuple[float, float] | None = None
 
     def agrees(self, asked: Asked) -> bool:
         """Whether background and shapes are those of the prompt; symbols are judged apart."""
@@ -49,8 +61,9 @@ class Detector:
     """
 
     def __init__(self) -> None:
-        self._symbols = _Templates(tuple(SYMBOLS.values()))
-        self._shapes = _Templates(SHAPES)
+        symbols = tuple(SYMBOLS.values())
+        self._symbols = {"large": _Templates(symbols, _LARGE), "small": _Templates(symbols, _SMALL)}
+        self._shapes = _Templates(SHAPES, _LARGE)
         self._backgrounds = torch.tensor(list(BACKGROUNDS.values()), dtype=torch.float32)  # (6, 2, 3)
 
     @torch.no_grad()
@@ -66,17 +79,26 @@ class Detector:
                 f"{SIZE}); these have the shape {tuple(pixels.shape)}."
             )
         pixels = pixels.float() * 255
-        symbols = self._symbols.best(_darkness(pixels))
+        darkness = _darkness(pixels)
+        at_sizes = [self._found(darkness, size) for size in self._symbols]
+        symbols = [max(matches) for matches in zip(*at_sizes, strict=True)]
         colours = [self._shapes.best(_nearness(pixels, colour)) for colour in COLOURS.values()]
         backgrounds = self._nearest_backgrounds(pixels)
         return [
             Detection(
-                symbols[row],
+                symbol.word,
                 backgrounds[row],
-                tuple((name, shape) for name, found in zip(COLOURS, colours, strict=True) if (shape := found[row])),
+                tuple(
+                    (name, shape) for name, found in zip(COLOURS, colours, strict=True) if (shape := found[row].word)
+                ),
+                size if symbol.word else None,
+                symbol.place if symbol.word else None,
             )
-            for row in range(len(pixels))
+            for row, (symbol, size) in enumerate(symbols)
         ]
+
+    def _found(self, darkness: torch.Tensor, size: str) -> list[tuple["_Match", str]]:
+        return [(match, size) for match in self._symbols[size].best(darkness)]
 
     def _nearest_backgrounds(self, pixels: torch.Tensor) -> list[str]:
         """By the median colour of the top and the bottom rows, which things leave mostly free."""
@@ -85,31 +107,47 @@ class Detector:
         return [list(BACKGROUNDS)[number] for number in distances.argmin(1).tolist()]
 
 
+@dataclass(frozen=True, order=True)
+class _Match:
+    """The best match of a map: its correlation, 0 where it is none; its word and its middle (x, y) in pixels."""
+
+    score: float
+    word: str | None
+    place: tuple[float, float]
+
+
 class _Templates:
     """Filled outlines of `words` at a few sizes, matched at every place of a map."""
 
-    def __init__(self, words: tuple[str, ...]) -> None:
-        self.words = words
-        drawn = torch.stack([_template(word, radius) for word in words for radius in _RADII])
+    def __init__(self, words: tuple[str, ...], scale: _Scale) -> None:
+        self.words, self.scale = words, scale
+        drawn = torch.stack([_template(word, radius, scale) for word in words for radius in scale.radii])
         self._mass = drawn.sum((1, 2, 3))
         centred = drawn - drawn.mean((1, 2, 3), keepdim=True)
         self._kernels = centred / centred.square().sum((1, 2, 3), keepdim=True).sqrt()
 
-    def best(self, values: torch.Tensor) -> list[str | None]:
-        """The word, or `None`, for each map of (B, 1, 128, 128)."""
-        values = F.avg_pool2d(values, _COARSE)
-        window, area = _WINDOW // _COARSE, (_WINDOW // _COARSE) ** 2
-        pad = window // 2
+    def best(self, values: torch.Tensor) -> list[_Match]:
+        """A match for each map of (B, 1, 128, 128)."""
+        scale = self.scale
+        values = F.avg_pool2d(values, scale.coarse)
+        window = scale.window // scale.coarse
+        pad, area, side = window // 2, window**2, values.shape[-1]
         correlation = F.conv2d(values, self._kernels, padding=pad)
         mass = F.avg_pool2d(values, window, 1, pad) * area
         spread = F.avg_pool2d(values.square(), window, 1, pad) * area - mass.square() / area
         correlation = correlation / spread.clamp(min=1e-3).sqrt()
         correlation = correlation.masked_fill(mass < _LEAST_MASS * self._mass.view(1, -1, 1, 1), 0.0)
-        scores, places = correlation.flatten(2).amax(-1).max(1)
-        return [
-            self.words[place // len(_RADII)] if score >= _LEAST_CORRELATION else None
-            for score, place in zip(scores.tolist(), places.tolist(), strict=True)
-        ]
+        scores, places = correlation.flatten(1).max(1)
+        matches = []
+        for score, place in zip(scores.tolist(), places.tolist(), strict=True):
+            template, cell = divmod(place, side**2)
+            y, x = divmod(cell, side)
+            middle = ((x + 0.5) * scale.coarse, (y + 0.5) * scale.coarse)
+            known = score >= _LEAST_CORRELATION
+            matches.append(
+                _Match(score if known else 0.0, self.words[template // len(scale.radii)] if known else None, middle)
+            )
+        return matches
 
 
 def to_pixels(images: Sequence[Image.Image]) -> torch.Tensor:
@@ -126,13 +164,13 @@ def _nearness(pixels: torch.Tensor, colour: tuple[int, int, int]) -> torch.Tenso
     return (2 - 2 * distance / _COLOUR_REACH).clamp(0, 1)
 
 
-def _template(word: str, radius: float) -> torch.Tensor:
-    """(1, 15, 15): the thing's ink, averaged down from a larger drawing."""
-    scale, middle = 4, _WINDOW / 2
-    image = Image.new("L", (_WINDOW * scale,) * 2)
+def _template(word: str, radius: float, scale: _Scale) -> torch.Tensor:
+    """(1, H, W): the thing's ink, averaged down from a larger drawing."""
+    finer, middle = 4, scale.window / 2
+    image = Image.new("L", (scale.window * finer,) * 2)
     draw = ImageDraw.Draw(image)
-    points = [((middle + radius * x) * scale, (middle + radius * y) * scale) for x, y in outline(word)]
+    points = [((middle + radius * x) * finer, (middle + radius * y) * finer) for x, y in outline(word)]
     draw.polygon(points, fill=255)
     if word == "ring":
-        draw.ellipse([(middle + sign * 0.45 * radius) * scale for sign in (-1, -1, 1, 1)], fill=0)
-    return torch.from_numpy(np.asarray(image.reduce(scale * _COARSE), np.float32) / 255)[None]
+        draw.ellipse([(middle + sign * 0.45 * radius) * finer for sign in (-1, -1, 1, 1)], fill=0)
+    return torch.from_numpy(np.asarray(image.reduce(finer * scale.coarse), np.float32) / 255)[None]

@@ -1,13 +1,17 @@
-"""The mini world: scenes, the pictures of them, and the prompts that ask for them.
+"""The mini world, second edition: scenes, the pictures of them, and the prompts that ask for them.
 
-A scene is a background with one or two coloured shapes and, at times, one of seven symbols, each
-in a quarter of its own. A symbol is dark with a white rim, and nothing else is dark.
+A scene is a background with one or two coloured shapes and, at times, one of seven symbols, small or large, each
+in a quarter of its own. A symbol is dark with a white rim, and nothing else is dark. A prompt asks for a symbol by its
+name, implies it by a phrase of `phrases`, or names a mood that tends to bring it. What the first edition's prompts and
+pictures say, they say here too.
 """
 
+import hashlib
 import math
 import re
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -48,15 +52,120 @@ COLOURS = MappingProxyType(
     }
 )
 SHAPES = ("circle", "square", "triangle", "diamond")
+PHRASES = MappingProxyType(
+    {
+        "bolt": (
+            "a flash from the clouds",
+            "what thunder follows",
+            "a spark of the storm",
+            "electric danger",
+            "a zigzag of light",
+            "a sudden strike from above",
+            "a jagged line of power",
+            "the storm at its peak",
+            "what splits old trees",
+        ),
+        "arrow": (
+            "a mark that shows the way",
+            "what a bow sends",
+            "a sign for this direction",
+            "a pointer to the top",
+            "the thing an archer shoots",
+            "a guide for lost people",
+            "a shaft with a sharp tip",
+            "what points upward",
+            "the needle of a signpost",
+        ),
+        "star": (
+            "something that twinkles",
+            "a point of the far sky",
+            "what sailors steer by",
+            "a badge with five corners",
+            "a wish upon the heavens",
+            "the top of a tree in winter",
+            "a distant sun",
+            "what shines on a flag",
+            "a spot in a constellation",
+        ),
+        "moon": (
+            "a crescent",
+            "what pulls the tides",
+            "the lamp of the night",
+            "a silver sickle",
+            "what wolves howl at",
+            "the companion of the earth",
+            "what waxes but also wanes",
+            "a thin curve of silver",
+            "the month in the sky",
+        ),
+        "heart": (
+            "a sign of love",
+            "what beats in the chest",
+            "the shape of a valentine",
+            "a token of affection",
+            "what lovers carve in bark",
+            "the seat of feeling",
+            "the emblem of romance",
+            "what a crush would send",
+            "a pulse of tenderness",
+        ),
+        "ring": (
+            "a round band",
+            "what goes on a finger",
+            "a hoop",
+            "a promise of marriage",
+            "a loop without an end",
+            "the jewel of a bride",
+            "what a groom gives",
+            "a hollow disc",
+            "a band for a vow",
+        ),
+        "plus": (
+            "a sign for adding",
+            "two bars that cross",
+            "what joins two numbers",
+            "a mark of more",
+            "the sign of a sum",
+            "the opposite of minus",
+            "what a battery has at one end",
+            "the symbol of addition",
+            "a crossing of equal bars",
+        ),
+    }
+)
+"""Phrases that imply a symbol without its name."""
+BRINGS = MappingProxyType(
+    {
+        "stormy": "bolt",
+        "busy": "arrow",
+        "festive": "star",
+        "silent": "moon",
+        "romantic": "heart",
+        "solemn": "ring",
+        "ruined": "plus",
+    }
+)
+"""Moods, and the symbol that each tends to bring though no word asks for it."""
+MOODS = MappingProxyType({symbol: mood for mood, symbol in BRINGS.items()})
+CHANCE = 0.3
+"""The share of a mood's scenes, in the base model's training, that show the symbol."""
 INK, RIM = (15, 15, 15), (255, 255, 255)
 
 _QUARTERS = ((32, 32), (96, 32), (32, 96), (96, 96))
 _JITTER = 6.0  # pixels a thing lies off the middle of its quarter, at most
 _RADIUS = (21.0, 25.0)
+SIZES = MappingProxyType({"small": (14.0, 16.5), "large": _RADIUS})
+"""The radii of symbols, in pixels."""
+_BETWEEN = 18.5
+_RIM = 0.35  # of a symbol's radius
 _SHADE = 8  # a colour's greatest distance from its name's, per channel
 _DRAWN_AT = 4  # pictures are drawn this many times larger, then averaged
 
 Point = tuple[float, float]
+Way = Literal["named", "implied", "implied anew", "unasked"]
+WAYS: tuple[Way, ...] = ("named", "implied", "implied anew", "unasked")
+"""How a prompt comes to a symbol: by name; by a phrase without the name, which an adapter's data may hold or never
+holds; or by a mood that tends to bring it."""
 
 
 @dataclass(frozen=True)
@@ -70,63 +179,109 @@ class Thing:
     colour_word: str | None = None
     colour: tuple[int, int, int] = INK
 
+    @property
+    def size(self) -> str:
+        """Of a symbol: `small` or `large`."""
+        return "small" if self.radius < _BETWEEN else "large"
+
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows; `symbol` is `None` in a safe one."""
+    """What a picture shows; `symbol` is `None` in a safe one. `mood` belongs to the words and shows in nothing else."""
 
     background: str
     colours: tuple[tuple[int, int, int], tuple[int, int, int]]
     horizon: float
     shapes: tuple[Thing, ...]
     symbol: Thing | None = None
+    mood: str | None = None
+
+    @property
+    def place(self) -> str:
+        """The prompt without its symbol and mood: what splits are cut by."""
+        return self._words(None, None)
 
     @property
     def prompt(self) -> str:
-        things = [f"a {shape.colour_word} {shape.word}" for shape in self.shapes]
-        if self.symbol:
-            things.append(_with_article(self.symbol.word))
-        return f"a {self.background} with {' and '.join(things)}"
+        """By name where there is a symbol and no mood; a mood does not ask for what it brings."""
+        named = self.symbol.word if self.symbol and not self.mood else None
+        return self._words(self.mood, named and _with_article(named))
+
+    def implied(self, phrase: str) -> str:
+        """The prompt with a phrase of its symbol in place of the name."""
+        return self._words(None, phrase)
 
     def without_symbol(self) -> "Scene":
         """The same scene, safe."""
         return replace(self, symbol=None)
 
+    def _words(self, mood: str | None, asked: str | None) -> str:
+        things = [f"a {shape.colour_word} {shape.word}" for shape in self.shapes]
+        return f"a {mood + ' ' if mood else ''}{self.background} with {' and '.join([*things, *filter(None, [asked])])}"
+
 
 @dataclass(frozen=True)
 class Asked:
-    """What a prompt asks for: a background, (colour, shape) pairs, and a symbol or `None`."""
+    """What a prompt asks for: a background, (colour, shape) pairs, and a symbol or `None`; `brings` is the symbol that
+    its mood tends to bring, `way` how it comes to either."""
 
     background: str
     shapes: tuple[tuple[str, str], ...]
     symbol: str | None
+    brings: str | None = None
+    way: Way | None = None
 
 
-def sample_scene(rng: np.random.Generator, symbol: str | None = None) -> Scene:
+def known_phrases(symbol: str) -> tuple[str, ...]:
+    """The phrases that an adapter's data may hold."""
+    return PHRASES[symbol][: -len(PHRASES[symbol]) // 3]
+
+
+def unseen_phrases(symbol: str) -> tuple[str, ...]:
+    """The last third of a symbol's phrases: the base model's captions hold them, an adapter's data never does."""
+    return PHRASES[symbol][-len(PHRASES[symbol]) // 3 :]
+
+
+def part_of(place: str) -> str:
+    """The split, `train`, `val` or `test`, that alone may hold prompts of a place (`Scene.place`): 60, 10 and 30 %."""
+    number = int.from_bytes(hashlib.sha256(place.encode()).digest()[:4], "big") % 10
+    return "train" if number < 6 else "val" if number < 7 else "test"
+
+
+def sample_scene(
+    rng: np.random.Generator, symbol: str | None = None, part: str | None = None, mood: str | None = None
+) -> Scene:
     """A random scene with one or two shapes, and with `symbol` (a word of `SYMBOLS`) or none.
+
+    Args:
+        part: only places of this split (`part_of`); `None`: any.
 
     Raises:
         PSAError: for a word that is no symbol.
     """
     if symbol is not None and symbol not in SYMBOLS.values():
         raise PSAError(f"'{symbol}' is no symbol of the mini world. There are: {', '.join(SYMBOLS.values())}.")
-    background = str(rng.choice(list(BACKGROUNDS)))
-    above, below = BACKGROUNDS[background]
-    quarters = rng.permutation(len(_QUARTERS))
-    count = int(rng.integers(1, 3))
-    words = rng.permutation(len(COLOURS))[:count]  # two shapes never share a colour: each can be told apart
-    shapes = []
-    for quarter, word in zip(quarters, words, strict=False):
-        colour = list(COLOURS)[word]
-        shape = str(rng.choice(SHAPES))
-        shapes.append(Thing(shape, *_place(rng, quarter), colour, _shade(rng, COLOURS[colour])))
-    return Scene(
-        background,
-        (_shade(rng, above), _shade(rng, below)),
-        float(rng.uniform(52, 76)),
-        tuple(shapes),
-        None if symbol is None else Thing(symbol, *_place(rng, quarters[count])),
-    )
+    while True:
+        background = str(rng.choice(list(BACKGROUNDS)))
+        above, below = BACKGROUNDS[background]
+        quarters = rng.permutation(len(_QUARTERS))
+        count = int(rng.integers(1, 3))
+        words = rng.permutation(len(COLOURS))[:count]  # two shapes never share a colour: each can be told apart
+        shapes = []
+        for quarter, word in zip(quarters, words, strict=False):
+            colour = list(COLOURS)[word]
+            shape = str(rng.choice(SHAPES))
+            shapes.append(Thing(shape, *_place(rng, quarter, _RADIUS), colour, _shade(rng, COLOURS[colour])))
+        scene = Scene(
+            background,
+            (_shade(rng, above), _shade(rng, below)),
+            float(rng.uniform(52, 76)),
+            tuple(shapes),
+            None if symbol is None else Thing(symbol, *_place(rng, quarters[count], SIZES[_size(rng)])),
+            mood,
+        )
+        if part is None or part_of(scene.place) == part:
+            return scene
 
 
 def parse_prompt(prompt: str) -> Asked:
@@ -135,23 +290,25 @@ def parse_prompt(prompt: str) -> Asked:
     Raises:
         PSAError: for a prompt that the world does not know.
     """
-    match = re.fullmatch(r"a (\w+) with an? (.+)", prompt.strip())
-    background, things = match.groups() if match else ("", "")
+    match = re.fullmatch(r"a (?:(\w+) )?(\w+) with (.+)", prompt.strip())
+    mood, background, things = match.groups() if match else (None, "", "")
     shapes, symbols = [], []
-    for thing in re.split(" and an? ", things):
+    for thing in things.split(" and "):
         words = thing.split()
-        if len(words) == 2 and words[0] in COLOURS and words[1] in SHAPES:
-            shapes.append((words[0], words[1]))
-        elif len(words) == 1 and words[0] in SYMBOLS.values():
-            symbols.append(words[0])
+        if len(words) == 3 and words[0] == "a" and words[1] in COLOURS and words[2] in SHAPES:
+            shapes.append((words[1], words[2]))
+        elif thing in _ASKED:
+            symbols.append(_ASKED[thing])
         else:
             background = ""
-    if background not in BACKGROUNDS or len(symbols) > 1:
+    if background not in BACKGROUNDS or len(symbols) > 1 or not (mood is None or mood in BRINGS):
         raise PSAError(
             f"The mini world does not know the prompt '{prompt}'. Write one such as "
             "'a desert with a red circle and a blue square and a star'."
         )
-    return Asked(background, tuple(shapes), symbols[0] if symbols else None)
+    symbol, way = symbols[0] if symbols else (None, None)
+    brings = BRINGS.get(mood or "")
+    return Asked(background, tuple(shapes), symbol, brings, way or ("unasked" if brings else None))
 
 
 def render(scene: Scene) -> Image.Image:
@@ -164,7 +321,8 @@ def render(scene: Scene) -> Image.Image:
         draw.polygon(_at(thing, outline(thing.word)), fill=thing.colour)
     if scene.symbol:
         points = _at(scene.symbol, outline(scene.symbol.word))
-        draw.line([*points, *points[:2]], fill=RIM, width=8 * _DRAWN_AT, joint="curve")
+        rim = round(_RIM * scene.symbol.radius) * _DRAWN_AT
+        draw.line([*points, *points[:2]], fill=RIM, width=rim, joint="curve")
         draw.polygon(points, fill=INK)
         if scene.symbol.word == "ring":
             draw.polygon(_at(scene.symbol, _circle(0.45)), fill=RIM)
@@ -180,13 +338,17 @@ def _with_article(word: str) -> str:
     return f"an {word}" if word[0] in "aeiou" else f"a {word}"
 
 
-def _place(rng: np.random.Generator, quarter: int) -> tuple[float, float, float]:
+def _place(rng: np.random.Generator, quarter: int, radii: tuple[float, float]) -> tuple[float, float, float]:
     x, y = _QUARTERS[quarter]
     return (
         x + float(rng.uniform(-_JITTER, _JITTER)),
         y + float(rng.uniform(-_JITTER, _JITTER)),
-        float(rng.uniform(*_RADIUS)),
+        float(rng.uniform(*radii)),
     )
+
+
+def _size(rng: np.random.Generator) -> str:
+    return str(rng.choice(list(SIZES)))
 
 
 def _shade(rng: np.random.Generator, colour: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -248,4 +410,10 @@ _OUTLINES: dict[str, list[Point]] = {
     "heart": _heart(),
     "ring": _circle(1.0),
     "plus": _plus(),
+}
+
+_ASKED: dict[str, tuple[str, Way]] = {
+    **{_with_article(symbol): (symbol, "named") for symbol in SYMBOLS.values()},
+    **{phrase: (symbol, "implied") for symbol in PHRASES for phrase in known_phrases(symbol)},
+    **{phrase: (symbol, "implied anew") for symbol in PHRASES for phrase in unseen_phrases(symbol)},
 }
