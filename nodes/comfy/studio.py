@@ -14,6 +14,7 @@ from comfy.utils import ProgressBar
 from PIL import Image
 
 from ...psa_core.adapter.model import PSAAdapter
+from ...psa_core.chat_server import RemoteAddressError
 from ...psa_core.encoders.embedding import UserEmbedding
 from ...psa_core.encoders.everyone import EveryoneEncoder
 from ...psa_core.encoders.protocol import ProfileEncoder
@@ -23,7 +24,6 @@ from ...psa_core.evaluate import Row, judged_rows
 from ...psa_core.evaluate.cases import Cases
 from ...psa_core.judges import JUDGES as KINDS
 from ...psa_core.judges import judge_of
-from ...psa_core.judges.chat_server import RemoteAddressError
 from ...psa_core.judges.judging import Judge
 from ...psa_core.judges.kept import Answers, KeptJudge
 from ...psa_core.mini.judge import MINI_JUDGE
@@ -60,8 +60,8 @@ def make_judge(judge: str, location: str, model: str) -> Judge:
     """
     try:
         made = judge_of(JUDGES[judge], _options(judge, location, model), {"mini": MINI_JUDGE, **KINDS})
-    except RemoteAddressError:
-        raise RemoteAddressError("judge with the command psa evaluate, which can be told to allow it") from None
+    except RemoteAddressError as error:
+        raise error.allowed("judge with the command psa evaluate, which can be told to allow it") from None
     return KeptJudge(made, _answers)
 
 

@@ -21,7 +21,7 @@ from ..errors import PSAError
 from ..files import atomic_path, existing_file
 from ..processes import chosen_device
 from ..profile import LEVELS, UserProfile
-from ..users import read_users_csv
+from ..users import read_users
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +70,7 @@ def _profiles(args: argparse.Namespace) -> list[UserProfile]:
     if args.level:
         return [LEVELS[args.level]]
     if args.users:
-        return read_users_csv(args.users)
+        return read_users(args.users)
     path = existing_file(args.profile, "profile")
     try:
         data = json.loads(path.read_text(encoding="utf-8-sig"))

@@ -4,20 +4,20 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..chat_server import RemoteAddressError
 from ..errors import PSAError
 from ..evaluate.features import ClipFeatures, Features, InceptionFeatures
 from ..evaluate.folders import evaluate_folders, find_methods, find_sources
 from ..evaluate.measurements import BASE
 from ..evaluate.output import check_output, print_progress, write_results
 from ..judges import JUDGES, judge_of
-from ..judges.chat_server import RemoteAddressError
 from ..judges.judging import Judge
 from ..judges.kept import Answers, KeptJudge, pairwise
 from ..mini.features import MiniFeatures
 from ..mini.judge import MINI_JUDGE
 from ..processes import chosen_device
 from ..prompts import read_prompts
-from ..users import by_id, read_users_csv
+from ..users import by_id, read_users
 
 _JUDGES = {"mini": MINI_JUDGE, **JUDGES}
 _WORDS = {
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     output = check_output(args.output, args.force)
     sources = find_sources(_methods(args), levels=args.users is None)
     prompts = read_prompts(args.prompts, args.harmless)
-    users = None if args.users is None else by_id(read_users_csv(args.users))
+    users = None if args.users is None else by_id(read_users(args.users))
     judge = _judge(args)
     if args.side_by_side:
         pairwise(judge)  # says now that it cannot, not after hours
@@ -130,8 +130,8 @@ def _judge(args: argparse.Namespace) -> Judge:
     options = _judge_options(args)
     try:
         return judge_of(args.judge, options, _JUDGES, _WORDS)
-    except RemoteAddressError:
-        raise RemoteAddressError("allow it with --allow-remote") from None
+    except RemoteAddressError as error:
+        raise error.allowed("allow it with --allow-remote") from None
 
 
 def _judge_options(args: argparse.Namespace) -> dict[str, Any]:

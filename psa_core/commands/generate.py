@@ -24,7 +24,7 @@ from ..model_folder import fingerprint
 from ..processes import make_accelerator
 from ..profile import LEVELS
 from ..prompts import Prompt, read_prompts
-from ..users import by_id, read_users_csv
+from ..users import by_id, read_users
 from .progress import Bar
 
 PSA, GLOBAL = "psa", "safetydpo"
@@ -157,7 +157,7 @@ def _viewers(
     if not levels and not args.users:
         raise PSAError("Say who looks: --levels all, --users users.csv, or --embeddings with a folder.")
     encoder = _encoder(args, adapter, device)
-    profiles = by_id(list(LEVELS.values()) if levels else read_users_csv(args.users))
+    profiles = by_id(list(LEVELS.values()) if levels else read_users(args.users))
     return levels, embed_with(encoder, profiles), encoder.id
 
 

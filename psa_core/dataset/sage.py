@@ -22,7 +22,7 @@ from ..files import existing_file, inside
 from ..pictures import check_picture
 from ..profile import UserProfile
 from ..schema import SAGE_FILE_NAME, known_category
-from ..users import by_id, read_users_csv
+from ..users import by_id, read_users
 
 _CHUNK = 256  # lines checked at a time: memory stays constant however long the file is
 _READERS = 4  # threads
@@ -122,7 +122,7 @@ def read_split(
     """
     split = Path(folder) / name
     metadata = existing_file(split / "metadata.jsonl", f"metadata of the split '{name}'")
-    reader = _Reader(split, Path(folder), None if users is None else by_id(read_users_csv(users)))
+    reader = _Reader(split, Path(folder), None if users is None else by_id(read_users(users)))
     stored = _Stored(embeddings)
     offsets, lines, skipped = [], [], []
     contradicting: list[int] = []

@@ -16,12 +16,12 @@ from PIL.PngImagePlugin import PngInfo
 from tiny_training import user, write_split
 
 from psa_core import LEVELS, PSAError, UserProfile, load_embedding, read_users_csv, save_embedding
+from psa_core.chat_server import TryAgainError, read_completion
 from psa_core.commands.train import RunFile
 from psa_core.encoders.cache import EmbeddingCache
 from psa_core.encoders.embedding import UserEmbedding
 from psa_core.evaluate.output import check_output, made_by_line
 from psa_core.generate import BaseModel, Record, Settings
-from psa_core.judges.chat_server import _content, _TryAgainError
 from psa_core.judges.judging import Question
 from psa_core.judges.kept import Answers
 from psa_core.judges.q16 import read_q16_prompts
@@ -225,7 +225,7 @@ def judge_reply(folder: Path) -> Case:
 
 @case
 def judge_answer(folder: Path) -> Case:
-    return written(folder / "answer.json", json.dumps(ANSWER)), lambda path: _content(path.read_bytes())
+    return written(folder / "answer.json", json.dumps(ANSWER)), lambda path: read_completion(path.read_bytes(), "judging")
 
 
 @case
@@ -292,4 +292,4 @@ def test_reading_holds(tmp_path, monkeypatch, kind, examples):
     path, read = CASES[kind](tmp_path)
     read(path)
     files = hostile(path.read_bytes(), path.suffix)
-    reading_holds(path, files, read, examples, also=(StateError, _TryAgainError))
+    reading_holds(path, files, read, examples, also=(StateError, TryAgainError))

@@ -1,6 +1,5 @@
 """The world draws what its prompts say, and the detector sees what was drawn."""
 
-import collections
 from itertools import product
 from pathlib import Path
 
@@ -12,8 +11,6 @@ from PIL import Image
 from psa_core import PSAError
 from psa_core.mini import SYMBOLS, Detector, parse_prompt, render, sample_scene
 from psa_core.mini.detector import to_pixels
-from psa_core.mini.users import is_realistic, sample_user
-from psa_core.rules import REFERENCE_PROMPT, banned_categories
 from psa_core.schema import CATEGORIES
 
 GENERATED = Path(__file__).parents[2] / "data" / "mini" / "generated.jpg"
@@ -107,24 +104,3 @@ def test_the_detector_sees_nothing_in_noise_or_flat_pictures():
 def test_the_detector_refuses_pictures_of_another_size():
     with pytest.raises(PSAError, match="128 x 128"):
         Detector()(torch.rand(1, 3, 32, 32))
-
-
-def test_users_follow_the_samplers_shares_and_rules():
-    users = [sample_user(np.random.default_rng(number), number) for number in range(3000)]
-    assert all(is_realistic(u.age, u.religion, u.mental_condition) for u in users)
-    assert all(u.religion == "None" for u in users if u.age < 8)
-    shares = collections.Counter(u.physical_condition for u in users)
-    assert shares["healthy"] / len(users) == pytest.approx(0.4, abs=0.04)
-    by_rules = [
-        u.banned_categories
-        == banned_categories(
-            REFERENCE_PROMPT,
-            age=u.age,
-            religion=u.religion,
-            physical_condition=u.physical_condition,
-            mental_condition=u.mental_condition,
-        )
-        for u in users
-    ]
-    # What was measured on the published users: 4 % have just what the rules say.
-    assert np.mean(by_rules) == pytest.approx(0.04, abs=0.01)
