@@ -6,6 +6,7 @@ from .dataset import LoadDataset
 from .embedding import Encode, LoadEmbedding, LoadEncoder
 from .evaluate import Evaluate
 from .grid import LabelGrid
+from .guard import PictureGuard
 from .mini import LoadMini
 from .profile import LoadProfile, SaveProfile, UserProfile
 from .train import Train
@@ -25,4 +26,5 @@ NODES = [
     LoadDataset,
     Train,
     Evaluate,
+    PictureGuard,
 ]
