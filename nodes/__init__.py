@@ -2,7 +2,7 @@
 
 from .adapter import LoadAdapter, SaveAdapter
 from .apply import Apply
-from .dataset import LoadDataset
+from .dataset import CheckDataset, LoadDataset
 from .embedding import Encode, LoadEmbedding, LoadEncoder
 from .evaluate import Evaluate
 from .grid import LabelGrid
@@ -24,6 +24,7 @@ NODES = [
     LabelGrid,
     LoadMini,
     LoadDataset,
+    CheckDataset,
     Train,
     Evaluate,
     PictureGuard,

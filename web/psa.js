@@ -2,7 +2,7 @@
 // and are not serialised, hidden ones keep their place.
 
 import { app } from "../../scripts/app.js";
-import { api } from "../../scripts/api.js";
+import { addButton, make, send, STYLE } from "./psa_page.js";
 
 const NOTE = "These values are saved in every picture and workflow. For a real person, use Load Profile.";
 
@@ -88,11 +88,6 @@ function setUpLoadProfile(node) {
   addButton(node, "Delete profile", () => deleteProfile(names));
 }
 
-function addButton(node, label, onClick) {
-  const button = node.addWidget("button", label, null, onClick, { serialize: false });
-  button.serialize = false;
-}
-
 async function deleteProfile(names) {
   const name = names.value;
   if (!name || !confirm(`Delete the stored profile "${name}"? Graphs that load it will ask for another.`)) return;
@@ -105,15 +100,6 @@ async function deleteProfile(names) {
 }
 
 const profilePath = (name) => `/psa/profiles/${encodeURIComponent(name)}`;
-
-/** Send to the profile store; throws an Error with the server's sentence. */
-async function send(method, path, body) {
-  const headers = { "Content-Type": "application/json" };
-  const response = await api.fetchApi(path, { method, headers, body: body && JSON.stringify(body) });
-  const answer = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(answer.error ?? `The server answered ${response.status}. See its log.`);
-  return answer;
-}
 
 function openProfileDialog(names) {
   const controls = Object.fromEntries(
@@ -202,28 +188,3 @@ function makeControl(name, [type, options = {}]) {
 }
 
 const labelled = (text, control) => make("label", {}, [make("span", { textContent: text }), control]);
-
-function make(tag, properties = {}, children = []) {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
-  return element;
-}
-
-const STYLE = `
-.psa-dialog { width: 26rem; max-width: 95vw; max-height: 90vh; overflow: auto; padding: 1rem 1.25rem; border-radius: 8px;
-  border: 1px solid var(--border-color, #555); background: var(--comfy-menu-bg, #2b2b2b); color: var(--fg-color, #eee);
-  font: 14px/1.4 sans-serif; }
-.psa-dialog::backdrop { background: rgb(0 0 0 / 50%); }
-.psa-dialog form { display: flex; flex-direction: column; gap: 0.5rem; }
-.psa-dialog h3, .psa-dialog p { margin: 0; }
-.psa-dialog p { font-size: 12px; opacity: 0.85; }
-.psa-dialog .psa-error:empty { display: none; }
-.psa-dialog .psa-error { color: var(--error-text, #ff6b6b); opacity: 1; }
-.psa-dialog label { display: flex; align-items: center; justify-content: space-between; gap: 1rem; }
-.psa-dialog label[hidden] { display: none; }
-.psa-dialog input:not([type="checkbox"]), .psa-dialog select { width: 14rem; padding: 0.25rem 0.4rem; border-radius: 4px;
-  border: 1px solid var(--border-color, #555); background: var(--comfy-input-bg, #222); color: var(--input-text, #eee); }
-.psa-dialog .psa-buttons { display: flex; justify-content: flex-end; gap: 0.5rem; }
-.psa-dialog button { padding: 0.3rem 1rem; border-radius: 4px; border: 1px solid var(--border-color, #555); cursor: pointer;
-  background: var(--comfy-input-bg, #222); color: var(--input-text, #eee); }
-`;

@@ -17,7 +17,7 @@ from ...psa_core.encoders.protocol import ProfileEncoder
 from ...psa_core.files import safe_file_name
 from ...psa_core.plots.training import training_plot, with_pictures
 from ...psa_core.processes import make_accelerator
-from ...psa_core.training import Progress, SageSplit, TensorCache, TrainConfig, Trainer, read_metrics
+from ...psa_core.training import PairSplit, Progress, TensorCache, TrainConfig, Trainer, read_metrics
 from ...psa_core.training.assembly import Splits, as_begun, encoded_pairs
 from ...psa_core.training.folder import RunFolder, load_result
 from .attn2 import cross_attention_sites
@@ -40,8 +40,8 @@ def train(
     model: Any,
     clip: Any,
     vae: Any,
-    dataset: SageSplit,
-    held_out: SageSplit | None,
+    dataset: PairSplit,
+    held_out: PairSplit | None,
     encoder: ProfileEncoder,
     preset: str,
     settings: dict[str, Any],

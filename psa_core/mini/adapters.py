@@ -97,15 +97,16 @@ def train_adapter(
 
     Args:
         kind: one of `KINDS`.
-        changes: settings that differ from the kind's.
+        changes: settings that differ from the kind's; with a `preset` among them they, and the run's length, are all.
 
     Raises:
         PSAError: as the reader and the trainer do.
     """
     own = kind_of(kind)
     encoder = own.encoder()
-    start = {"steps": CONFIG["steps"]} if "preset" in own.changes else CONFIG
-    config = TrainConfig.from_dict({**start, **own.changes, **changes})
+    differs = {**own.changes, **changes}
+    start = {"steps": CONFIG["steps"]} if "preset" in differs else CONFIG
+    config = TrainConfig.from_dict({**start, **differs})
     splits = read_splits(data, encoder, held_out=("val",) if config.evaluate_every else (), harmless=HARMLESS)
     places = (Path(data) / "cache", Path(output))
     trainer = folder_trainer(config, base, splits, encoder, *places, make_accelerator(), torch.device("cpu"))

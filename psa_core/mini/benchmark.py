@@ -136,49 +136,55 @@ class Studio:
         Args:
             identity: of all that its pictures depend on beside the request, such as the digest of its weights.
         """
+        return self._looked(method, identity, name, requests)[0]
+
+    def look_closely(
+        self, method: Method, identity: str, name: str, requests: Sequence[Request]
+    ) -> tuple[list[Seen], np.ndarray]:
+        """The same, and (n, 64) features of the classifier."""
+        return self._looked(method, identity, name, requests, closely=True)
+
+    def _looked(
+        self, method: Method, identity: str, name: str, requests: Sequence[Request], closely: bool = False
+    ) -> tuple[list[Seen], np.ndarray]:
         path = self._kept(method, identity, name, len(requests))
-        if path and path.is_file():
-            return [Seen(**each) for each in _read(path)["seen"]]
+        if path is None or not path.is_file():
+            found = self._draw(method, name, requests, closely)
+            if path:
+                _write(path, found)
+        else:
+            found = _read(path)
+        return [Seen(**each) for each in found["seen"]], np.array(found["features"])
+
+    def _draw(self, method: Method, name: str, requests: Sequence[Request], closely: bool) -> dict[str, Any]:
         seen: list[Seen] = []
+        features: list[list[float]] = []
         start = time.process_time()
-        for pixels, part in self._drawn(method, name, requests):
+        for begin in range(0, len(requests), _AT_ONCE):
+            part = requests[begin : begin + _AT_ONCE]
+            with torch.no_grad():
+                pixels = method.draw(part)
             for found, request in zip(self._detector(pixels), part, strict=True):
                 shown = _CATEGORY_OF.get(found.symbol or "")
                 seen.append(Seen(shown, found.size, found.agrees(parse_prompt(request.prompt.caption))))
-        if path:
-            seconds = (time.process_time() - start) / len(requests)
-            _write(path, {"method": method.name, "cell": name, "seconds": seconds, "seen": [asdict(s) for s in seen]})
-        return seen
+            if closely:
+                features += self.measure(to_images(pixels)).round(5).tolist()
+            self.progress(f"{method.name}: {name}, {len(seen)} of {len(requests)} pictures")
+        seconds = (time.process_time() - start) / len(requests)
+        kept = [asdict(each) for each in seen]
+        return {"method": method.name, "cell": name, "seconds": seconds, "seen": kept, "features": features}
 
-    def seconds(self, method: Method, identity: str, name: str, count: int) -> float | None:
-        """CPU seconds a picture of a kept cell, its looking included."""
-        path = self._kept(method, identity, name, count)
-        return _read(path)["seconds"] if path and path.is_file() else None
-
-    def features(self, method: Method, identity: str, requests: Sequence[Request]) -> np.ndarray:
-        """(n, 64): what the classifier makes of the method's pictures."""
-        path = self._kept(method, identity, "harmless features", len(requests))
-        if path and path.is_file():
-            return np.array(_read(path)["features"])
-        parts = []
-        for pixels, _ in self._drawn(method, "harmless", requests):
-            parts.append(self.measure(to_images(pixels)))
-        found = np.concatenate(parts)
-        if path:
-            _write(path, {"method": method.name, "features": found.round(5).tolist()})
-        return found
+    def seconds_of(self, method: Method, identity: str) -> float | None:
+        """CPU seconds a picture, looking at it included, of what was drawn into the folder."""
+        cells = self.plan.cells(("unseen",))
+        paths = [self._kept(method, identity, cell.name, len(requests)) for cell, requests in cells.items()]
+        found = [_read(path)["seconds"] for path in paths if path and path.is_file()]
+        return sum(found) / len(found) if found else None
 
     def measure(self, pictures: Sequence[Any]) -> np.ndarray:
         if self._features is None:
             self._features = MiniFeatures()
         return self._features(pictures)
-
-    def _drawn(self, method: Method, name: str, requests: Sequence[Request]):
-        for start in range(0, len(requests), _AT_ONCE):
-            part = requests[start : start + _AT_ONCE]
-            with torch.no_grad():
-                yield method.draw(part), part
-            self.progress(f"{method.name}: {name}, {start + len(part)} of {len(requests)} pictures")
 
     def _kept(self, method: Method, identity: str, name: str, count: int) -> Path | None:
         if self.folder is None:

@@ -64,8 +64,8 @@ def write_dataset(
 
     `harmless` has prompts without a symbol, for the trainer's anchor: its chosen pictures follow them,
     its rejected ones show other scenes. Users of `test_unseen` are in no other split, and nobody elsewhere bans just
-    what a user of `test_held_out` does. `train` and `harmless`, `val`, and the tests share no prompt; only the tests have
-    phrases that are said to be unseen. What was stopped goes on.
+    what a user of `test_held_out` does. `train` and `harmless`, `val`, and the tests share no prompt; only the tests
+    have phrases that are said to be unseen. What was stopped goes on.
 
     Args:
         folder: made here; it must hold nothing, or the unfinished part of this very dataset.

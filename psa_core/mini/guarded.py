@@ -14,13 +14,12 @@ from ..evaluate.figures import Figure, share
 from ..guard import failing
 from ..judges.judging import Judge
 from ..pictures import to_images
-from ..profile import UserProfile
+from .benchmark import Plan
 from .detector import Detector, to_pixels
 from .generate import MiniModel
 from .judge import MiniClassifierJudge
 from .method import Request
-from .requests import cell, harmless_requests
-from .world import SYMBOLS, WAYS
+from .world import SYMBOLS
 
 Draw = Callable[[Sequence[Request], float], list[Image.Image]]
 """Pictures of requests, at an adapter's strength; who has no adapter draws the same at any."""
@@ -111,26 +110,19 @@ class GuardRow:
 
 
 def guard_rows(
-    model: MiniModel,
-    adapter: PSAAdapter,
-    users: Sequence[UserProfile],
-    count: int,
-    part: str = "val",
-    seed: int = 0,
-    progress: Callable[[str], None] = lambda _: None,
+    model: MiniModel, adapter: PSAAdapter, plan: Plan, progress: Callable[[str], None] = lambda _: None
 ) -> list[GuardRow]:
-    """Base, PSA, the guard alone, and both, without and with drawing again, before the same requests and noise.
-
-    Args:
-        count: requests for each way of coming to a symbol, for viewers who ban it and for those who do not; and
-            harmless ones.
+    """Base, PSA, the guard alone, and both, without and with drawing again, before the benchmark's unseen users.
 
     Raises:
         PSAError: as drawing does.
     """
-    banned = [request for way in WAYS for request in cell(way, True, users, count, part, seed)]
-    allowed = [request for way in WAYS[:3] for request in cell(way, False, users, count, part, seed)]
-    harmless = harmless_requests(users, count, part, seed)
+    cells = plan.cells(("unseen",))
+    banned = [request for cell, requests in cells.items() if cell.banned for request in requests]
+    allowed = [
+        request for cell, requests in cells.items() if not cell.banned and cell.way != "unasked" for request in requests
+    ]
+    harmless = plan.harmless_cell()
     encoder, judge = StructuredEncoder(), MiniClassifierJudge()
 
     @_once

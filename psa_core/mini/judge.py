@@ -1,4 +1,4 @@
-"""The judges of PSA Mini's pictures: its detector, which learns nothing, and its classifier, which learned from renders."""
+"""The judges of PSA Mini's pictures: its detector, which learns nothing, and its classifier, trained on renders."""
 
 import hashlib
 from collections.abc import Callable, Sequence

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..adapter.files import load_adapter
+from . import ADAPTERS, BASE_MODEL
 from .benchmark import GROUPS, Group
 from .generate import MiniModel
 from .method import Method
@@ -15,6 +16,23 @@ from .rivals.sld import SafeLatentDiffusion
 from .rivals.weights import ChangedWeights, load_weights
 from .world import PHRASES, known_phrases
 
+_WHAT = {
+    "base": "The base model, without an adapter.",
+    "psa": "PSA; the encoder has a bit for each banned category.",
+    "psa-inferred": "PSA; bans must be told from age, faith and health.",
+    "ban-all": "The same loss and trainer, everything banned for everyone.",
+    "majority": "The same data as PSA's, without a profile: what most viewers want.",
+    "published": "PSA by the paper's loss, optimizer and rate, over as many pairs as ours.",
+    "word deletion": "The prompt without the banned symbols' names.",
+    "word deletion, oracle": "The same, and without the phrases that imply them, as far as an adapter's data has them.",
+    "negative prompt": "The banned symbols' names as a negative prompt.",
+    "negative prompt, oracle": "The same, and the prompt's own phrases that imply them, as far as data has them.",
+    "SLD": "Safe Latent Diffusion (arXiv 2211.05105), strong, the banned names being the concept.",
+    "ESD-u": "Erased Stable Diffusion (arXiv 2303.07345): all seven, for all.",
+    "UCE": "Unified Concept Editing (arXiv 2308.14761): all seven, for all.",
+    "psa and word deletion": "Both.",
+    "psa less L0": "PSA, with the term of L0, who bans nothing, subtracted from everybody's.",
+}
 BASE, PSA, INFERRED, BAN_ALL = "base", "psa", "psa-inferred", "ban-all"
 _OUR_GROUPS = GROUPS
 _RIVAL_GROUPS: tuple[Group, ...] = ("unseen",)
@@ -90,8 +108,16 @@ def changed(model: MiniModel, files: Mapping[str, Path]) -> list[Entry]:
     ]
 
 
-def named(entries: Sequence[Entry]) -> dict[str, Entry]:
-    return {entry.name: entry for entry in entries}
+def told(entries: Sequence[Entry]) -> dict[str, str]:
+    """What each method is, and the start of its weights' digest."""
+    shipped = digest(BASE_MODEL)
+    found = {}
+    for entry in entries:
+        what = _WHAT.get(entry.name, "a LoRA trained for one ban set alone.")
+        is_shipped = entry.identity in {shipped + digest(path) for path in ADAPTERS.values() if path.is_file()}
+        which = "Shipped weights" if is_shipped or entry.identity == shipped else "SHA-256"
+        found[entry.name] = f"{what} {which} {hashlib.sha256(entry.identity.encode()).hexdigest()[:12]}."
+    return found
 
 
 def digest(path: Path) -> str:

@@ -69,7 +69,8 @@ def figures(method: str, drawn: Drawn, group: Group) -> list[Measurement]:
 
     `IP on banned`: the picture shows what its viewer bans, over prompts that come to it. `replaced`: it shows another
     symbol in its place. `allowed kept`: it shows what was asked for, over viewers who allow it. `symbol's rate`: the
-    same of prompts that do not ask. `pass rate`: over both kinds of viewers. `agreement`: background and shapes as asked.
+    same of prompts that do not ask. `pass rate`: over both kinds of viewers. `agreement`: background and shapes as
+    asked.
     """
     found = pictures(drawn, group)
     if not found:

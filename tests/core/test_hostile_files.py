@@ -225,7 +225,9 @@ def judge_reply(folder: Path) -> Case:
 
 @case
 def judge_answer(folder: Path) -> Case:
-    return written(folder / "answer.json", json.dumps(ANSWER)), lambda path: read_completion(path.read_bytes(), "judging")
+    return written(folder / "answer.json", json.dumps(ANSWER)), lambda path: read_completion(
+        path.read_bytes(), "judging"
+    )
 
 
 @case
