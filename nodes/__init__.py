@@ -2,6 +2,7 @@
 
 from .adapter import LoadAdapter, SaveAdapter
 from .apply import Apply
+from .concepts import Concepts
 from .dataset import CheckDataset, LoadDataset
 from .embedding import Encode, LoadEmbedding, LoadEncoder
 from .evaluate import Evaluate
@@ -9,6 +10,7 @@ from .grid import LabelGrid
 from .mini import LoadMini
 from .profile import LoadProfile, SaveProfile, UserProfile
 from .train import Train
+from .user_space import UserSpace
 
 NODES = [
     UserProfile,
@@ -22,6 +24,8 @@ NODES = [
     Apply,
     LabelGrid,
     LoadMini,
+    UserSpace,
+    Concepts,
     LoadDataset,
     CheckDataset,
     Train,

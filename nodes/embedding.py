@@ -4,8 +4,9 @@ from comfy_api.latest import io
 
 from ..psa_core.encoders.cache import EmbeddingCache
 from ..psa_core.encoders.embedding import load_embedding
-from ..psa_core.encoders.language_model import DEFAULT_MODEL, LanguageModelEncoder
+from ..psa_core.encoders.language_model import LanguageModelEncoder
 from ..psa_core.encoders.structured import BY_NAME, StructuredEncoder
+from ..psa_core.language_model import DEFAULT_MODEL
 from . import sockets
 from .comfy import folders
 from .comfy.language_model_memory import ManagedPlacement

@@ -12,6 +12,7 @@ Encoder = io.Custom("PSA_ENCODER")  # anything with `id`, `dim` and `encode(prof
 Embedding = io.Custom("PSA_EMBEDDING")  # psa_core.UserEmbedding
 Adapter = io.Custom("PSA_ADAPTER")  # psa_core.PSAAdapter
 Dataset = io.Custom("PSA_DATASET")  # psa_core.dataset.PairSplit
+Prompts = io.Custom("PSA_PROMPTS")  # a list of psa_core.concepts.pairs.PromptPair
 
 
 def aliases(*words: str) -> dict[str, Any]:

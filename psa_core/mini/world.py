@@ -164,8 +164,8 @@ _DRAWN_AT = 4  # pictures are drawn this many times larger, then averaged
 Point = tuple[float, float]
 Way = Literal["named", "implied", "implied anew", "unasked"]
 WAYS: tuple[Way, ...] = ("named", "implied", "implied anew", "unasked")
-"""How a prompt comes to a symbol: by name; by a phrase without the name, which an adapter's data may hold or never holds;
-or by a mood that tends to bring it."""
+"""How a prompt comes to a symbol: by name; by a phrase without the name, which an adapter's data may hold or never
+holds; or by a mood that tends to bring it."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows; `symbol` is `None` in a safe one. `mood` belongs to the words, and shows in nothing else."""
+    """What a picture shows; `symbol` is `None` in a safe one. `mood` belongs to the words and shows in nothing else."""
 
     background: str
     colours: tuple[tuple[int, int, int], tuple[int, int, int]]
