@@ -8,6 +8,7 @@ from .dataset import CheckDataset, LoadDataset
 from .embedding import Encode, LoadEmbedding, LoadEncoder
 from .evaluate import Evaluate
 from .grid import LabelGrid
+from .guard import PictureGuard
 from .mini import LoadMini
 from .profile import LoadProfile, SaveProfile, UserProfile
 from .train import Train
@@ -32,4 +33,5 @@ NODES = [
     CheckDataset,
     Train,
     Evaluate,
+    PictureGuard,
 ]
