@@ -2,6 +2,7 @@
 
 from .adapter import LoadAdapter, SaveAdapter
 from .apply import Apply
+from .build import BuildDataset
 from .concepts import Concepts
 from .dataset import CheckDataset, LoadDataset
 from .embedding import Encode, LoadEmbedding, LoadEncoder
@@ -27,6 +28,7 @@ NODES = [
     LoadMini,
     UserSpace,
     Concepts,
+    BuildDataset,
     LoadDataset,
     CheckDataset,
     Train,
