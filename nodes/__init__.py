@@ -2,7 +2,9 @@
 
 from .adapter import LoadAdapter, SaveAdapter
 from .apply import Apply
+from .audience import Audience, MixViewers
 from .dataset import CheckDataset, LoadDataset
+from .effect import LoadEffect, SaveEffect
 from .embedding import Encode, LoadEmbedding, LoadEncoder
 from .evaluate import Evaluate
 from .grid import LabelGrid
@@ -20,6 +22,10 @@ NODES = [
     LoadAdapter,
     SaveAdapter,
     Apply,
+    Audience,
+    MixViewers,
+    LoadEffect,
+    SaveEffect,
     LabelGrid,
     LoadMini,
     LoadDataset,

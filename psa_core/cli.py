@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _COMMANDS = {
     "demo": "Draw prompts of PSA Mini for six viewers, in ComfyUI or without it.",
     "encode": "Turn profiles into embeddings.",
+    "effect": "Write what an adapter does for a viewer, to be handed out without adapter and profile.",
     "convert": "Write an adapter, published or ours, as .safetensors.",
     "dataset": "Check a data set of preference pairs.",
     "train": "Train an adapter.",
