@@ -3,14 +3,17 @@
 from .adapter import LoadAdapter, SaveAdapter
 from .apply import Apply
 from .audience import Audience, MixViewers
+from .concepts import Concepts
 from .dataset import CheckDataset, LoadDataset
 from .effect import LoadEffect, SaveEffect
 from .embedding import Encode, LoadEmbedding, LoadEncoder
 from .evaluate import Evaluate
 from .grid import LabelGrid
+from .guard import PictureGuard
 from .mini import LoadMini
 from .profile import LoadProfile, SaveProfile, UserProfile
 from .train import Train
+from .user_space import UserSpace
 
 NODES = [
     UserProfile,
@@ -28,8 +31,11 @@ NODES = [
     SaveEffect,
     LabelGrid,
     LoadMini,
+    UserSpace,
+    Concepts,
     LoadDataset,
     CheckDataset,
     Train,
     Evaluate,
+    PictureGuard,
 ]

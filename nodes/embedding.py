@@ -4,14 +4,14 @@ from comfy_api.latest import io
 
 from ..psa_core.encoders.cache import EmbeddingCache
 from ..psa_core.encoders.embedding import load_embedding
-from ..psa_core.encoders.language_model import DEFAULT_MODEL, LanguageModelEncoder
+from ..psa_core.encoders.language_model import LanguageModelEncoder
 from ..psa_core.encoders.structured import BY_NAME, StructuredEncoder
+from ..psa_core.language_model import DEFAULT_MODEL
 from . import sockets
 from .comfy import folders
 from .comfy.language_model_memory import ManagedPlacement
 
 OUR_TEMPLATES = "ours"
-MORE_PROFILES = [f"profile_{number}" for number in range(2, 9)]
 
 
 class LoadEncoder(io.ComfyNode):
@@ -96,7 +96,7 @@ class Encode(io.ComfyNode):
                     sockets.Profile.Input(
                         name, optional=True, tooltip="One more viewer, for the next picture of a batch."
                     )
-                    for name in MORE_PROFILES
+                    for name in sockets.MORE_PROFILES
                 ),
             ],
             outputs=[sockets.Embedding.Output(display_name="embedding")],
@@ -105,7 +105,7 @@ class Encode(io.ComfyNode):
 
     @classmethod
     def execute(cls, profile, encoder=None, **more) -> io.NodeOutput:
-        profiles = [profile, *(more[name] for name in MORE_PROFILES if more.get(name) is not None)]
+        profiles = [profile, *(more[name] for name in sockets.MORE_PROFILES if more.get(name) is not None)]
         return io.NodeOutput((encoder or StructuredEncoder()).encode(profiles))
 
 

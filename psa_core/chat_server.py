@@ -23,8 +23,7 @@ _BUSY = (408, 425, 429)  # beside all from 500 on
 
 
 class RemoteAddressError(PSAError):
-    """The address is another machine's, and that was not allowed; `allowed(how)` has what the caller says of how it could
-    be."""
+    """The address is another machine's, and that was not allowed. `allowed(how)` is the same; it says how."""
 
     def __init__(self, whose: str, sees: str, how: str = "allow it with allow_remote") -> None:
         self._parts = whose, sees

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # Each is a module of `commands`, with `add_arguments(parser)` and `run(args) -> exit code`.
 _COMMANDS = {
     "demo": "Draw prompts of PSA Mini for six viewers, in ComfyUI or without it.",
+    "users": "Draw virtual users, as the Sage dataset's are.",
+    "prompts": "Turn a list of concepts into pairs of prompts, with each concept and without it.",
     "encode": "Turn profiles into embeddings.",
     "effect": "Write what an adapter does for a viewer, to be handed out without adapter and profile.",
     "convert": "Write an adapter, published or ours, as .safetensors.",
@@ -27,6 +29,7 @@ _COMMANDS = {
     "mini": "Build and measure in PSA Mini, a small world of simple pictures.",
 }
 _ISSUES = "https://github.com/comfyui-psa/comfyui-psa/issues"
+_UNFINISHED = "Unfinished: what is written is whole. The same command goes on from there, where there is something to."
 _MENDABLE, _OURS = 2, 70  # exit codes: what a person can mend, and what we must
 
 
@@ -53,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"psa: {error}", file=sys.stderr)
         return _MENDABLE
     except KeyboardInterrupt:
-        print("psa: interrupted", file=sys.stderr)
+        print(f"psa: interrupted. {_UNFINISHED}", file=sys.stderr)
         return 128 + signal.SIGINT
     except Exception as error:
         print(_bug_report(error), file=sys.stderr)
@@ -64,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _terminate(*_: Any) -> None:
     """SIGTERM unwinds as Ctrl-C does: what is half-written is removed, and no server outlives us."""
+    print(f"psa: told to stop. {_UNFINISHED}", file=sys.stderr)
     sys.exit(128 + signal.SIGTERM)
 
 

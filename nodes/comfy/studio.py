@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import comfy.sample
@@ -33,19 +32,12 @@ from ...psa_core.seeds import draw_seed
 from .apply import apply_adapter
 from .attn2 import cross_attention_sites
 from .images import from_comfy
+from .judges import GENERAL_JUDGES, judge_options
 from .training_inputs import text_encoder
 
 SAMPLERS, SCHEDULERS = list(KSampler.SAMPLERS), list(KSampler.SCHEDULERS)
-JUDGES = {
-    "mini detector": "mini",
-    "Q16 classifier": "q16",
-    "vision-language model": "vlm",
-    "NudeNet": "nudenet",
-    "Q16 classifier or NudeNet": "q16+nudenet",
-}
+JUDGES = {"mini detector": "mini", **GENERAL_JUDGES}
 """What the node calls the judges."""
-_WITHOUT_PLACE = ("mini", "nudenet")
-_Q16_PROMPTS = ("prompts.p", "prompts.npy", "prompts.safetensors")
 _PIXELS_AT_ONCE = 512 * 512  # in one sampling run; a larger picture has one for itself
 _SHOWN_SIDE = 768  # of the preview, in pixels
 _answers = Answers()
@@ -59,7 +51,8 @@ def make_judge(judge: str, location: str, model: str) -> Judge:
         PSAError: for a judge without the location that it needs, with one that it has no use for, or as it does.
     """
     try:
-        made = judge_of(JUDGES[judge], _options(judge, location, model), {"mini": MINI_JUDGE, **KINDS})
+        options = judge_options("PSA Evaluate", judge, JUDGES[judge], location, model)
+        made = judge_of(JUDGES[judge], options, {"mini": MINI_JUDGE, **KINDS})
     except RemoteAddressError as error:
         raise error.allowed("judge with the command psa evaluate, which can be told to allow it") from None
     return KeptJudge(made, _answers)
@@ -68,25 +61,6 @@ def make_judge(judge: str, location: str, model: str) -> Judge:
 def forget_answers() -> None:
     """After a whole run: the next one asks anew."""
     _answers.drop()
-
-
-def _options(judge: str, location: str, model: str) -> dict[str, Any]:
-    name = JUDGES[judge]
-    if name in _WITHOUT_PLACE:
-        if location:
-            raise PSAError(f"The judge '{judge}' has no place of its own. Leave judge_location empty.")
-        return {}
-    if not location:
-        raise PSAError(f"PSA Evaluate needs to know where the {judge} is. Write its place into judge_location.")
-    if name == "vlm" and location.startswith(("http://", "https://")):
-        if not model:
-            raise PSAError("A server may have several models. Write the judging one's name there into judge_model.")
-        return {"address": location, "model": model}
-    folder, device = Path(location).expanduser(), str(model_management.get_torch_device())
-    if name == "vlm":
-        return {"folder": folder, "device": device}
-    prompts = next((folder / name for name in _Q16_PROMPTS if (folder / name).is_file()), folder / _Q16_PROMPTS[0])
-    return {"clip_folder": folder, "prompts_path": prompts, "device": device}
 
 
 class Method:

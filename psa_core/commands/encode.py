@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -14,14 +13,16 @@ import torch
 
 from ..encoders.cache import EmbeddingCache
 from ..encoders.embedding import UserEmbedding, save_embedding
-from ..encoders.language_model import BANNED_BY, BY_PROFILE, LanguageModelEncoder, OnDevice
+from ..encoders.language_model import BANNED_BY, BY_PROFILE, LanguageModelEncoder
 from ..encoders.protocol import ProfileEncoder
 from ..encoders.structured import BY_NAME
 from ..errors import PSAError
 from ..files import atomic_path, existing_file
+from ..language_model import OnDevice
 from ..processes import chosen_device
 from ..profile import LEVELS, UserProfile
 from ..users import read_users
+from .progress import show_count
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -111,8 +112,8 @@ def _rows(encoder: ProfileEncoder, profiles: list[UserProfile]) -> list[torch.Te
     rows = []
     for number, profile in enumerate(profiles, start=1):
         rows.append(encoder.encode([profile]).vectors)
-        if sys.stderr.isatty() and len(profiles) > 1:
-            print(f"\r{number}/{len(profiles)}", end="\n" if number == len(profiles) else "", file=sys.stderr)
+        if len(profiles) > 1:
+            show_count(number, len(profiles))
     return rows
 
 

@@ -10,7 +10,7 @@ import torch
 from ..adapter.files import adapter_id, load_adapter
 from ..adapter.model import PSAAdapter
 from ..encoders.everyone import EveryoneEncoder
-from ..encoders.language_model import LanguageModelEncoder, OnDevice
+from ..encoders.language_model import LanguageModelEncoder
 from ..encoders.stored import StoredEncoder
 from ..encoders.structured import BY_NAME
 from ..errors import PSAError
@@ -20,6 +20,7 @@ from ..files import safe_file_name
 from ..generate import BaseModel, Embed, Painter, Record, Settings, draw_missing, embed_with, plan, prompts_id
 from ..generate.painter import PRECISIONS
 from ..generate.run import digest
+from ..language_model import OnDevice
 from ..model_folder import fingerprint
 from ..processes import make_accelerator
 from ..profile import LEVELS

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from functools import lru_cache
 
 # fmt: off
 _SMALL_WORDS = frozenset((
@@ -13,6 +14,7 @@ _SMALL_WORDS = frozenset((
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
 
+@lru_cache(1 << 14)
 def main_words(concept: str) -> tuple[str, ...]:
     """A concept's words in small letters, without the likes of "a" and "with", unless it has no others."""
     words = _words(concept)
@@ -32,6 +34,7 @@ def hints_by_word(prompt: str, concept: str) -> bool:
     return any(_has(prompt, word) for word in main_words(concept)) or names_concept(prompt, concept)
 
 
+@lru_cache(1 << 14)
 def _words(text: str) -> tuple[str, ...]:
     """Runs of letters, digits and the marks on them, by which many scripts write vowels."""
     return tuple(

@@ -180,6 +180,7 @@ class Painter:
         settings: Settings,
         adapter: PSAAdapter | None = None,
         users: UserEmbedding | None = None,
+        negatives: Sequence[str] | None = None,
     ) -> torch.Tensor:
         """Draw a picture for each caption: (B, 3, H, W) in [0, 1].
 
@@ -190,12 +191,15 @@ class Painter:
         Args:
             seeds: one a caption.
             adapter, users: whose eyes to draw for, a row a caption; without them the base model draws.
+            negatives: a negative prompt a caption, in place of the settings' one for all.
 
         Raises:
-            PSAError: for another number of rows, an adapter for another model, too little memory, or a
-                picture that is not a number.
+            PSAError: for another number of rows, an adapter for another model, negative prompts without guidance,
+                too little memory, or a picture that is not a number.
         """
         count = len(captions)
+        if negatives is not None and (len(negatives) != count or settings.guidance <= 1):
+            raise PSAError("Negative prompts need one for each caption, and a guidance above 1 to lead away from them.")
         if len(seeds) != count or (adapter is not None and (users is None or len(users) != count)):
             raise PSAError("Drawing needs one seed, and with an adapter one user, for each caption.")
         size = settings.size or self._size
@@ -203,6 +207,8 @@ class Painter:
         side = size // self.pipe.vae_scale_factor
         shape = (self.pipe.unet.config.in_channels, side, side)
         noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+        if negatives is None and settings.negative_prompt:
+            negatives = [settings.negative_prompt] * count
         try:
             with self._drawing_for(adapter, users, settings):
                 pixels = self.pipe(
@@ -212,7 +218,7 @@ class Painter:
                     num_inference_steps=settings.steps,
                     guidance_scale=settings.guidance,
                     guidance_rescale=settings.guidance_rescale,
-                    negative_prompt=[settings.negative_prompt] * count if settings.negative_prompt else None,
+                    negative_prompt=None if negatives is None else list(negatives),
                     generator=generators,  # goes on in samplers that add noise, a row of its own each
                     latents=noise.to(self.device, self.dtype),
                     output_type="pt",
