@@ -70,7 +70,7 @@ def test_sensitivity_moves_the_line():
 
 
 def test_towers_of_two_models_are_refused():
-    with pytest.raises(PSAError, match="14 numbers.*8 numbers"):
+    with pytest.raises(PSAError, match=r"14 numbers.*8 numbers"):
         check_towers(embed_pictures, lambda texts: embed_texts(texts)[:, :8])
     with pytest.raises(PSAError, match="a tensor of shape"):
         check_towers(lambda pictures: embed_pictures(pictures)[:, None], embed_texts)
