@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from ..adapter.files import save_adapter
+from ..adapter.files import load_adapter, save_adapter
 from ..errors import PSAError
 from ..extras import require
 from ..mini import ADAPTERS, BASE_MODEL
@@ -132,7 +132,6 @@ def _train_classifier(args: argparse.Namespace) -> int:
 
 
 def _guard(args: argparse.Namespace) -> int:
-    from ..adapter.files import load_adapter
     from ..mini.benchmark import Plan
     from ..mini.generate import MiniModel
     from ..mini.guarded import guard_rows, table
