@@ -32,7 +32,10 @@ class Audience(io.ComfyNode):
                     tooltip="strictest bans: for an invented person who bans all that any of them does. joined tokens: "
                     "the model attends to all of them at once, which draws between them.",
                 ),
-                *(sockets.Profile.Input(name, optional=True, tooltip="One more viewer.") for name in sockets.MORE_PROFILES),
+                *(
+                    sockets.Profile.Input(name, optional=True, tooltip="One more viewer.")
+                    for name in sockets.MORE_PROFILES
+                ),
             ],
             outputs=[
                 sockets.Effect.Output(display_name="effect", tooltip="For PSA Apply to Model."),
