@@ -5,6 +5,7 @@ from pathlib import Path
 from comfy_api.latest import io, ui
 
 from ..psa_core.dataset import read_split, split_file
+from ..psa_core.dataset.answers import ANSWERS
 from ..psa_core.dataset.check import check_dataset, split_names
 from ..psa_core.dataset.overview import sample_pairs, summary
 from ..psa_core.errors import PSAError
@@ -69,7 +70,8 @@ class LoadDataset(io.ComfyNode):
     def fingerprint_inputs(cls, folder=None, split=None, skip_bad=None, users=None) -> str:
         if folder is None or split is None:  # linked: ComfyUI goes by the nodes that they come from
             return fingerprint("dataset")
-        paths = [path for path in (_metadata(folder, split), _users(folder, users)) if path]
+        answers = _root(folder) / ANSWERS
+        paths = [path for path in (_metadata(folder, split), _users(folder, users), answers) if path and path.exists()]
         return fingerprint(*map(path_fingerprint, paths))
 
     @classmethod

@@ -220,8 +220,9 @@ def test_without_imagehash_all_else_is_done_and_it_says_so(data, monkeypatch):
 
 
 def test_no_data_set(tmp_path):
-    with pytest.raises(PSAError, match="no data set"):
-        check_dataset(tmp_path)
+    for folder in (tmp_path, tmp_path / "nowhere", f"{tmp_path}\0"):
+        with pytest.raises(PSAError, match="no data set"):
+            check_dataset(folder)
 
 
 def test_groups_are_those_of_a_comparison_of_all_with_all():
