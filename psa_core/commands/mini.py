@@ -104,7 +104,7 @@ def _dataset(args: argparse.Namespace) -> int:
 
 
 def _train_base(args: argparse.Namespace) -> int:
-    train_base(args.folder, args.seed, args.steps, _say)
+    train_base(args.folder, args.seed, args.steps, _say, args.start)
     return 0
 
 
