@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from . import sockets
 from .comfy.apply import apply_adapter
+from .comfy.say import say
 
 
 class Apply(io.ComfyNode):
@@ -12,9 +13,9 @@ class Apply(io.ComfyNode):
         return io.Schema(
             node_id="PSAApply",
             display_name="PSA Apply to Model",
-            category=sockets.CATEGORY,
-            description="Makes the model draw for the viewers of an embedding. With several viewers, picture i of a "
-            "batch is drawn for viewer i.",
+            category=sockets.DRAWING,
+            description="Personalized safety: makes the model draw for the viewers of an embedding. With several "
+            "viewers, picture i of a batch is drawn for viewer i.",
             inputs=[
                 io.Model.Input("model", tooltip="An SD1.5 or SDXL model; it is left as it is, and a copy is returned."),
                 sockets.Adapter.Input("adapter", tooltip="An adapter trained for this kind of model."),
@@ -34,10 +35,19 @@ class Apply(io.ComfyNode):
                     "end_percent", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="Where in sampling it ends."
                 ),
             ],
-            outputs=[io.Model.Output(display_name="model")],
-            **sockets.aliases("personalized safety", "safety adapter", "apply psa adapter"),
+            outputs=[io.Model.Output(display_name="model", tooltip="For a sampler: it draws picture i for viewer i.")],
+            **sockets.aliases(
+                "personalized safety", "safety", "nsfw", "filter", "child", "viewer", "apply psa adapter"
+            ),
         )
 
     @classmethod
     def execute(cls, model, adapter, embedding, strength, start_percent, end_percent) -> io.NodeOutput:
-        return io.NodeOutput(apply_adapter(model, adapter, embedding, strength, start_percent, end_percent))
+        applied = apply_adapter(model, adapter, embedding, strength, start_percent, end_percent)
+        viewers = len(embedding)
+        say(
+            f"For {viewers} viewers: give the latent a batch_size of {viewers}, a picture each."
+            if viewers > 1
+            else "For 1 viewer: each picture of a batch."
+        )
+        return io.NodeOutput(applied)

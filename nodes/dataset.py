@@ -9,8 +9,8 @@ from ..psa_core.dataset.overview import sample_pairs, summary
 from ..psa_core.errors import PSAError
 from ..psa_core.files import existing_file
 from . import sockets
-from .comfy.fingerprints import fingerprint
-from .comfy.folders import input_folder, path_fingerprint
+from .comfy.fingerprints import always_new, fingerprint
+from .comfy.folders import data_sets, input_folder, path_fingerprint
 from .comfy.images import to_comfy
 
 SPLITS = ("train", "val", "test_seen", "test_unseen")
@@ -21,15 +21,15 @@ class LoadDataset(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="PSALoadDataset",
-            display_name="Load PSA Dataset",
-            category=sockets.CATEGORY,
+            display_name="Load PSA Dataset (DPO pairs)",
+            category=sockets.TRAINING,
             description="Reads and checks preference pairs in the format of the Sage dataset, and shows some of them.",
             inputs=[
-                io.String.Input(
+                io.Combo.Input(
                     "folder",
-                    default="sage",
-                    tooltip="The folder that holds the splits' folders: an absolute path, or one inside ComfyUI's "
-                    "input folder.",
+                    options=data_sets(),
+                    tooltip="The data set: a folder in ComfyUI's input folder that holds the splits' folders. R on the "
+                    "keyboard looks for new ones.",
                 ),
                 io.Combo.Input("split", options=list(SPLITS), tooltip="The folder with metadata.jsonl and pictures."),
                 io.Boolean.Input(
@@ -44,32 +44,38 @@ class LoadDataset(io.ComfyNode):
                     tooltip="A file such as Sage's users.csv, which says by User_ID what each record's user bans; in "
                     "the folder, or by an absolute path. Empty: the records say it, or the rules they follow.",
                 ),
+                io.String.Input(
+                    "elsewhere",
+                    default="",
+                    optional=True,
+                    tooltip="A data set that is not in the input folder: the absolute path of its folder, in place of "
+                    "the chosen one.",
+                ),
             ],
-            outputs=[sockets.Dataset.Output(display_name="dataset")],
+            outputs=[sockets.Dataset.Output(display_name="dataset", tooltip="For PSA Train and PSA Evaluate.")],
             is_output_node=True,
-            **sockets.aliases("sage dataset", "preference pairs", "metadata.jsonl"),
+            **sockets.aliases("sage dataset", "preference pairs", "dpo", "metadata.jsonl"),
         )
 
     @classmethod
-    def validate_inputs(cls, folder=None, split=None, users=None) -> bool | str:
-        if folder is None or split is None:  # linked: known when it runs
-            return True
-        try:
-            _metadata(folder, split)
-            _users(folder, users)
-        except PSAError as error:
-            return str(error)
+    def validate_inputs(cls, folder=None, input_types=None) -> bool | str:
+        """Any folder may be given, by any text. ComfyUI repeats a refusal once an input: execute says what is wrong."""
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, folder=None, split=None, skip_bad=None, users=None) -> str:
+    def fingerprint_inputs(cls, folder=None, split=None, skip_bad=None, users=None, elsewhere=None) -> str:
         if folder is None or split is None:  # linked: ComfyUI goes by the nodes that they come from
             return fingerprint("dataset")
-        paths = [path for path in (_metadata(folder, split), _users(folder, users)) if path]
+        folder = elsewhere or folder
+        try:
+            paths = [path for path in (_metadata(folder, split), _users(folder, users)) if path]
+        except PSAError:
+            return always_new()  # let it run, and say what is wrong
         return fingerprint(*map(path_fingerprint, paths))
 
     @classmethod
-    def execute(cls, folder, split, skip_bad, users="") -> io.NodeOutput:
+    def execute(cls, folder, split, skip_bad, users="", elsewhere="") -> io.NodeOutput:
+        folder = elsewhere.strip() or folder
         _metadata(folder, split)
         dataset = read_split(_root(folder), split, skip_bad, users=_users(folder, users))
         shown = ui.PreviewImage(to_comfy([sample_pairs(dataset)])).as_dict()
@@ -87,4 +93,7 @@ def _users(folder: str, users: str | None) -> Path | None:
 def _metadata(folder: str, split: str) -> Path:
     if split not in SPLITS:
         raise PSAError(f"A split is one of: {', '.join(SPLITS)}.")
-    return existing_file(_root(folder) / split / "metadata.jsonl", f"metadata of the split '{split}'")
+    root = _root(folder)
+    if root.name in SPLITS and not (root / split).is_dir() and (root / "metadata.jsonl").is_file():
+        raise PSAError(f"{folder} is the folder of one split. Give the folder around it, and {root.name} as split.")
+    return existing_file(root / split / "metadata.jsonl", f"metadata of the split '{split}'")

@@ -1,21 +1,20 @@
-"""The routes behind the dialog that makes and deletes stored profiles. None of them hands a profile out."""
+"""The routes behind the page's list of stored profiles and its forms. One alone hands a profile out."""
 
-import json
-from collections.abc import Awaitable, Callable
+import ipaddress
+import platform
 from typing import Any
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 from server import PromptServer
 
 from ...psa_core.errors import PSAError
-from ...psa_core.profile import UserProfile
+from ...psa_core.profile import LEVELS, UserProfile
+from ...psa_core.rules import RULES
 from .fingerprints import fingerprint
+from .routes import answers, read_json
 from .users import follow, profile_store
 
 _BODY_LIMIT = 8192  # bytes, as decoded: a profile takes some hundred, its name at most 1,200
-
-_Handler = Callable[[web.Request], Awaitable[dict[str, Any]]]
 
 
 def register() -> None:
@@ -24,39 +23,33 @@ def register() -> None:
     if server is None:  # a program that uses the nodes without a server has no requests and one user
         return
     follow(server)
-    server.routes.get("/psa/profiles")(_answers(_list_profiles))
-    server.routes.get("/psa/profiles/{name}")(_answers(_describe_profile))
-    server.routes.post("/psa/profiles")(_answers(_save_profile))
-    server.routes.delete("/psa/profiles/{name}")(_answers(_delete_profile))
+    server.routes.get("/psa/profiles")(answers(_list_profiles))
+    server.routes.get("/psa/profiles/{name}")(answers(_describe_profile))
+    server.routes.post("/psa/profiles")(answers(_save_profile))
+    server.routes.delete("/psa/profiles/{name}")(answers(_delete_profile))
+    server.routes.post("/psa/profiles/{name}/read")(answers(_read_profile))
+    server.routes.post("/psa/profiles/{name}/copy")(answers(_copy_profile))
+    server.routes.post("/psa/profiles/{name}/rename")(answers(_rename_profile))
+    server.routes.post("/psa/banned")(answers(_banned_categories))
 
 
-def _answers(handler: _Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """Refuse what other pages ask for, and turn a PSAError into the answer that the dialog shows."""
+def _check_host(request: web.Request) -> None:
+    """What hands a profile out is asked for by an address, not by a name that its owner may let lead anywhere.
 
-    async def answer(request: web.Request) -> web.Response:
-        try:
-            _check_origin(request)
-            return web.json_response(await handler(request))
-        except PSAError as error:
-            return web.json_response({"error": str(error)}, status=400)
-
-    return answer
-
-
-def _check_origin(request: web.Request) -> None:
-    """A page of another site, which a browser runs beside ComfyUI's, may not act on the store.
-
-    Browsers name the page's origin and its relation to ours, and let no page write these headers.
-    Programs that are no browser send neither.
+    A page under such a name counts as ComfyUI's own (DNS rebinding). Over https the certificate has vouched for it.
     """
-    origins = request.headers.getall("Origin", [])
-    sites = request.headers.getall("Sec-Fetch-Site", [])
-    own = all(origin.partition("://")[2].lower() == request.host.lower() for origin in origins)
-    if not own or not set(sites) <= {"same-origin", "none"}:
-        raise PSAError(
-            "Only ComfyUI's own page may use the profile store. If this is it, open it by the address that the server "
-            "itself sees; a proxy in between must hand on the Host header."
-        )
+    host = request.host.lower()
+    name = (host.partition("]")[0] if host.startswith("[") else host.partition(":")[0]).strip("[]")
+    if any(origin.startswith("https://") for origin in request.headers.getall("Origin", [])):
+        return
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        if name not in ("localhost", platform.node().lower()) and not name.endswith(".localhost"):
+            raise PSAError(
+                "Stored profiles are shown on a page that was opened by the server's number (such as 127.0.0.1), as "
+                "localhost, by this machine's own name, or over https. Open ComfyUI so."
+            ) from None
 
 
 async def _list_profiles(_request: web.Request) -> dict[str, Any]:
@@ -69,7 +62,7 @@ async def _describe_profile(request: web.Request) -> dict[str, Any]:
 
 
 async def _save_profile(request: web.Request) -> dict[str, Any]:
-    data = await _read_json(request)
+    data = await _read(request)
     if not isinstance(data, dict) or not {"name", "profile"} <= set(data):
         raise PSAError('Send JSON: {"name": ..., "profile": {"Age": ..., ...}}.')
     name, overwrite = data["name"], data.get("overwrite") or None
@@ -87,6 +80,41 @@ async def _delete_profile(request: web.Request) -> dict[str, Any]:
     return await _list_profiles(request)
 
 
+async def _read_profile(request: web.Request) -> dict[str, Any]:
+    """The profile, and the rules that ban the same, if any do. It takes a body of JSON, which no link or form sends."""
+    _check_host(request)
+    await _read(request)
+    name = request.match_info["name"]
+    version, profile = _version(name), profile_store().load(name)
+    rules = next((each for each in RULES if profile.with_rules(each) == profile), None)
+    return {"name": name, "version": version, "profile": profile.to_dict(), "rules": rules}
+
+
+async def _copy_profile(request: web.Request) -> dict[str, Any]:
+    profile_store().copy(request.match_info["name"], await _new_name(request))
+    return await _list_profiles(request)
+
+
+async def _rename_profile(request: web.Request) -> dict[str, Any]:
+    profile_store().rename(request.match_info["name"], await _new_name(request))
+    return await _list_profiles(request)
+
+
+async def _new_name(request: web.Request) -> Any:
+    data = await _read(request)
+    if not isinstance(data, dict) or "to" not in data:
+        raise PSAError('Send JSON with the new name: {"to": ...}.')
+    return data["to"]
+
+
+async def _banned_categories(request: web.Request) -> dict[str, Any]:
+    """What the profile in the body bans, by its rules or its own list; or the level of the paper that it names."""
+    data = await _read(request)
+    level = data.get("Level") if isinstance(data, dict) else None
+    profile = LEVELS[level] if isinstance(level, str) and level in LEVELS else UserProfile.from_dict(data)
+    return {"banned": list(profile.banned_categories)}
+
+
 def _version(name: str) -> str:
     """Changes with what is stored as `name` and tells nothing of it."""
     store = profile_store()
@@ -95,21 +123,5 @@ def _version(name: str) -> str:
     return fingerprint("version", str(store.folder), name, *stamp)
 
 
-async def _read_json(request: web.Request) -> Any:
-    """The body: short, and JSON that says so, for which browsers ask before a page of another site may send it."""
-    if request.content_type != "application/json":
-        raise PSAError("Send the profile as Content-Type: application/json.")
-    if (request.charset or "utf-8").lower() not in ("utf-8", "utf8"):
-        raise PSAError("Send the profile in UTF-8, as all JSON is.")
-    body = b""
-    try:
-        while chunk := await request.content.read(_BODY_LIMIT + 1 - len(body)):
-            body += chunk
-    except (HttpProcessingError, web.RequestPayloadError, OSError):
-        raise PSAError("The request's body cannot be decoded. Send the profile as plain JSON.") from None
-    if len(body) > _BODY_LIMIT:
-        raise PSAError(f"The request is longer than a profile can be. Send at most {_BODY_LIMIT} bytes.")
-    try:
-        return json.loads(body.decode("utf-8"))
-    except (ValueError, RecursionError):
-        raise PSAError("The request's body is not JSON in UTF-8, or too deeply nested.") from None
+async def _read(request: web.Request) -> Any:
+    return await read_json(request, "profile", _BODY_LIMIT)
