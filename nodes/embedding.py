@@ -13,6 +13,7 @@ from .comfy.language_model_memory import ManagedPlacement
 from .comfy.say import say
 
 OUR_TEMPLATES = "ours"
+_WITHOUT_MODEL = {**BY_NAME, "everyone": EveryoneEncoder}
 _MORE_PROFILES = [f"profile_{number}" for number in range(2, 9)]
 
 
@@ -28,11 +29,11 @@ class LoadEncoder(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "encoder_name",
-                    options=[*BY_NAME, EveryoneEncoder.id, *dict.fromkeys([DEFAULT_MODEL, *models])],
-                    default=next(iter(BY_NAME)),
+                    options=[*_WITHOUT_MODEL, *dict.fromkeys([DEFAULT_MODEL, *models])],
+                    default=next(iter(_WITHOUT_MODEL)),
                     tooltip="structured: the profile's fields as numbers, instant, for adapters trained here. "
                     "structured-inferred: the same without what is banned, which must then follow from the person. "
-                    f"{EveryoneEncoder.id}: nothing, for adapters that draw alike for all (PSA Mini's rival). Or "
+                    "everyone: nothing, for adapters that draw alike for all (PSA Mini's rival). Or "
                     f"a language model in models/LLM, for published weights: {DEFAULT_MODEL}.",
                 ),
                 io.Combo.Input(
@@ -70,9 +71,9 @@ class LoadEncoder(io.ComfyNode):
 
     @classmethod
     def execute(cls, encoder_name, templates, banned_by, keep_loaded) -> io.NodeOutput:
-        if encoder_name in BY_NAME or encoder_name == EveryoneEncoder.id:
+        if encoder_name in _WITHOUT_MODEL:
             say(f"{encoder_name}: no model, no file")
-            return io.NodeOutput(EveryoneEncoder() if encoder_name == EveryoneEncoder.id else BY_NAME[encoder_name]())
+            return io.NodeOutput(_WITHOUT_MODEL[encoder_name]())
         say(f"{encoder_name}: read when profiles are encoded")
         return io.NodeOutput(
             LanguageModelEncoder(

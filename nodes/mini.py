@@ -25,7 +25,7 @@ class LoadMini(io.ComfyNode):
                 io.Vae.Output(display_name="vae", tooltip="Its VAE."),
                 sockets.Adapter.Output(display_name="adapter", tooltip="Takes away what a viewer bans."),
                 sockets.Adapter.Output(
-                    display_name="rival_adapter", tooltip="Draws alike for all: give it the encoder everyone-v1."
+                    display_name="rival_adapter", tooltip="Draws alike for all: give it the encoder everyone."
                 ),
             ],
             **sockets.aliases("psa demo", "small model", "example model", "safety"),
