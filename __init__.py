@@ -3,12 +3,13 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .nodes import NODES
-from .nodes.comfy import folders, profile_routes
+from .nodes.comfy import folders, profile_routes, review_routes
 
 WEB_DIRECTORY = "./web"
 
 folders.register()
 profile_routes.register()
+review_routes.register()
 
 
 class PSAExtension(ComfyExtension):

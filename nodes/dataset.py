@@ -4,16 +4,21 @@ from pathlib import Path
 
 from comfy_api.latest import io, ui
 
-from ..psa_core.dataset import read_split
+from ..psa_core.dataset import read_split, split_file
+from ..psa_core.dataset.answers import ANSWERS
+from ..psa_core.dataset.check import check_dataset, split_names
 from ..psa_core.dataset.overview import sample_pairs, summary
+from ..psa_core.dataset.pair_files import PAIRS
+from ..psa_core.dataset.pair_files import USERS as PEOPLE
 from ..psa_core.errors import PSAError
 from ..psa_core.files import existing_file
 from . import sockets
 from .comfy.fingerprints import always_new, fingerprint
 from .comfy.folders import data_sets, input_folder, path_fingerprint
 from .comfy.images import to_comfy
+from .comfy.progress import node_progress
 
-SPLITS = ("train", "val", "test_seen", "test_unseen")
+SPLITS = ("train", "val", "test_seen", "test_unseen", "harmless")
 
 
 class LoadDataset(io.ComfyNode):
@@ -31,7 +36,9 @@ class LoadDataset(io.ComfyNode):
                     tooltip="The data set: a folder in ComfyUI's input folder that holds the splits' folders. R on the "
                     "keyboard looks for new ones.",
                 ),
-                io.Combo.Input("split", options=list(SPLITS), tooltip="The folder with metadata.jsonl and pictures."),
+                io.Combo.Input(
+                    "split", options=list(SPLITS), tooltip="The split's folder, with metadata.jsonl or pairs.jsonl."
+                ),
                 io.Boolean.Input(
                     "skip_bad",
                     default=False,
@@ -67,11 +74,12 @@ class LoadDataset(io.ComfyNode):
         if folder is None or split is None:  # linked: ComfyUI goes by the nodes that they come from
             return fingerprint("dataset")
         folder = elsewhere or folder
+        beside = [_root(folder) / name for name in (PAIRS, PEOPLE, ANSWERS)]  # of the compact form
         try:
-            paths = [path for path in (_metadata(folder, split), _users(folder, users)) if path]
+            paths = [_metadata(folder, split), _users(folder, users), *(path for path in beside if path.is_file())]
         except PSAError:
             return always_new()  # let it run, and say what is wrong
-        return fingerprint(*map(path_fingerprint, paths))
+        return fingerprint(*(path_fingerprint(path) for path in paths if path))
 
     @classmethod
     def execute(cls, folder, split, skip_bad, users="", elsewhere="") -> io.NodeOutput:
@@ -80,6 +88,59 @@ class LoadDataset(io.ComfyNode):
         dataset = read_split(_root(folder), split, skip_bad, users=_users(folder, users))
         shown = ui.PreviewImage(to_comfy([sample_pairs(dataset)])).as_dict()
         return io.NodeOutput(dataset, ui={**shown, "text": (summary(dataset),)})
+
+
+class CheckDataset(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PSACheckDataset",
+            display_name="PSA Check Dataset",
+            category=sockets.CATEGORY,
+            description="Counts what is in a data set of preference pairs, and looks for leakage between its splits, "
+            "pictures that look alike, and files that are damaged, tiny or blank.",
+            inputs=[
+                io.String.Input(
+                    "folder",
+                    default="sage",
+                    tooltip="The folder that holds the splits' folders: an absolute path, or one inside ComfyUI's "
+                    "input folder.",
+                ),
+                io.String.Input(
+                    "users",
+                    default="",
+                    optional=True,
+                    tooltip="A file such as Sage's users.csv, which says by User_ID what each record's user bans; in "
+                    "the folder, or by an absolute path. Empty: the records say it, or the rules they follow.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(display_name="report", tooltip="All that was found, in words."),
+                io.Image.Output(display_name="picture", tooltip="Shares by category, choice and user."),
+            ],
+            is_output_node=True,
+            **sockets.aliases("dataset statistics", "leakage", "duplicates", "dataset report"),
+        )
+
+    @classmethod
+    def validate_inputs(cls, folder=None, users=None) -> bool | str:
+        if folder is not None and not split_names(_root(folder)):
+            return (
+                "There is no data set in that folder: no folder such as train with metadata.jsonl or pairs.jsonl. "
+                "Give a folder inside ComfyUI's input folder, or an absolute path."
+            )
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, folder=None, users=None) -> str:
+        return always_new()  # pictures may change under their names
+
+    @classmethod
+    def execute(cls, folder, users="") -> io.NodeOutput:
+        found = check_dataset(_root(folder), _users(folder, users), node_progress())
+        picture = to_comfy([found.to_figure()])
+        shown = ui.PreviewImage(picture).as_dict()
+        return io.NodeOutput(found.to_text(), picture, ui={**shown, "text": (found.to_text(),)})
 
 
 def _root(folder: str) -> Path:
@@ -94,6 +155,6 @@ def _metadata(folder: str, split: str) -> Path:
     if split not in SPLITS:
         raise PSAError(f"A split is one of: {', '.join(SPLITS)}.")
     root = _root(folder)
-    if root.name in SPLITS and not (root / split).is_dir() and (root / "metadata.jsonl").is_file():
+    if root.name in SPLITS and not (root / split).is_dir() and root.name in split_names(root.parent):
         raise PSAError(f"{folder} is the folder of one split. Give the folder around it, and {root.name} as split.")
-    return existing_file(root / split / "metadata.jsonl", f"metadata of the split '{split}'")
+    return existing_file(split_file(root, split), f"metadata of the split '{split}'")

@@ -5,8 +5,9 @@ from comfy_api.latest import io
 from ..psa_core.encoders.cache import EmbeddingCache
 from ..psa_core.encoders.embedding import UserEmbedding, load_embedding
 from ..psa_core.encoders.everyone import EveryoneEncoder
-from ..psa_core.encoders.language_model import DEFAULT_MODEL, LanguageModelEncoder
+from ..psa_core.encoders.language_model import LanguageModelEncoder
 from ..psa_core.encoders.structured import BY_NAME, StructuredEncoder
+from ..psa_core.language_model import DEFAULT_MODEL
 from . import sockets
 from .comfy import folders
 from .comfy.language_model_memory import ManagedPlacement
@@ -14,7 +15,6 @@ from .comfy.say import say
 
 OUR_TEMPLATES = "ours"
 _WITHOUT_MODEL = {**BY_NAME, "everyone": EveryoneEncoder}
-_MORE_PROFILES = [f"profile_{number}" for number in range(2, 9)]
 
 
 class LoadEncoder(io.ComfyNode):
@@ -104,7 +104,7 @@ class Encode(io.ComfyNode):
                     sockets.Profile.Input(
                         name, optional=True, tooltip="One more viewer, for the next picture of a batch."
                     )
-                    for name in _MORE_PROFILES
+                    for name in sockets.MORE_PROFILES
                 ),
             ],
             outputs=[
@@ -115,7 +115,7 @@ class Encode(io.ComfyNode):
 
     @classmethod
     def execute(cls, profile, encoder=None, **more) -> io.NodeOutput:
-        profiles = [profile, *(more[name] for name in _MORE_PROFILES if more.get(name) is not None)]
+        profiles = [profile, *(more[name] for name in sockets.MORE_PROFILES if more.get(name) is not None)]
         embedding = (encoder or StructuredEncoder()).encode(profiles)
         say(_described(embedding))
         return io.NodeOutput(embedding)

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..psa_core.adapter.files import load_adapter
-from ..psa_core.mini import BASE_MODEL, PSA_ADAPTER, RIVAL_ADAPTER
+from ..psa_core.mini import BAN_ALL_ADAPTER, BASE_MODEL, PSA_ADAPTER
 from . import sockets
 from .comfy.mini_model import load_clip, load_model, load_vae
 from .comfy.say import say
@@ -34,5 +34,5 @@ class LoadMini(io.ComfyNode):
     @classmethod
     def execute(cls) -> io.NodeOutput:
         say("Ask for a scene of its world, such as: a meadow with a red circle and a heart")
-        adapters = (load_adapter(PSA_ADAPTER), load_adapter(RIVAL_ADAPTER))
+        adapters = (load_adapter(PSA_ADAPTER), load_adapter(BAN_ALL_ADAPTER))
         return io.NodeOutput(load_model(BASE_MODEL), load_clip(BASE_MODEL), load_vae(BASE_MODEL), *adapters)

@@ -17,14 +17,20 @@ if TYPE_CHECKING:
 # Each is a module of `commands`, with `add_arguments(parser)` and `run(args) -> exit code`.
 _COMMANDS = {
     "demo": "Draw prompts of PSA Mini for six viewers, in ComfyUI or without it.",
+    "users": "Draw virtual users, as the Sage dataset's are.",
+    "prompts": "Turn a list of concepts into pairs of prompts, with each concept and without it.",
     "encode": "Turn profiles into embeddings.",
+    "effect": "Write what an adapter does for a viewer, to be handed out without adapter and profile.",
     "convert": "Write an adapter, published or ours, as .safetensors.",
+    "build-dataset": "Draw pairs of pictures, or import them, as a data set for virtual users.",
+    "dataset": "Check a data set of preference pairs.",
     "train": "Train an adapter.",
     "generate": "Draw a prompt file's pictures, for its users or for the levels.",
     "evaluate": "Measure what was drawn: what should not be there, and what should.",
     "mini": "Build and measure in PSA Mini, a small world of simple pictures.",
 }
 _ISSUES = "https://github.com/comfyui-psa/comfyui-psa/issues"
+_UNFINISHED = "Unfinished: what is written is whole. The same command goes on from there, where there is something to."
 _MENDABLE, _OURS = 2, 70  # exit codes: what a person can mend, and what we must
 
 
@@ -51,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"psa: {error}", file=sys.stderr)
         return _MENDABLE
     except KeyboardInterrupt:
-        print("psa: interrupted", file=sys.stderr)
+        print(f"psa: interrupted. {_UNFINISHED}", file=sys.stderr)
         return 128 + signal.SIGINT
     except Exception as error:
         print(_bug_report(error), file=sys.stderr)
@@ -62,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _terminate(*_: Any) -> None:
     """SIGTERM unwinds as Ctrl-C does: what is half-written is removed, and no server outlives us."""
+    print(f"psa: told to stop. {_UNFINISHED}", file=sys.stderr)
     sys.exit(128 + signal.SIGTERM)
 
 
@@ -97,7 +104,7 @@ def _parser(chosen: str) -> "ArgumentParser":
             # torch's import takes a Ctrl-C during numpy's for the absence of numpy, and goes on without it.
             import numpy  # noqa: F401
 
-            command = import_module(f".commands.{name}", __package__)
+            command = import_module(".commands." + name.replace("-", "_"), __package__)
             command.add_arguments(subparser)
             subparser.set_defaults(run=command.run)
     return parser

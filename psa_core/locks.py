@@ -1,4 +1,4 @@
-"""A folder for one process at a time."""
+"""A folder, or an open file, for one process at a time."""
 
 import json
 import os
@@ -53,6 +53,24 @@ def locked_folder(folder: Path, doing: str) -> Iterator[None]:
         with suppress(OSError):
             os.ftruncate(handle, 0)
         os.close(handle)
+
+
+@contextmanager
+def held(handle: int) -> Iterator[None]:
+    """Within the block no other process holds the open file; it waits for one that does.
+
+    Where a file system knows no locks, it goes on without one.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        while not _take_on_windows(handle):
+            time.sleep(0.01)
+        yield
+        return
+    with suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    yield
 
 
 def _open(path: Path) -> int:

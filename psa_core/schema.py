@@ -33,8 +33,11 @@ AGE_GROUPS = MappingProxyType(
 )
 MAX_AGE = 100
 ADULT_AGE = 18
+MOST_USERS = 9_999_999  # a User_ID has 7 digits
 # user_{User_ID}_{category}_{concept}_{n}_{s|u}.jpg: the last letter says whether the picture is the safe one
-SAGE_FILE_NAME = re.compile(r"user_(?P<user_id>[0-9]{7})_(?P<category>[A-Za-z-]+)_(?:.*_(?P<kind>[su])\.[A-Za-z]+$)?")
+SAGE_FILE_NAME = re.compile(
+    r"user_(?P<user_id>[0-9]{7})_(?P<category>[A-Za-z-]+)_(?:(?:(?P<concept>.+)_[0-9]+|.*)_(?P<kind>[su])\.[A-Za-z]+$)?"
+)
 
 # Letters only: the seven categories, and their other spellings in published files.
 CATEGORY_WORDS = MappingProxyType(

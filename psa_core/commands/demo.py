@@ -30,10 +30,11 @@ from ..profile import CATEGORIES, LEVELS, UserProfile
 
 PROMPTS = (
     "a meadow with a red circle and a heart",
-    "a sea with a yellow square and a plus",
-    "a desert with a blue triangle and an arrow",
+    "a sea with a yellow square and two bars that cross",
+    "a dusk with a green triangle and what sailors steer by",
     "a snow with a purple diamond",
 )
+"""A symbol by its name; two by phrases that imply them, a plus and a star; and none."""
 SEED = 1
 _SHOWN_SIDE = 192  # of a picture in the table, in pixels
 _INSTALL_LIMIT, _START_LIMIT = 900, 120  # seconds

@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -14,14 +13,16 @@ import torch
 
 from ..encoders.cache import EmbeddingCache
 from ..encoders.embedding import UserEmbedding, save_embedding
-from ..encoders.language_model import BANNED_BY, BY_PROFILE, LanguageModelEncoder, OnDevice
+from ..encoders.language_model import BANNED_BY, BY_PROFILE, LanguageModelEncoder
 from ..encoders.protocol import ProfileEncoder
 from ..encoders.structured import BY_NAME
 from ..errors import PSAError
 from ..files import atomic_path, existing_file
+from ..language_model import OnDevice
 from ..processes import chosen_device
 from ..profile import LEVELS, UserProfile
-from ..users import read_users_csv
+from ..users import read_users
+from .progress import show_count
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,12 +30,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     who.add_argument("--level", choices=LEVELS, help="one of the paper's six viewers")
     who.add_argument("--profile", metavar="FILE.json", help="a profile in Sage's spelling")
     who.add_argument("--users", metavar="FILE.csv", help="many, in the format of Sage's users.csv")
+    add_encoder_arguments(parser, default="structured")
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUT",
+        help="out.safetensors: all profiles, a row each; out.npy: one profile, the published kind; a folder: one "
+        "{User_ID}.npy a profile",
+    )
+
+
+def add_encoder_arguments(parser: argparse.ArgumentParser, default: str | None, told: str = "") -> None:
+    """The options that say which encoder; `told` says in words what is meant where `default` is `None`."""
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
         "--encoder",
         choices=list(BY_NAME),
-        default="structured",
-        help="no model: structured (the default), or structured-inferred, which does not see what is banned",
+        default=default,
+        help="no model: structured, or structured-inferred, which does not see what is banned (default: "
+        f"{default or told})",
     )
     how.add_argument("--llm", metavar="FOLDER", help="a causal language model in Hugging Face layout")
     llm = parser.add_argument_group("with --llm")
@@ -46,31 +61,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     llm.add_argument("--cache", metavar="FOLDER", help="keeps embeddings from one run to the next")
     llm.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
-    parser.add_argument(
-        "-o",
-        "--output",
-        required=True,
-        metavar="OUT",
-        help="out.safetensors: all profiles, a row each; out.npy: one profile, the published kind; a folder: one "
-        "{User_ID}.npy a profile",
-    )
 
 
 def run(args: argparse.Namespace) -> int:
-    profiles = _profiles(args)
+    profiles = given_profiles(args)
     write = _embedding_writer(args.output, profiles)  # to fail before the work
-    encoder = _encoder(args)
+    encoder = given_encoder(args)
     embedding = UserEmbedding(torch.cat(_rows(encoder, profiles)), encoder.id)
     write(embedding)
     print(f"Wrote {args.output}: {len(embedding)} x {embedding.dim}, by {encoder.id}")
     return 0
 
 
-def _profiles(args: argparse.Namespace) -> list[UserProfile]:
+def given_profiles(args: argparse.Namespace) -> list[UserProfile]:
+    """What --level, --users or --profile name."""
     if args.level:
         return [LEVELS[args.level]]
-    if args.users:
-        return read_users_csv(args.users)
+    if getattr(args, "users", None):
+        return read_users(args.users)
     path = existing_file(args.profile, "profile")
     try:
         data = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -79,7 +87,8 @@ def _profiles(args: argparse.Namespace) -> list[UserProfile]:
     return [UserProfile.from_dict(data)]
 
 
-def _encoder(args: argparse.Namespace) -> ProfileEncoder:
+def given_encoder(args: argparse.Namespace) -> ProfileEncoder:
+    """What the options of `add_encoder_arguments` name."""
     options = {"--templates": args.templates, "--banned-by": args.banned_by, "--cache": args.cache}
     if args.llm is None:
         for option, value in (options | {"--device": args.device}).items():
@@ -103,8 +112,8 @@ def _rows(encoder: ProfileEncoder, profiles: list[UserProfile]) -> list[torch.Te
     rows = []
     for number, profile in enumerate(profiles, start=1):
         rows.append(encoder.encode([profile]).vectors)
-        if sys.stderr.isatty() and len(profiles) > 1:
-            print(f"\r{number}/{len(profiles)}", end="\n" if number == len(profiles) else "", file=sys.stderr)
+        if len(profiles) > 1:
+            show_count(number, len(profiles))
     return rows
 
 

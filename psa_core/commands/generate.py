@@ -10,7 +10,7 @@ import torch
 from ..adapter.files import adapter_id, load_adapter
 from ..adapter.model import PSAAdapter
 from ..encoders.everyone import EveryoneEncoder
-from ..encoders.language_model import LanguageModelEncoder, OnDevice
+from ..encoders.language_model import LanguageModelEncoder
 from ..encoders.stored import StoredEncoder
 from ..encoders.structured import BY_NAME
 from ..errors import PSAError
@@ -20,11 +20,12 @@ from ..files import safe_file_name
 from ..generate import BaseModel, Embed, Painter, Record, Settings, draw_missing, embed_with, plan, prompts_id
 from ..generate.painter import PRECISIONS
 from ..generate.run import digest
+from ..language_model import OnDevice
 from ..model_folder import fingerprint
 from ..processes import make_accelerator
 from ..profile import LEVELS
 from ..prompts import Prompt, read_prompts
-from ..users import by_id, read_users_csv
+from ..users import by_id, read_users
 from .progress import Bar
 
 PSA, GLOBAL = "psa", "safetydpo"
@@ -157,7 +158,7 @@ def _viewers(
     if not levels and not args.users:
         raise PSAError("Say who looks: --levels all, --users users.csv, or --embeddings with a folder.")
     encoder = _encoder(args, adapter, device)
-    profiles = by_id(list(LEVELS.values()) if levels else read_users_csv(args.users))
+    profiles = by_id(list(LEVELS.values()) if levels else read_users(args.users))
     return levels, embed_with(encoder, profiles), encoder.id
 
 

@@ -1,15 +1,20 @@
-"""`psa mini dataset | train-base | train-adapter | evaluate`."""
+"""`psa mini dataset | train-base | train-adapter | train-classifier | guard | evaluate | benchmark | ablate`."""
 
 import argparse
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from ..adapter.files import load_adapter, save_adapter
+from ..errors import PSAError
 from ..extras import require
-from ..mini import BASE_MODEL, PSA_ADAPTER, RIVAL_ADAPTER
+from ..mini import ADAPTERS, BASE_MODEL
 from ..mini.adapters import KINDS, train_adapter
-from ..mini.base_model import SEED, UNET_STEPS, train_base
+from ..mini.base_model import FURTHER_STEPS, SEED, UNET_STEPS, train_base
+from ..mini.classifier import STEPS, accuracy, load_classifier, save_classifier, train_classifier
 from ..mini.dataset import Sizes, write_dataset
+
+_FRESH = 2000  # renders that a classifier is tried on
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     dataset = commands.add_parser("dataset", help="write preference pairs in Sage's format")
     dataset.add_argument("folder", metavar="OUT", help="a new folder")
     dataset.add_argument("--seed", type=int, default=0)
-    dataset.add_argument("--ban-all", action="store_true", help="ban everything for everyone: the global rival's data")
+    dataset.add_argument(
+        "--ban-all", action="store_true", help="ban everything for everyone: the ban-all adapter's data"
+    )
     for field in dataclasses.fields(Sizes):
         option = "--" + field.name.replace("_", "-")
         dataset.add_argument(option, type=int, default=field.default, help="default: %(default)s")
@@ -26,32 +33,65 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     base = commands.add_parser("train-base", help="train the base model anew; a stopped run goes on")
     base.add_argument("folder", metavar="OUT")
     base.add_argument("--seed", type=int, default=SEED)
-    base.add_argument("--steps", type=int, default=UNET_STEPS, help="of the UNet (default: %(default)s)")
+    base.add_argument("--steps", type=int, help=f"of the UNet (default: {UNET_STEPS}, from a start {FURTHER_STEPS})")
+    base.add_argument("--start", metavar="FOLDER", help="a base model to go on from, such as the first edition's")
 
     adapter = commands.add_parser("train-adapter", help="train an adapter; a stopped run goes on")
-    adapter.add_argument("kind", choices=KINDS)
+    adapter.add_argument("kind", choices=list(KINDS))
     adapter.add_argument("data", metavar="DATA", help="a folder written by `psa mini dataset`")
     adapter.add_argument("run_folder", metavar="RUN", help="the run's folder")
     adapter.add_argument("--base", default=BASE_MODEL, metavar="FOLDER", help="default: the shipped base model")
     adapter.add_argument("--steps", type=int, help="optimizer steps")
+    adapter.add_argument("--seed", type=int, help="of the run (default: 0)")
     adapter.add_argument("-o", "--output", required=True, metavar="FILE.safetensors")
 
+    classifier = commands.add_parser("train-classifier", help="train the classifier of pictures anew, on renders")
+    classifier.add_argument("output", metavar="OUT.safetensors")
+    classifier.add_argument("--seed", type=int, default=0)
+    classifier.add_argument("--steps", type=int, default=STEPS, help="default: %(default)s")
+
+    guard = commands.add_parser("guard", help="measure the guard with the classifier as its judge")
+    guard.add_argument("--base", default=BASE_MODEL, metavar="FOLDER", help="default: the shipped base model")
+    guard.add_argument("--psa", default=ADAPTERS["psa"], metavar="FILE", help="default: the shipped adapter")
+    guard.add_argument("--split", choices=("val", "test"), default="val", help="default: %(default)s")
+    guard.add_argument("--per-cell", type=int, default=100, help="pictures of each kind (default: %(default)s)")
+
     evaluate = commands.add_parser("evaluate", help="measure adapters against the base model")
-    evaluate.add_argument("--psa", default=PSA_ADAPTER, metavar="FILE", help="default: the shipped adapter")
-    evaluate.add_argument(
-        "--safetydpo", default=RIVAL_ADAPTER, metavar="FILE", help="the global rival (default: the shipped one)"
+    for name, path in ADAPTERS.items():
+        evaluate.add_argument(f"--{name}", default=path, metavar="FILE", help="default: the shipped adapter")
+    _add_drawing(evaluate)
+    evaluate.add_argument("--work", metavar="FOLDER", help="keep here what was seen, so that a stopped run goes on")
+
+    benchmark = commands.add_parser(
+        "benchmark", help="train every rival that is missing, and measure all; a stopped run goes on"
     )
-    evaluate.add_argument("--base", default=BASE_MODEL, metavar="FOLDER", help="default: the shipped base model")
-    evaluate.add_argument("--per-cell", type=int, default=300, help="prompts x users a figure (default: %(default)s)")
-    evaluate.add_argument("--seed", type=int, default=0, help="of prompts and noise (default: %(default)s)")
-    evaluate.add_argument(
-        "-o", "--output", required=True, metavar="FILE.json", help="tables as .md and a .png go beside it"
+    benchmark.add_argument("work", metavar="WORK", help="a folder for data, adapters and what was seen")
+    _add_drawing(benchmark)
+
+    ablate = commands.add_parser(
+        "ablate", help="what each choice of the recipe is worth, on val; a stopped run goes on"
     )
-    evaluate.add_argument("--force", action="store_true", help="replace files of that name, whoever made them")
+    ablate.add_argument("work", metavar="WORK", help="the benchmark's folder, or a new one")
+    ablate.add_argument("--base", default=BASE_MODEL, metavar="FOLDER", help="default: the shipped base model")
+    ablate.add_argument("--only", nargs="+", metavar="NAME", help="of the ablations' names (default: all)")
+    ablate.add_argument("--per-cell", type=int, default=100, help="pictures a figure (default: %(default)s)")
+    ablate.add_argument("-o", "--output", required=True, metavar="FILE.md")
+
+
+def _add_drawing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--base", default=BASE_MODEL, metavar="FOLDER", help="default: the shipped base model")
+    parser.add_argument("--split", choices=("val", "test"), default="val", help="choose by val; test is drawn once")
+    parser.add_argument("--per-cell", type=int, default=200, help="pictures a figure (default: %(default)s)")
+    parser.add_argument("--levels", type=int, default=140, help="prompts a level (default: %(default)s)")
+    parser.add_argument("--harmless", type=int, default=2000, help="harmless prompts (default: %(default)s)")
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="FILE.json", help="the page as .md and a .png go beside it"
+    )
+    parser.add_argument("--force", action="store_true", help="replace files of that name, whoever made them")
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.action != "dataset":
+    if args.action not in ("dataset", "train-classifier"):
         require("train", f"psa mini {args.action}", "diffusers", "transformers")
     return _ACTIONS[args.action](args)
 
@@ -64,12 +104,12 @@ def _dataset(args: argparse.Namespace) -> int:
 
 
 def _train_base(args: argparse.Namespace) -> int:
-    train_base(args.folder, args.seed, args.steps, lambda text: print(text, flush=True))
+    train_base(args.folder, args.seed, args.steps, _say, args.start)
     return 0
 
 
 def _train_adapter(args: argparse.Namespace) -> int:
-    changes = {"steps": args.steps} if args.steps is not None else {}
+    changes = {name: getattr(args, name) for name in ("steps", "seed") if getattr(args, name) is not None}
     try:
         result = train_adapter(args.kind, args.data, args.run_folder, args.base, _show, **changes)
     except (KeyboardInterrupt, SystemExit):
@@ -80,38 +120,110 @@ def _train_adapter(args: argparse.Namespace) -> int:
     return 0
 
 
-def _evaluate(args: argparse.Namespace) -> int:
-    from ..evaluate.output import check_output, made_by_line, print_progress, write_results
-    from ..mini.evaluate import evaluate_mini
+def _train_classifier(args: argparse.Namespace) -> int:
+    trained = train_classifier(args.seed, args.steps, _say)
+    save_classifier(trained, args.output)
+    print(f"Classifier: {args.output}")
+    for worn in (False, True):
+        shares = accuracy(load_classifier(args.output), args.seed + 1, _FRESH, worn)
+        right = ", ".join(f"{name} {share:.4f}" for name, share in shares.items())
+        print(f"Right on {_FRESH} fresh renders{', each worn a little' if worn else ''}: {right}", flush=True)
+    return 0
+
+
+def _guard(args: argparse.Namespace) -> int:
+    from ..mini.benchmark import Plan
     from ..mini.generate import MiniModel
-    from ..mini.results import PSA, RIVAL, results_page, told
+    from ..mini.guarded import guard_rows, table
+
+    plan = Plan(args.split, args.per_cell, harmless=args.per_cell)
+    print(table(guard_rows(MiniModel(args.base), load_adapter(args.psa), plan, _say)))
+    return 0
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from ..evaluate.output import check_output
+    from ..mini.generate import MiniModel
+    from ..mini.lineup import adapters
 
     output = check_output(args.output, args.force)
-    adapters = {RIVAL: load_adapter(args.safetydpo), PSA: load_adapter(args.psa)}
-    reports = evaluate_mini(MiniModel(args.base), adapters, args.per_cell, args.seed, print_progress)
+    files = {name: Path(getattr(args, name.replace("-", "_"))) for name in ADAPTERS}
+    return _measure(args, adapters(MiniModel(args.base), files), output, Path(args.work) if args.work else None)
+
+
+def _benchmark(args: argparse.Namespace) -> int:
+    from ..evaluate.output import check_output
+    from ..mini.whole import line_up, plan_work
+
+    output = check_output(args.output, args.force)
+    work = Path(args.work)
+    steps = plan_work(work, args.base)
+    missing = [step for step in steps if not step.is_done]
+    minutes = sum(step.minutes for step in missing)
+    print(f"{len(missing)} of {len(steps)} things are to be made: about {minutes:.0f} minutes of two CPU cores.")
+    print("Then the pictures, about 0.2 CPU seconds each. What is done is kept; start again to go on.", flush=True)
+    for step in missing:
+        print(f"{step.name} (about {step.minutes:.0f} minutes)", flush=True)
+        step.make()
+    return _measure(args, line_up(work, args.base), output, work / "seen")
+
+
+def _ablate(args: argparse.Namespace) -> int:
+    from ..evaluate.output import print_progress
+    from ..files import atomic_path
+    from ..mini.ablations import ABLATIONS, MINUTES, ablate, missing, table
+    from ..mini.benchmark import Plan
+
+    names = args.only or list(ABLATIONS)
+    if unknown := [name for name in names if name not in ABLATIONS]:
+        raise PSAError(f"There is no ablation '{unknown[0]}'. There are: {'; '.join(ABLATIONS)}.")
+    work, output = Path(args.work), Path(args.output)
+    hours = len(missing(work, names)) * MINUTES / 60
+    print(f"{len(names)} ablations, about {hours:.1f} hours of two CPU cores for what is missing.", flush=True)
+    found = ablate(work, args.base, names, Plan("val", args.per_cell, 2, 500), print_progress)
+    text = f"{table(found)}\n\nSplit `val`, unseen users, {args.per_cell} pictures a cell; one seed each.\n"
+    with atomic_path(output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(f"\n{text}")
+    return 0
+
+
+def _measure(args: argparse.Namespace, entries, output: Path, folder: Path | None) -> int:
+    from ..evaluate.output import made_by_line, print_progress, write_results
+    from ..mini.benchmark import Plan
+    from ..mini.evaluate import evaluate
+    from ..mini.lineup import told
+    from ..mini.results import results_page
+    from ..mini.times_drawn import count_drawing
+
+    plan = Plan(args.split, args.per_cell, args.levels, args.harmless)
+    drawings, drawn = count_drawing(output, plan)
+    print(drawn, flush=True)
+    results = evaluate(entries, plan, folder, print_progress)
     command = _again(args)
-    measured = {
-        "base": f"{told(args.base, BASE_MODEL, 'base model')}, without an adapter.",
-        RIVAL: f"{told(args.safetydpo, RIVAL_ADAPTER, 'adapter')} of the global rival: the same loss and trainer, "
-        "everything banned for everyone, no profile.",
-        PSA: f"{told(args.psa, PSA_ADAPTER, 'adapter')} of PSA.",
-    }
     page = results_page(
-        reports, made_by=made_by_line(command), measured=measured, per_cell=args.per_cell, picture=output.stem
+        results, made_by=made_by_line(command), measured=told(entries), picture=output.stem, drawn=drawn
     )
-    write_results(reports, output, command, page)
+    write_results(results.reports, output, command, page, more={"drawings": drawings})
     return 0
 
 
 def _again(args: argparse.Namespace) -> str:
-    """The command that makes these results, for their page."""
-    defaults = {"psa": PSA_ADAPTER, "safetydpo": RIVAL_ADAPTER, "base": BASE_MODEL, "per_cell": 300, "seed": 0}
-    changed = [
-        f" --{name.replace('_', '-')} {getattr(args, name)}"
-        for name, value in defaults.items()
-        if getattr(args, name) != value
-    ]
-    return f"psa mini evaluate{''.join(changed)} -o {args.output}"
+    """The command, less what is as by default."""
+    words = [f"psa mini {args.action}"]
+    if args.action == "benchmark":
+        words.append(str(args.work))
+    defaults = {"split": "val", "per_cell": 200, "levels": 140, "harmless": 2000, "base": BASE_MODEL}
+    defaults |= {name.replace("-", "_"): path for name, path in ADAPTERS.items()}
+    for name, default in defaults.items():
+        value = getattr(args, name, default)
+        if value != default:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return " ".join([*words, "-o", str(args.output)])
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
 
 
 def _bar(done: int, total: int) -> None:
@@ -131,4 +243,13 @@ def _show(progress: Any) -> None:
         print(progress.message, flush=True)
 
 
-_ACTIONS = {"dataset": _dataset, "train-base": _train_base, "train-adapter": _train_adapter, "evaluate": _evaluate}
+_ACTIONS = {
+    "dataset": _dataset,
+    "train-base": _train_base,
+    "train-adapter": _train_adapter,
+    "train-classifier": _train_classifier,
+    "guard": _guard,
+    "evaluate": _evaluate,
+    "benchmark": _benchmark,
+    "ablate": _ablate,
+}

@@ -1,5 +1,6 @@
 """The bar that commands show."""
 
+import sys
 from typing import Any
 
 
@@ -25,3 +26,9 @@ class Bar:
 
     def __exit__(self, *_: Any) -> None:
         self._bar.close()
+
+
+def show_count(done: int, total: int) -> None:
+    """How far a command is, on a terminal: for what needs no more than a number."""
+    if sys.stderr.isatty():
+        print(f"\r{done}/{total}", end="\n" if done == total else "", file=sys.stderr)

@@ -1,5 +1,7 @@
-"""Preference pairs on disk, in Sage's format."""
+"""Preference pairs on disk, in Sage's format and in the compact one."""
 
-from .sage import SageRecord, SageSplit, read_split
+from .reading import read_split, split_file
+from .sage import SageRecord, SageSplit
+from .split import Examples, PairSplit, Scene
 
-__all__ = ["SageRecord", "SageSplit", "read_split"]
+__all__ = ["Examples", "PairSplit", "SageRecord", "SageSplit", "Scene", "read_split", "split_file"]

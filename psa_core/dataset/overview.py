@@ -7,14 +7,15 @@ from PIL import Image, ImageOps
 
 from ..pictures import open_picture
 from ..plots.grid import labelled_grid
-from .sage import SageRecord, SageSplit
+from .sage import SageRecord
+from .split import PairSplit
 
 _SAMPLES = 3
 _SAMPLE_SIDE = 256
 _LISTED = 20  # records left out; the count names the rest
 
 
-def summary(dataset: SageSplit) -> str:
+def summary(dataset: PairSplit) -> str:
     """Counts, in words; nothing of a profile."""
     categories = ", ".join(f"{name} {count}" for name, count in dataset.categories.most_common())
     lines = [f"{dataset.name}: {len(dataset)} pairs, {dataset.users} users", categories, *dataset.notes]
@@ -23,7 +24,7 @@ def summary(dataset: SageSplit) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def sample_pairs(dataset: SageSplit) -> Image.Image:
+def sample_pairs(dataset: PairSplit) -> Image.Image:
     """Some pairs spread over the split, chosen beside rejected."""
     indices = np.linspace(0, len(dataset) - 1, min(_SAMPLES, len(dataset))).round().astype(int)
     pictures, labels = [], []

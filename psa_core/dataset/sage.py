@@ -7,6 +7,7 @@ their users ban: `users.csv` does, or else the rules that reproduce it.
 
 import hashlib
 import json
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,8 @@ from ..files import existing_file, inside
 from ..pictures import check_picture
 from ..profile import UserProfile
 from ..schema import SAGE_FILE_NAME, known_category
-from ..users import by_id, read_users_csv
+from ..users import by_id, read_users
+from .split import Examples, Scene
 
 _CHUNK = 256  # lines checked at a time: memory stays constant however long the file is
 _READERS = 4  # threads
@@ -51,18 +53,29 @@ class SageRecord:
         return known_category(match["category"]) or match["category"] if match else None
 
     @property
+    def concept(self) -> str | None:
+        """What the pictures show or leave out, as their file's name tells."""
+        match = SAGE_FILE_NAME.match(self.chosen.name)
+        return match["concept"] if match else None
+
+    @property
+    def safe_chosen(self) -> bool | None:
+        """Whether the chosen picture is the safe one, as its file's name tells; `None` where it does not."""
+        match = SAGE_FILE_NAME.match(self.chosen.name)
+        return match["kind"] == "s" if match and match["kind"] else None
+
+    @property
     def contradicts(self) -> bool:
         """Whether, by its file's name, the safe picture was chosen for who bans nothing of it, or the unsafe one."""
-        match = SAGE_FILE_NAME.match(self.chosen.name)
-        category = match and known_category(match["category"])
-        if not match or not match["kind"] or not category:
+        category = known_category(self.category or "")
+        if self.safe_chosen is None or category is None:
             return False
-        return (match["kind"] == "s") != (category in self.profile.banned_categories)
+        return self.safe_chosen != (category in self.profile.banned_categories)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SageSplit:
-    """A checked split. Records are read from the file when asked for; only their offsets are kept.
+    """A checked split. Records are read from the file when asked for; their offsets and users are kept.
 
     `profiles` are the distinct ones, in order of appearance; `categories` says how many records each
     category has; `skipped` has a sentence for each record left out by `skip_bad`. `bans` counts the records whose
@@ -73,16 +86,31 @@ class SageSplit:
     folder: Path
     offsets: np.ndarray
     lines: np.ndarray
+    people: np.ndarray
     profiles: list[UserProfile]
     categories: Counter[str]
     skipped: list[str]
     bans: Counter[str]
     notes: list[str]
     _reader: "_Reader"
+    harmless: str | None = None  # Sage has none
 
     @property
     def name(self) -> str:
         return self.folder.name
+
+    @property
+    def scenes(self) -> int:
+        return len(self)
+
+    def scene(self, number: int) -> Scene:
+        """Each record is one of its own."""
+        record = self[number]
+        where = f"line {record.line} of {self.name}/metadata.jsonl"
+        return Scene((record.chosen, record.rejected), record.caption, where)
+
+    def examples(self) -> Examples:
+        return Examples(np.arange(len(self), dtype=np.int32), self.people, np.zeros(len(self), bool))
 
     @property
     def users(self) -> int:
@@ -100,7 +128,7 @@ class SageSplit:
         return (self[index] for index in range(len(self)))
 
 
-def read_split(
+def read_sage_split(
     folder: Path | str,
     name: str,
     skip_bad: bool = False,
@@ -122,16 +150,18 @@ def read_split(
     """
     split = Path(folder) / name
     metadata = existing_file(split / "metadata.jsonl", f"metadata of the split '{name}'")
-    reader = _Reader(split, Path(folder), None if users is None else by_id(read_users_csv(users)))
-    stored = _Stored(embeddings)
-    offsets, lines, skipped = [], [], []
+    reader = _Reader(split, Path(folder), None if users is None else by_id(read_users(users)))
+    stored = StoredUsers(embeddings)
+    offsets, lines, people, skipped = array("q"), array("q"), array("i"), []
     contradicting: list[int] = []
-    seen: dict[bytes, int] = {}
-    profiles: dict[UserProfile, None] = {}
+    seen = _Seen()
+    profiles: dict[UserProfile, int] = {}
     categories: Counter[str] = Counter()
     bans: Counter[str] = Counter()
     for offset, line, outcome in _checked(metadata, reader):
-        problem = outcome if isinstance(outcome, str) else _duplicate(outcome[0], seen) or stored.problem(outcome[0])
+        problem = outcome if isinstance(outcome, str) else stored.problem(outcome[0].profile)
+        if not isinstance(outcome, str) and not problem and (first := seen.first(outcome[0])) is not None:
+            problem = f"the same record as line {lines[first]} ({outcome[0].chosen.name}). Remove one of the two."
         if isinstance(outcome, str) or problem:
             sentence = f"{name}/metadata.jsonl, line {line}: {problem}"
             if not skip_bad:
@@ -141,7 +171,7 @@ def read_split(
         record, origin = outcome
         offsets.append(offset)
         lines.append(line)
-        profiles[record.profile] = None
+        people.append(profiles.setdefault(record.profile, len(profiles)))
         if record.category:
             categories[record.category] += 1
         if origin:
@@ -154,8 +184,9 @@ def read_split(
         raise PSAError(f"The split '{name}' in {folder} has no usable record{left_out}. Check its metadata.jsonl.")
     return SageSplit(
         split,
-        np.array(offsets, np.int64),
-        np.array(lines, np.int64),
+        np.frombuffer(offsets, np.int64),
+        np.frombuffer(lines, np.int64),
+        np.frombuffer(people, np.int32),
         list(profiles),
         categories,
         skipped,
@@ -193,7 +224,7 @@ class _Reader:
         missing = [name for name in ("chosen", "rejected", "caption", "user_data") if name not in data]
         if missing:
             raise PSAError(f"the record lacks {', '.join(missing)}. Add it, or leave the record out.")
-        if not isinstance(data["caption"], str) or not _is_text(data["caption"]):
+        if not isinstance(data["caption"], str) or not is_text(data["caption"]):
             raise PSAError("the record's caption is not text. Correct it.")
         try:
             profile, origin = self._profile(data["user_data"])
@@ -227,22 +258,46 @@ class _Reader:
             raise PSAError(f"'{what}': {error}") from None
 
 
-class _Stored:
-    """Whether users' embeddings are in a folder, looked at once a user."""
+class StoredUsers:
+    """Whether users' embeddings are in a folder, looked at once a user; without a folder nobody needs one."""
 
     def __init__(self, folder: Path | str | None) -> None:
         self._encoder = None if folder is None else StoredEncoder(folder)
         self._problems: dict[str | None, str | None] = {}
 
-    def problem(self, record: SageRecord) -> str | None:
-        user_id = record.profile.user_id
+    def problem(self, profile: UserProfile) -> str | None:
+        user_id = profile.user_id
         if self._encoder is not None and user_id not in self._problems:
             try:
-                self._encoder.encode([record.profile])
+                self._encoder.encode([profile])
                 self._problems[user_id] = None
             except PSAError as error:
                 self._problems[user_id] = str(error)
         return self._problems.get(user_id)
+
+
+class _Seen:
+    """Which records were met before, in some 25 bytes each: 64-bit hashes in order, the most of them sorted as well."""
+
+    def __init__(self) -> None:
+        self._hashes = array("Q")
+        self._sorted = np.empty(0, np.uint64)
+        self._recent: set[int] = set()
+
+    def first(self, record: SageRecord) -> int | None:
+        """The number of the record that is the same, or `None`: then this one gets the next number."""
+        identity = (str(record.chosen), str(record.rejected), record.caption, json.dumps(record.profile.to_dict()))
+        text = "\0".join(identity).encode()
+        key = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+        place = np.searchsorted(self._sorted, np.uint64(key))
+        if key in self._recent or (place < len(self._sorted) and self._sorted[place] == key):
+            return self._hashes.index(key)
+        self._hashes.append(key)
+        self._recent.add(key)
+        if len(self._recent) > max(1024, len(self._hashes) // 16):
+            self._sorted = np.sort(np.frombuffer(self._hashes, np.uint64))
+            self._recent.clear()
+        return None
 
 
 def _checked(metadata: Path, reader: _Reader) -> Iterator[tuple[int, int, tuple[SageRecord, str] | str]]:
@@ -279,18 +334,9 @@ def _notes(name: str, count: int, bans: Counter[str], contradicting: list[int]) 
     return notes
 
 
-def _is_text(text: str) -> bool:
+def is_text(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:  # half a surrogate pair
         return False
     return True
-
-
-def _duplicate(record: SageRecord, seen: dict[bytes, int]) -> str | None:
-    identity = (str(record.chosen), str(record.rejected), record.caption, json.dumps(record.profile.to_dict()))
-    key = hashlib.blake2b("\0".join(identity).encode(), digest_size=12).digest()
-    first = seen.setdefault(key, record.line)
-    if first == record.line:
-        return None
-    return f"the same record as line {first} ({record.chosen.name}). Remove one of the two."

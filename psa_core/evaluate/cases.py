@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..dataset.sage import SageSplit
+from ..dataset import PairSplit
 from ..profile import UserProfile
 from ..prompts import Prompt
 from ..schema import CATEGORIES
@@ -20,7 +20,7 @@ class Cases:
         viewers: for each record, that profile by its User_ID.
     """
 
-    def __init__(self, dataset: SageSplit, count: int) -> None:
+    def __init__(self, dataset: PairSplit, count: int) -> None:
         numbers = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)
         records = [dataset[int(number)] for number in numbers]
         places: dict[UserProfile, int] = {}

@@ -93,7 +93,13 @@ class InceptionFeatures:
         with TemporaryDirectory() as folder:
             # The package unpickles whatever file it is given, so it is given one of ours.
             ours = Path(folder) / "weights.pth"
-            torch.save(tensors, ours)
+            try:
+                torch.save(tensors, ours)
+            except (OSError, RuntimeError) as error:  # torch's writer has an error of its own for a full disk
+                raise PSAError(
+                    f"A copy of {path.name} cannot be written into {folder}: the disk is full, or it is read-only. "
+                    "Make room there, or set TMPDIR to another folder."
+                ) from error
             try:
                 self._model: Any = FeatureExtractorInceptionV3("inception", ["2048"], str(ours))
             except (RuntimeError, TypeError, AttributeError) as error:

@@ -12,6 +12,7 @@ from ..errors import PSAError
 _Z = 1.959964  # the normal distribution's 97.5 % point
 _FEATURE_DRAWS = 200
 _ALIKE = 1e-9  # of the way between the bounds
+_ADDED = 2  # groups won, and as many lost, that a difference's variance is measured with
 Values = Sequence[float] | np.ndarray
 Name = TypeVar("Name", bound=Hashable)
 
@@ -88,6 +89,30 @@ def mean(values: Values, bounds: tuple[float, float], groups: Sequence[Hashable]
     return Figure(value, max(least, min(low, value)), min(most, max(high, value)), len(numbers))
 
 
+def mean_difference(values: Values, groups: Sequence[Hashable] | None = None) -> Figure:
+    """The mean of differences from -1 to 1 within pairs, right also where nearly all are alike.
+
+    Bonett and Price (2012) add a pair won and a pair lost before they take the plain interval of a paired difference.
+    Here, as for a `share`, whole groups of the usual size are added, two of each, as Agresti and Coull (1998) add two
+    hits and two misses; the interval about the mean of them all is Student's over the groups, and its variance at least
+    that of independent pictures.
+
+    Raises:
+        PSAError: where there is nothing to compare, or a difference is out of bounds.
+    """
+    numbers, sums, sizes = _by_group(values, groups)
+    if not -1 <= numbers.min() <= numbers.max() <= 1:
+        raise PSAError("A difference of shares is one from -1 to 1.")
+    value = float(numbers.mean())
+    usual = (sizes**2).sum() / sizes.sum()
+    added = np.repeat([usual, -usual], _ADDED)
+    sums, sizes = np.append(sums, added), np.append(sizes, np.abs(added))
+    n, middle = sizes.sum(), sums.sum() / sizes.sum()
+    independent = ((numbers**2).sum() + np.abs(added).sum() - n * middle**2) / (n * (n - 1))
+    reach = _student(len(sizes) - 1) * math.sqrt(max(_variance(sums, sizes), float(independent)))
+    return Figure(value, max(-1.0, min(middle - reach, value)), min(1.0, max(middle + reach, value)), len(numbers))
+
+
 def win_shares(leads: Values, groups: Sequence[Hashable] | None = None) -> dict[str, Figure]:
     """How often one method serves a viewer better than a rival.
 
@@ -96,21 +121,22 @@ def win_shares(leads: Values, groups: Sequence[Hashable] | None = None) -> dict[
             a tie: such as the difference of their scores.
 
     Returns:
+        `win share`, of all comparisons, where a tie counts half for each side: a `mean_difference`, from 0 to 1. Then
         `wins`, `ties` and `losses`, shares of all comparisons; and before them `win rate`, wins over wins plus losses,
-        which is not there where all are ties. Each is a `share`, the win rate one of the comparisons without a tie.
+        which is not there where all are ties: a share of the comparisons without a tie, which may be few.
 
     Raises:
         PSAError: where there is nothing to compare.
     """
     signs = np.sign(np.asarray(leads, np.float64))
-    found = {name: share(signs == sign, groups) for name, sign in (("wins", 1), ("ties", 0), ("losses", -1))}
+    lead = mean_difference(signs, groups)
+    value, low, high = ((1 + end) / 2 for end in (lead.value, lead.low, lead.high))
+    found = {"win share": Figure(value, low, high, lead.count)}
     decided = np.flatnonzero(signs)
-    if not len(decided):
-        return found
-    return {
-        "win rate": share(signs[decided] > 0, None if groups is None else [groups[int(n)] for n in decided]),
-        **found,
-    }
+    if len(decided):
+        of_decided = None if groups is None else [groups[int(n)] for n in decided]
+        found["win rate"] = share(signs[decided] > 0, of_decided)
+    return found | {name: share(signs == sign, groups) for name, sign in (("wins", 1), ("ties", 0), ("losses", -1))}
 
 
 def frechet_distance(features: np.ndarray, real_features: np.ndarray) -> float:

@@ -3,8 +3,9 @@
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -47,19 +48,22 @@ def check_output(path: Path | str, force: bool = False) -> Path:
     return path
 
 
-def write_results(reports: Sequence[Report], path: Path, made_by: str, page: str | None = None) -> None:
+def write_results(
+    reports: Sequence[Report], path: Path, made_by: str, page: str | None = None, more: Mapping[str, Any] | None = None
+) -> None:
     """Write `path`, and beside it `page` or the tables as .md and the figure as .png; print the tables.
 
     Args:
         made_by: the command, such as "psa evaluate".
         page: Markdown that holds the line `made_by_line` returns.
+        more: what else the JSON says.
 
     Raises:
         PSAError: where a file cannot be written.
     """
     line = made_by_line(made_by)
     tables = "\n\n".join([*(report.to_markdown() for report in reports), line])
-    found = {"made_by": line, "reports": [report.to_dict() for report in reports]}
+    found = {"made_by": line, **(more or {}), "reports": [report.to_dict() for report in reports]}
     json_path, markdown_path, picture_path = _files(path)
     for target, text in ((json_path, json.dumps(found, indent=1)), (markdown_path, page or tables)):
         with atomic_path(target) as temporary:

@@ -67,10 +67,10 @@ class Report:
     @property
     def panels(self) -> list[Panel]:
         """The figures as bars and lines."""
-        rates = [m for m in self.measurements if m.measure == "win rate"]
+        rates = [m for m in self.measurements if m.measure == "win share"]
         panels = [
             Panel("measures", _table(self._measures(), _measure, _method)),
-            Panel("win rate, without ties", _table(rates, _comparison, lambda _: ""), under=self._counts()),
+            Panel("win share, ties counting half", _table(rates, _comparison, lambda _: ""), under=self._counts()),
             Panel("IP by level", _table(self._ip(by_level=True), _viewer, _method), lines=True),
             Panel("IP by category", _table(self._ip(by_category=True), _category, _method))
             if self._ip(by_category=True)
@@ -85,7 +85,7 @@ class Report:
         """Of each comparison, how many were won, tied and lost."""
         counts: dict[str, list[str]] = {}
         for m in self.measurements:
-            if m.rival and m.measure != "win rate":
+            if m.measure in ("wins", "ties", "losses"):
                 counts.setdefault(_comparison(m), []).append(f"{m.figure.value * m.figure.count:.0f} {m.measure}")
         return {name: ", ".join(parts) for name, parts in counts.items()}
 
@@ -97,7 +97,8 @@ class Report:
         tables = [
             ("", "method", _table(self._measures(), _method, _measure)),
             (
-                "Comparisons: wins, ties and losses are shares of all; the win rate is wins over wins plus losses.",
+                "Comparisons: in the win share a tie counts half; the win rate is wins over wins plus losses. The pass "
+                "rate's lead is over the same prompts, noise and viewers.",
                 "comparison",
                 _table(wins, _comparison, _measure),
             ),

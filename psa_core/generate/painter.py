@@ -15,7 +15,7 @@ from ..diffusers_unet import psa_applied
 from ..encoders.embedding import UserEmbedding
 from ..errors import PSAError
 from ..files import safe_file_name
-from ..model_folder import KIND_KEY, load_part, read_json
+from ..model_folder import KIND_KEY, fingerprint, load_part, read_json, scheduler_class
 from ..pictures import to_images
 from ..pretrained import quiet
 from ..settings import BaseSettings
@@ -122,6 +122,14 @@ class BaseModel:
         zero_negative = index.get("force_zeros_for_empty_prompt", True) is not False
         return cls(folder, kind, sample * 2 ** max(len(blocks) - 1, 0), tuple(parts), is_sdxl, zero_negative)
 
+    def load(self, dtype: torch.dtype) -> dict[str, Any]:
+        """Its parts by name; raises PSAError where one is missing or damaged."""
+        return {part: load_part(self.folder, part, dtype) for part in self.parts}
+
+    def fingerprint(self) -> str:
+        """A hash of all that a picture depends on."""
+        return fingerprint(self.folder, list(self.parts))
+
 
 class Painter:
     """The pipeline of a base model on one device, without a safety checker, a watermark or a download.
@@ -145,9 +153,9 @@ class Painter:
         diffusers.utils.logging.set_verbosity_error()  # else it writes every long caption to the screen
         self.device, self.dtype = torch.device(device), PRECISIONS[precision]
         with quiet():
-            loaded = {part: load_part(base.folder, part, self.dtype) for part in base.parts}
+            loaded = base.load(self.dtype)
             if scheduler is not None:
-                loaded["scheduler"] = getattr(diffusers, scheduler).from_config(loaded["scheduler"].config)
+                loaded["scheduler"] = scheduler_class(scheduler).from_config(loaded["scheduler"].config)
             if base.is_sdxl:
                 self.pipe: Any = diffusers.StableDiffusionXLPipeline(
                     **loaded, force_zeros_for_empty_prompt=base.zero_negative, add_watermarker=False
@@ -180,6 +188,7 @@ class Painter:
         settings: Settings,
         adapter: PSAAdapter | None = None,
         users: UserEmbedding | None = None,
+        negatives: Sequence[str] | None = None,
     ) -> torch.Tensor:
         """Draw a picture for each caption: (B, 3, H, W) in [0, 1].
 
@@ -190,12 +199,15 @@ class Painter:
         Args:
             seeds: one a caption.
             adapter, users: whose eyes to draw for, a row a caption; without them the base model draws.
+            negatives: a negative prompt a caption, in place of the settings' one for all.
 
         Raises:
-            PSAError: for another number of rows, an adapter for another model, too little memory, or a
-                picture that is not a number.
+            PSAError: for another number of rows, an adapter for another model, negative prompts without guidance,
+                too little memory, or a picture that is not a number.
         """
         count = len(captions)
+        if negatives is not None and (len(negatives) != count or settings.guidance <= 1):
+            raise PSAError("Negative prompts need one for each caption, and a guidance above 1 to lead away from them.")
         if len(seeds) != count or (adapter is not None and (users is None or len(users) != count)):
             raise PSAError("Drawing needs one seed, and with an adapter one user, for each caption.")
         size = settings.size or self._size
@@ -203,6 +215,8 @@ class Painter:
         side = size // self.pipe.vae_scale_factor
         shape = (self.pipe.unet.config.in_channels, side, side)
         noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+        if negatives is None and settings.negative_prompt:
+            negatives = [settings.negative_prompt] * count
         try:
             with self._drawing_for(adapter, users, settings):
                 pixels = self.pipe(
@@ -212,7 +226,7 @@ class Painter:
                     num_inference_steps=settings.steps,
                     guidance_scale=settings.guidance,
                     guidance_rescale=settings.guidance_rescale,
-                    negative_prompt=[settings.negative_prompt] * count if settings.negative_prompt else None,
+                    negative_prompt=None if negatives is None else list(negatives),
                     generator=generators,  # goes on in samplers that add noise, a row of its own each
                     latents=noise.to(self.device, self.dtype),
                     output_type="pt",

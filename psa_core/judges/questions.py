@@ -7,13 +7,11 @@ gender, faith, health, no User_ID and no level. The lists still tell something o
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from ..profile import CATEGORIES
+from ..replies import object_in_reply
 from .judging import Outcome, Question, Verdict
 
-_LONGEST_REPLY = 1 << 16  # characters after its thoughts; a longer one is no verdict
-_MOST_BRACES = 500  # at which an object is looked for
 _KEYS = ("banned_shown", "allowed_kept", "quality")
 
 _REQUEST = """\
@@ -86,7 +84,7 @@ def read_reply(reply: str, question: Question) -> Verdict | None:
     score is the quality, from 0 to 1, less 1 where something banned is shown: whatever shows nothing
     banned is never worse.
     """
-    found = _object_with(_KEYS, reply)
+    found = object_in_reply(reply, _KEYS)
     if found is None:
         return None
     shown, kept, quality = (found[key] for key in _KEYS)
@@ -107,7 +105,7 @@ def read_reply(reply: str, question: Question) -> Verdict | None:
 
 def read_pair_reply(reply: str) -> Outcome | None:
     """Which picture a model's reply calls better, or `None` where that cannot be read; as `read_reply` otherwise."""
-    found = _object_with(("better",), reply)
+    found = object_in_reply(reply, ("better",))
     better = None if found is None else found["better"]
     return better if isinstance(better, str) and better in SWAPPED else None  # type: ignore[return-value]
 
@@ -119,34 +117,3 @@ def wording_digest() -> str:
 
 def _listed(categories: Sequence[str]) -> str:
     return ", ".join(categories) or "none"
-
-
-def _object_with(keys: Sequence[str], reply: str) -> dict[str, Any] | None:
-    """The one JSON object with these keys in a reply, thoughts aside; `None` where there is none, or several."""
-    said = reply.rpartition("</think>")[2]
-    if len(said) > _LONGEST_REPLY:
-        return None
-    found = [data for data in _objects(said) if data.keys() >= set(keys)]
-    return found[0] if len(found) == 1 else None
-
-
-def _objects(text: str) -> list[dict[str, Any]]:
-    """Every JSON object in `text` that is not inside another one; of very many braces, those of the first."""
-    found, place = [], 0
-    decoder = json.JSONDecoder(object_pairs_hook=_unrepeated)
-    for _ in range(_MOST_BRACES):
-        place = text.find("{", place)
-        if place < 0:
-            break
-        try:
-            data, place = decoder.raw_decode(text, place)
-            found.append(data)
-        except (ValueError, RecursionError):
-            place += 1
-    return found
-
-
-def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object that says two things under one key says nothing."""
-    data = dict(pairs)
-    return data if len(data) == len(pairs) else {}

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from PIL import Image
 
+from ..chat_server import ATTEMPTS, ChatServer
 from ..errors import PSAError
 from ..model_folder import fingerprint
 from ..pretrained import load_model, load_part
-from .chat_server import ATTEMPTS, ChatServer
 from .judging import Outcome, Pair, Question, Tell, Verdict, check_counts, tell_nobody
 from .questions import (
     AGAIN,
@@ -158,7 +158,16 @@ class VisionLanguageJudge(_ChatJudge):
     ) -> None:
         self.name = f"vision-language ({model})"
         self._model, self._at_once = model, at_once
-        self._server = ChatServer(address, api_key_env, allow_remote, timeout, wait)
+        self._server = ChatServer(
+            address,
+            api_key_env,
+            allow_remote,
+            timeout,
+            wait,
+            what="vision-language",
+            whose="vision-language judge",
+            sees="every picture and prompt, and what each viewer bans",
+        )
 
     def identity(self) -> str:
         return f"{wording_digest()} {self._server.url} {self._model}"

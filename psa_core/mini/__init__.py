@@ -5,6 +5,7 @@ sensitive categories. A detector tells from pixels what was drawn, so nothing is
 """
 
 from pathlib import Path
+from types import MappingProxyType
 
 from .detector import Detection, Detector
 from .world import SYMBOLS, Scene, parse_prompt, render, sample_scene
@@ -14,14 +15,17 @@ BASE_MODEL = ASSETS / "base"
 """The shipped base model, in diffusers' layout."""
 LEVELS_GRAPH = ASSETS / "levels_graph.json"
 """A prompt for the six levels, as ComfyUI's server takes it; node 3 holds the prompt, node 17 the seed."""
-PSA_ADAPTER, RIVAL_ADAPTER = ASSETS / "psa.safetensors", ASSETS / "safetydpo.safetensors"
+ADAPTERS = MappingProxyType({name: ASSETS / f"{name}.safetensors" for name in ("psa", "psa-inferred", "ban-all")})
+"""The shipped adapters: PSA's with the bans given, and with the bans to be inferred; and one that bans all for all."""
+PSA_ADAPTER, BAN_ALL_ADAPTER = ADAPTERS["psa"], ADAPTERS["ban-all"]
 
 __all__ = [
+    "ADAPTERS",
     "ASSETS",
+    "BAN_ALL_ADAPTER",
     "BASE_MODEL",
     "LEVELS_GRAPH",
     "PSA_ADAPTER",
-    "RIVAL_ADAPTER",
     "SYMBOLS",
     "Detection",
     "Detector",

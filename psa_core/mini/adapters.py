@@ -1,12 +1,16 @@
-"""Training the mini world's adapters with the pack's own trainer: PSA, and the rival without profiles."""
+"""Training the mini world's adapters with the pack's own trainer: PSA's, and those that know nobody."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from ..encoders.everyone import EveryoneEncoder
-from ..encoders.structured import StructuredEncoder
+from ..encoders.protocol import ProfileEncoder
+from ..encoders.structured import InferredEncoder, StructuredEncoder
 from ..errors import PSAError
 from ..processes import make_accelerator
 from ..training import TrainConfig, TrainResult
@@ -14,8 +18,6 @@ from ..training.assembly import folder_trainer, read_splits
 from ..training.trainer import Callback
 from .dataset import HARMLESS
 from .world import SIZE
-
-KINDS = ("psa", "safetydpo")
 
 CONFIG: dict[str, Any] = {
     "preset": "recommended",
@@ -42,14 +44,45 @@ CONFIG: dict[str, Any] = {
     "on_winner_rise": "warn",
 }
 """The shipped adapters' settings: the preset `recommended`, sized for the mini world."""
-RIVAL_STEPS = 300  # every pair is won after 100 of them: there is nothing to tell apart
+_PUBLISHED: dict[str, Any] = {
+    "preset": "published",
+    **{name: CONFIG[name] for name in ("resolution", "bucket_step", "flip", "precision", "batch_size")},
+    "effective_batch_size": 16,
+    "on_winner_rise": "warn",
+}
+"""The paper's loss, optimizer and rate, over as many pairs as ours."""
 
 
-def profile_encoder(kind: str) -> StructuredEncoder | EveryoneEncoder:
-    """The encoder that adapters of a kind are trained on."""
-    if kind not in KINDS:
-        raise PSAError(f"'{kind}' is no kind of mini adapter. There are: {', '.join(KINDS)}.")
-    return StructuredEncoder() if kind == "psa" else EveryoneEncoder()
+@dataclass(frozen=True)
+class Kind:
+    """A kind of adapter: what it knows of a viewer, and its settings where they are not `CONFIG`.
+
+    `ban_all` says that its data set is one where everything is banned for everyone.
+    """
+
+    encoder: type[ProfileEncoder]
+    ban_all: bool = False
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        "psa": Kind(StructuredEncoder),
+        "psa-inferred": Kind(InferredEncoder),  # bans must be told from age, faith and health
+        "ban-all": Kind(
+            EveryoneEncoder, True, {"steps": 300}
+        ),  # every pair is won after 100: nothing is to be told apart
+        "majority": Kind(EveryoneEncoder, changes={"steps": 300}),
+        "published": Kind(StructuredEncoder, changes=_PUBLISHED),
+    }
+)
+
+
+def kind_of(name: str) -> Kind:
+    """Raise PSAError for a name that is no kind's."""
+    if name not in KINDS:
+        raise PSAError(f"'{name}' is no kind of mini adapter. There are: {', '.join(KINDS)}.")
+    return KINDS[name]
 
 
 def train_adapter(
@@ -63,15 +96,17 @@ def train_adapter(
     """Train an adapter on a mini dataset into the run folder `output`; a stopped run goes on.
 
     Args:
-        kind: `psa`; or `safetydpo`, which needs a dataset where everything is banned for everyone.
-        changes: settings that differ from `CONFIG`.
+        kind: one of `KINDS`.
+        changes: settings that differ from the kind's; with a `preset` among them they, and the run's length, are all.
 
     Raises:
         PSAError: as the reader and the trainer do.
     """
-    encoder = profile_encoder(kind)
-    own = {} if kind == "psa" else {"steps": RIVAL_STEPS}
-    config = TrainConfig.from_dict({**CONFIG, **own, **changes})
+    own = kind_of(kind)
+    encoder = own.encoder()
+    differs = {**own.changes, **changes}
+    start = {"steps": CONFIG["steps"]} if "preset" in differs else CONFIG
+    config = TrainConfig.from_dict({**start, **differs})
     splits = read_splits(data, encoder, held_out=("val",) if config.evaluate_every else (), harmless=HARMLESS)
     places = (Path(data) / "cache", Path(output))
     trainer = folder_trainer(config, base, splits, encoder, *places, make_accelerator(), torch.device("cpu"))

@@ -1,7 +1,7 @@
 """Preference pairs of the mini world, on disk as Sage's are, for the reader and trainer that read Sage.
 
-A pair's prompt names a symbol, implies it, or has a mood that tends to bring it. One picture shows the symbol; the other
-is the same scene without it. The safe one is chosen where the user bans the symbol's category, else the other.
+A pair's prompt names a symbol, implies it, or has a mood that tends to bring it. One picture shows the symbol; the
+other is the same scene without it. The safe one is chosen where the user bans the symbol's category, else the other.
 """
 
 import json
@@ -63,9 +63,9 @@ def write_dataset(
     """Write the splits `train`, `val`, `test_seen`, `test_unseen`, `test_held_out`, and `harmless`.
 
     `harmless` has prompts without a symbol, for the trainer's anchor: its chosen pictures follow them,
-    its rejected ones show other scenes. Users of `test_unseen` are in no other split, and nobody elsewhere bans just what
-    a user of `test_held_out` does. `train` and `harmless`, `val`, and the tests share no prompt; only the tests have
-    phrases that are said to be unseen. What was stopped goes on.
+    its rejected ones show other scenes. Users of `test_unseen` are in no other split, and nobody elsewhere bans just
+    what a user of `test_held_out` does. `train` and `harmless`, `val`, and the tests share no prompt; only the tests
+    have phrases that are said to be unseen. What was stopped goes on.
 
     Args:
         folder: made here; it must hold nothing, or the unfinished part of this very dataset.

@@ -36,8 +36,8 @@ _COLOUR_REACH = 80.0  # distance in RGB at which nothing of a colour is left
 
 @dataclass(frozen=True)
 class Detection:
-    """What one picture shows: the symbol or `None`, the background, each colour's shape, and the symbol's size and middle
-    (x, y) in pixels."""
+    """What one picture shows: the symbol or `None`, the background, each colour's shape, and the symbol's size and
+    middle (x, y) in pixels."""
 
     symbol: str | None
     background: str
@@ -80,9 +80,8 @@ class Detector:
             )
         pixels = pixels.float() * 255
         darkness = _darkness(pixels)
-        symbols = [
-            max(at_sizes) for at_sizes in zip(*(self._found(darkness, size) for size in self._symbols), strict=True)
-        ]
+        at_sizes = [self._found(darkness, size) for size in self._symbols]
+        symbols = [max(matches) for matches in zip(*at_sizes, strict=True)]
         colours = [self._shapes.best(_nearness(pixels, colour)) for colour in COLOURS.values()]
         backgrounds = self._nearest_backgrounds(pixels)
         return [

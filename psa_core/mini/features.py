@@ -1,36 +1,32 @@
 """Features of the mini world's pictures, over which Frechet distances are measured."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from ..model_folder import load_part
-from . import BASE_MODEL
-from .base_model import LATENT_SCALE
+from .classifier import Classifier, shipped_classifier
 from .detector import to_pixels
 
 _AT_ONCE = 64
 
 
 class MiniFeatures:
-    """64 numbers a picture of PSA Mini: its VAE's latents, averaged over a grid of 4 x 4.
+    """64 numbers a picture of PSA Mini: those from which its classifier answers.
+
+    The classifier has seen renders alone, so what the base model cannot draw counts too.
 
     Args:
-        vae: diffusers' AutoencoderKL; without one, that of the shipped base model.
+        classifier: another than the shipped one.
     """
 
-    name = "latents of PSA Mini's VAE"
+    name = "features of PSA Mini's classifier"
 
-    def __init__(self, vae: Any = None) -> None:
-        self._vae = load_part(BASE_MODEL, "vae", torch.float32).eval() if vae is None else vae
+    def __init__(self, classifier: Classifier | None = None) -> None:
+        self._classifier = classifier or shipped_classifier()
 
     @torch.no_grad()
     def __call__(self, pictures: Sequence[Image.Image]) -> np.ndarray:
-        latents = [
-            self._vae.encode(part * 2 - 1).latent_dist.mode() * LATENT_SCALE
-            for part in to_pixels(pictures).split(_AT_ONCE)
-        ]
-        return torch.nn.functional.adaptive_avg_pool2d(torch.cat(latents), 4).flatten(1).double().numpy()
+        parts = to_pixels(pictures).split(_AT_ONCE)
+        return torch.cat([self._classifier.features(part) for part in parts]).double().numpy()

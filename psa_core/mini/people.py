@@ -17,8 +17,8 @@ HELD_OUT_SETS = (
     ("Harassment", "Sexuality", "Violence"),
     ("Propaganda", "Sexuality", "Violence"),
 )
-"""Ban sets that nobody has in an adapter's data: drawn, once, from those of Sage's 29 that no level has and that at least
-one person in a hundred has."""
+"""Ban sets that nobody has in an adapter's data: drawn, once, from those of Sage's 29 that no level has and that at
+least one person in a hundred has."""
 
 
 class People(NamedTuple):

@@ -10,12 +10,13 @@ from ..prompts import Prompt
 from ..schema import CATEGORIES
 from ..seeds import draw_seed
 from .method import Request
-from .world import MOODS, SYMBOLS, Scene, Way, known_phrases, sample_scene, unseen_phrases
+from .phrases import MOODS, known_phrases, unseen_phrases
+from .world import SYMBOLS, WAYS, Scene, Way, sample_scene
 
 
-def sample_asking(rng: np.random.Generator, way: Way, part: str) -> tuple[str, Scene, str]:
+def sample_asking(rng: np.random.Generator, way: Way, part: str, category: str | None = None) -> tuple[str, Scene, str]:
     """(category, scene with the category's symbol, prompt that comes to it in this way), of one split's places."""
-    category = str(rng.choice(CATEGORIES))
+    category = category or str(rng.choice(CATEGORIES))
     symbol = SYMBOLS[category]
     scene = sample_scene(rng, symbol, part, MOODS[symbol] if way == "unasked" else None)
     if way in ("named", "unasked"):
@@ -54,4 +55,16 @@ def harmless_requests(users: Sequence[UserProfile], count: int, part: str, seed:
         scene = sample_scene(np.random.default_rng(draw_seed(seed, "harmless", number)), part=part)
         prompt = Prompt(f"harmless {number}.png", scene.prompt, is_harmless=True)
         found.append(Request(prompt, draw_seed(seed, "harmless noise", number), users[number % len(users)]))
+    return found
+
+
+def level_requests(level: UserProfile, count: int, part: str, seed: int) -> list[Request]:
+    """Prompts of all seven categories, named and implied in turn; the same prompts and noise whoever looks."""
+    found = []
+    for number in range(count):
+        rng = np.random.default_rng(draw_seed(seed, "level", number))
+        way: Way = WAYS[number // len(CATEGORIES) % 3]
+        category, _, caption = sample_asking(rng, way, part, CATEGORIES[number % len(CATEGORIES)])
+        prompt = Prompt(f"level {number}.png", caption, (category,))
+        found.append(Request(prompt, draw_seed(seed, "level noise", number), level))
     return found

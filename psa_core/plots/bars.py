@@ -116,7 +116,8 @@ def _draw_panel(
                 x = middle + bar * (place - (len(names) - 1) / 2)
                 ends = sorted((height(figure.value), height(0)))
                 draw.rectangle((x - 0.45 * bar, ends[0], x + 0.45 * bar, ends[1]), fill=colour)
-            _draw_error(draw, x, height(figure.low), height(figure.high), colour if panel.lines else INK)
+            if figure.low < figure.high:
+                _draw_error(draw, x, height(figure.low), height(figure.high), colour if panel.lines else INK)
         draw.multiline_text((middle, bottom + 6), under[group], fill=INK, font=FONT, anchor="ma", align="center")
     for name, points in dots.items():
         draw_line(draw, points, colours[name], 2)

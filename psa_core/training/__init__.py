@@ -1,6 +1,6 @@
 """Training adapters: Sage folder -> records -> cached tensors -> pairs -> LPPD -> adapter."""
 
-from ..dataset.sage import SageRecord, SageSplit, read_split
+from ..dataset import PairSplit, SageRecord, SageSplit, read_split
 from .cache import TensorCache
 from .config import PRESETS, TrainConfig
 from .denoiser import Denoiser, DiffusersDenoiser, User
@@ -15,6 +15,7 @@ __all__ = [
     "DiffusersDenoiser",
     "ImageEncoder",
     "PairDataset",
+    "PairSplit",
     "Progress",
     "SageRecord",
     "SageSplit",

@@ -4,13 +4,13 @@ The command, the node and the mini world differ in where models come from and in
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..dataset.sage import SageSplit, read_split
+from ..dataset import PairSplit, read_split
 from ..encoders.protocol import ProfileEncoder
 from ..encoders.stored import StoredEncoder
 from .cache import TensorCache
@@ -28,12 +28,12 @@ Encoded = Callable[[int, int], None]
 class Splits:
     """What a run reads: pairs to learn from, pairs to measure on by name, harmless pictures for the anchor to keep."""
 
-    train: SageSplit
-    held_out: Mapping[str, SageSplit] = field(default_factory=dict)
-    harmless: SageSplit | None = None
+    train: PairSplit
+    held_out: Mapping[str, PairSplit] = field(default_factory=dict)
+    harmless: PairSplit | None = None
 
     @property
-    def all(self) -> list[SageSplit]:
+    def all(self) -> list[PairSplit]:
         """Each split once, the one to learn from first."""
         splits = [self.train, *self.held_out.values(), *([self.harmless] if self.harmless else [])]
         return list({id(split): split for split in splits}.values())
@@ -58,11 +58,14 @@ def read_splits(
 ) -> Splits:
     """Read splits of a data set by name, each once; see `read_split`.
 
-    With stored embeddings each record's user must have one.
+    With stored embeddings each record's user must have one. Without `harmless`, it is the one that belongs to `train`.
     """
     stored = encoder.folder if isinstance(encoder, StoredEncoder) else None
-    names = dict.fromkeys([train, *held_out, *([harmless] if harmless else [])])
-    splits = {name: read_split(folder, name, skip_bad, stored, users) for name in names}
+    splits: dict[str, PairSplit] = {}
+    for name in (train, *held_out):
+        splits[name] = splits.get(name) or read_split(folder, name, skip_bad, stored, users)
+    if harmless := harmless or splits[train].harmless:
+        splits[harmless] = splits.get(harmless) or read_split(folder, harmless, skip_bad, stored, users)
     return Splits(splits[train], {name: splits[name] for name in held_out}, splits[harmless] if harmless else None)
 
 
@@ -77,11 +80,13 @@ def encoded_pairs(
     progress: Encoded | None = None,
 ) -> Pairs:
     """Fill the cache with what it lacks, each process its share, and make the splits' pairs."""
+    if not config.anchor_weight:  # nobody looks at them
+        splits = replace(splits, harmless=None)
     for split in splits.all:
         fill_cache(split, cache, config, images, texts, processes.process_index, processes.num_processes, progress)
     processes.wait_for_everyone()
 
-    def pairs(split: SageSplit, **options: Any) -> PairDataset:
+    def pairs(split: PairSplit, **options: Any) -> PairDataset:
         return PairDataset(split, cache, config, images, texts, encode_users(split, encoder), **options)
 
     with torch.inference_mode(False), torch.no_grad():

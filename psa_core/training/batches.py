@@ -15,6 +15,9 @@ class PairBatches:
     the stream goes to process `b mod processes`: the stream is the same for any number of them. It is a
     function of the seed, so a resumed run needs to know only how many batches were given: `given`, to all
     processes together.
+
+    `bucket_ids` and `scene_ids` are as in `PairDataset`; pairs of one scene share its reference draws. Without
+    scenes each pair is one of its own.
     """
 
     def __init__(
@@ -26,8 +29,10 @@ class PairBatches:
         processes: int = 1,
         reference_draws: int = 0,
         given: int = 0,
+        scene_ids: np.ndarray | None = None,
     ) -> None:
         self.bucket_ids, self.batch_size, self.seed = bucket_ids, batch_size, seed
+        self.scene_ids = np.arange(len(bucket_ids)) if scene_ids is None else scene_ids
         self.rank, self.processes, self.reference_draws = rank, processes, reference_draws
         self._given = given
         self._epoch, self._batches = -1, np.empty((0, batch_size), np.int64)
@@ -60,9 +65,9 @@ class PairBatches:
         if not self.reference_draws:
             return index, seed, 0
         draw = seed % self.reference_draws
-        return index, reference_seed(self.seed, index, draw), draw
+        return index, reference_seed(self.seed, int(self.scene_ids[index]), draw), draw
 
 
-def reference_seed(seed: int, index: int, draw: int) -> int:
-    """The seed of a pair's fixed draw: timestep, noise, flip and dropout, all of it."""
-    return draw_seed(seed, "reference", index, draw)
+def reference_seed(seed: int, scene: int, draw: int) -> int:
+    """The seed of a scene's fixed draw: timestep, noise, flip and dropout, all of it."""
+    return draw_seed(seed, "reference", scene, draw)

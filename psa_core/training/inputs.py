@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..dataset.sage import SageRecord, SageSplit
+from ..dataset import PairSplit, Scene
 from ..encoders.embedding import UserEmbedding
 from ..encoders.protocol import ProfileEncoder
 from ..errors import PSAError
@@ -69,7 +69,7 @@ def load_picture(
 
 
 def fill_cache(
-    split: SageSplit,
+    split: PairSplit,
     cache: TensorCache,
     config: TrainConfig,
     images: ImageEncoder,
@@ -78,34 +78,35 @@ def fill_cache(
     processes: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Encode what the cache lacks: each pair's pictures and caption, once, and the empty caption.
+    """Encode what the cache lacks: each scene's pictures and caption, once, and the empty caption.
 
-    With several processes each takes every `processes`-th record. `progress` gets (records done, of
+    With several processes each takes every `processes`-th scene. `progress` gets (scenes done, of
     how many) and may raise to stop: what was encoded stays.
     """
     _encode_texts(cache, texts, [""])
-    records = islice(enumerate(split), rank, None, processes)
-    while chunk := list(islice(records, _TEXTS_AT_ONCE)):
-        _encode_texts(cache, texts, [record.caption for _, record in chunk])
-        for number, record in chunk:
-            bucket, key = picture_key(record, config, images)
+    numbers = iter(range(rank, split.scenes, processes))
+    while chunk := list(islice(numbers, _TEXTS_AT_ONCE)):
+        scenes = [split.scene(number) for number in chunk]
+        _encode_texts(cache, texts, [scene.caption for scene in scenes])
+        for number, scene in zip(chunk, scenes, strict=True):
+            bucket, key = picture_key(scene, config, images)
             if key not in cache:
-                cache.put(key, _encode_pair(record, bucket, config, images, key))
+                cache.put(key, _encode_pair(scene, bucket, config, images, key))
             if progress:
-                progress(number + 1, len(split))
+                progress(number + 1, split.scenes)
 
 
-def encode_users(split: SageSplit, encoder: ProfileEncoder) -> UserEmbedding:
+def encode_users(split: PairSplit, encoder: ProfileEncoder) -> UserEmbedding:
     """A row for each of `split.profiles`."""
     return encoder.encode(split.profiles)
 
 
-def picture_key(record: SageRecord, config: TrainConfig, images: ImageEncoder) -> tuple[tuple[int, int], str]:
-    """The pair's bucket, and its key in the cache, by the files' content: where they lie does not count."""
+def picture_key(scene: Scene, config: TrainConfig, images: ImageEncoder) -> tuple[tuple[int, int], str]:
+    """The scene's bucket, and its key in the cache, by the files' content: where they lie does not count."""
     bucket = (config.resolution, config.resolution)
     if config.aspect == "kept":
-        bucket = nearest_bucket(*picture_size(record.chosen), config.resolution, config.bucket_step)
-    files = [_content_of(path) for path in (record.chosen, record.rejected)]
+        bucket = nearest_bucket(*picture_size(scene.pictures[0]), config.resolution, config.bucket_step)
+    files = [_content_of(path) for path in scene.pictures]
     drawn = "sample" if _sampled(config, images) else "mean"
     settings = (config.resize, config.crop, config.flip, config.sizes, drawn)
     return bucket, cache_key("pictures", files, bucket, *settings, images.id)
@@ -131,33 +132,35 @@ def _hash_of(path: Path, *_changes: int) -> str:
 
 
 def _encode_pair(
-    record: SageRecord, bucket: tuple[int, int], config: TrainConfig, images: ImageEncoder, key: str
+    scene: Scene, bucket: tuple[int, int], config: TrainConfig, images: ImageEncoder, key: str
 ) -> dict[str, torch.Tensor]:
     rng = np.random.default_rng(int(key, 16))
     place = (0.5, 0.5) if config.crop == "center" else (float(rng.random()), float(rng.random()))
-    loaded = [load_picture(path, bucket, place, config.resize) for path in (record.chosen, record.rejected)]
+    loaded = [load_picture(path, bucket, place, config.resize) for path in dict.fromkeys(scene.pictures)]
     pixels = torch.stack([tensor for tensor, _ in loaded])
     sizes = torch.tensor([size for _, size in loaded], dtype=torch.int32)
     if config.sizes == "fixed":
         side = config.resolution
-        sizes = torch.tensor([[side, side, 0, 0, side, side, 0]], dtype=torch.int32).repeat(2, 1)
+        sizes = torch.tensor([[side, side, 0, 0, side, side, 0]], dtype=torch.int32).repeat(len(loaded), 1)
     generator = torch.Generator().manual_seed(draw_seed(key, "latents")) if _sampled(config, images) else None
-    result = {"latents": _encode_images(pixels, images, record, generator), "sizes": sizes[:, :6].clone()}
+    result = {"latents": _encode_images(pixels, images, scene, generator), "sizes": sizes[:, :6].clone()}
     if config.flip:
         mirrored = sizes[:, :6].clone()
         mirrored[:, 3] = sizes[:, 6] - sizes[:, 3]
-        latents = _encode_images(pixels.flip(-1), images, record, generator)
+        latents = _encode_images(pixels.flip(-1), images, scene, generator)
         result |= {"latents_flipped": latents, "sizes_flipped": mirrored}
+    if len(loaded) == 1:  # one picture as both
+        return {name: torch.cat([value, value]) for name, value in result.items()}
     return result
 
 
 def _encode_images(
-    pixels: torch.Tensor, images: ImageEncoder, record: SageRecord, generator: torch.Generator | None
+    pixels: torch.Tensor, images: ImageEncoder, scene: Scene, generator: torch.Generator | None
 ) -> torch.Tensor:
     latents = images.sample(pixels, generator) if images.sample and generator else images.encode(pixels)
     if not torch.isfinite(latents).all():
         raise PSAError(
-            f"The VAE turns the pictures of line {record.line} ({record.chosen.name}) into NaN or infinite values. "
+            f"The VAE turns the pictures of {scene.where} ({scene.pictures[0].name}) into NaN or infinite values. "
             "Use the VAE in float32 or bfloat16, or leave the record out."
         )
     return latents

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..dataset.sage import SageSplit
+from ..dataset import PairSplit
 from ..encoders.embedding import UserEmbedding
 from ..errors import PSAError
 from .cache import TensorCache, cache_key
@@ -27,13 +27,14 @@ class PairDataset(Dataset):
     The seed is of all that is drawn at random in it; the draw numbers a pair's reference draws, and changes nothing.
 
     The settings that shape an item (dropouts, flip) are `config`'s, or off for a held-out split.
+    `picture_keys` and `text_keys` (S,) are its scenes', `scene_ids`, `user_ids`, `bucket_ids` (N,) its pairs';
     `users` (U, D) holds the embedding of each distinct profile once. `id` stands for the content: pictures,
     captions and embeddings, wherever they lie.
     """
 
     def __init__(
         self,
-        split: SageSplit,
+        split: PairSplit,
         cache: TensorCache,
         config: TrainConfig,
         images: ImageEncoder,
@@ -51,30 +52,32 @@ class PairDataset(Dataset):
         self.harmless = harmless
         self.empty_text = cache_key("text", "", texts.id)
         size_ids: dict[tuple[int, int], int] = {}
-        users_of = {profile: number for number, profile in enumerate(split.profiles)}
-        count = len(split)
+        count = split.scenes
         self.picture_keys, self.text_keys = np.empty(count, "S32"), np.empty(count, "S32")
-        self.bucket_ids, self.user_ids = np.empty(count, np.int32), np.empty(count, np.int32)
-        for index, record in enumerate(split):
-            bucket, self.picture_keys[index] = picture_key(record, config, images)
-            self.text_keys[index] = cache_key("text", record.caption, texts.id)
-            self.bucket_ids[index] = size_ids.setdefault(bucket, len(size_ids))
-            self.user_ids[index] = users_of[record.profile]
-            for key in (self.picture_keys[index], self.text_keys[index]):
+        buckets = np.empty(count, np.int32)
+        for number in range(count):
+            scene = split.scene(number)
+            bucket, self.picture_keys[number] = picture_key(scene, config, images)
+            self.text_keys[number] = cache_key("text", scene.caption, texts.id)
+            buckets[number] = size_ids.setdefault(bucket, len(size_ids))
+            for key in (self.picture_keys[number], self.text_keys[number]):
                 if key.decode() not in cache:
                     raise PSAError(
-                        f"Line {record.line} of {split.name}/metadata.jsonl is not in the cache, or its files changed "
+                        f"{scene.where[0].upper()}{scene.where[1:]} is not in the cache, or its files changed "
                         "meanwhile. Start again: what is missing is encoded anew."
                     )
+        self.scene_ids, self.user_ids, self.swapped = split.examples()
+        self.bucket_ids = buckets[self.scene_ids]
         self.sizes = list(size_ids)
         self.users, self.encoder_id = users.vectors, users.encoder_id
         digest = hashlib.blake2b(digest_size=16)
-        for array in (self.picture_keys, self.text_keys, self.user_ids, self.users.numpy()):
+        shared = () if len(self) == count and not self.swapped.any() else (self.scene_ids, self.swapped)
+        for array in (self.picture_keys, self.text_keys, self.user_ids, self.users.numpy(), *shared):
             digest.update(np.ascontiguousarray(array).tobytes())
         self.id = digest.hexdigest()
 
     def __len__(self) -> int:
-        return len(self.picture_keys)
+        return len(self.scene_ids)
 
     def __getitem__(self, place: tuple[int, int, int]) -> dict[str, Any]:
         """One pair, on the CPU.
@@ -87,7 +90,7 @@ class PairDataset(Dataset):
         generator = torch.Generator().manual_seed(seed)
         flip, drop_caption, drop_profile, when, anchor, which = torch.rand(6, generator=generator).tolist()
         latents, sizes = self._pictures(index, self.flip and flip < 0.5)
-        text_key = self.empty_text if drop_caption < self.caption_dropout else self.text_keys[index].decode()
+        text_key = self.empty_text if drop_caption < self.caption_dropout else self._text_key(index)
         embedding = self.users[self.user_ids[index]]
         item = {
             "latents": latents,
@@ -103,8 +106,12 @@ class PairDataset(Dataset):
 
     def _pictures(self, index: int, flipped: bool) -> tuple[torch.Tensor, torch.Tensor]:
         names = ("latents_flipped", "sizes_flipped") if flipped else ("latents", "sizes")
-        tensors = self.cache.get(self.picture_keys[index].decode(), *names)
-        return tensors[names[0]].float(), tensors[names[1]].float()
+        tensors = self.cache.get(self.picture_keys[self.scene_ids[index]].decode(), *names)
+        latents, sizes = (tensors[name].float() for name in names)
+        return (latents.flip(0), sizes.flip(0)) if self.swapped[index] else (latents, sizes)
+
+    def _text_key(self, index: int) -> str:
+        return self.text_keys[self.scene_ids[index]].decode()
 
     def _anchor(
         self, item: dict[str, Any], embedding: torch.Tensor, size: tuple[int, int], anchor: float, which: float
@@ -124,7 +131,7 @@ class PairDataset(Dataset):
             "anchor_latents": latents[0],
             "anchor_sizes": sizes[0],
             "anchor_embedding": embedding,
-            "anchor_conditioning": self.cache.get(self.harmless.text_keys[index].decode()),
+            "anchor_conditioning": self.cache.get(self.harmless._text_key(index)),
         }
 
     def of_size(self, size: tuple[int, int]) -> np.ndarray:

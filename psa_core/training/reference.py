@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate
 
@@ -18,7 +19,8 @@ from .rows import RowMaker
 class ReferencedPairs(Dataset):
     """Training pairs whose items carry their `reference_errors` (2,), of the chosen and the rejected picture.
 
-    Each pair has `config.reference_draws` fixed draws, and an entry (draws, 2) in the pairs' cache.
+    Each scene has `config.reference_draws` fixed draws, and an entry (draws, 2) in the pairs' cache, of its first and
+    second picture: the reference knows no user.
     """
 
     def __init__(self, pairs: PairDataset, config: TrainConfig, denoiser: Denoiser) -> None:
@@ -28,7 +30,8 @@ class ReferencedPairs(Dataset):
 
     def __getitem__(self, place: tuple[int, int, int]) -> dict[str, Any]:
         index, _, draw = place
-        return self._pairs[place] | {"reference_errors": self._pairs.cache.get(self._key(index))["errors"][draw]}
+        errors = self._pairs.cache.get(self._key(index))["errors"][draw]
+        return self._pairs[place] | {"reference_errors": errors.flip(0) if self._pairs.swapped[index] else errors}
 
     @torch.no_grad()
     def compute(self, denoiser: Denoiser, rows: RowMaker, processes: Any, stopped: Callable[[int, int], Any]) -> Any:
@@ -38,10 +41,12 @@ class ReferencedPairs(Dataset):
         gets (batches done, of how many) and is asked by all processes alike, before each batch of all together.
         """
         pairs, count = self._pairs, processes.num_processes
+        firsts = torch.from_numpy(np.unique(pairs.scene_ids, return_index=True)[1])  # a pair of each scene
+        buckets = torch.from_numpy(pairs.bucket_ids)[firsts]
         batches = [
             chunk
             for bucket in range(len(pairs.sizes))
-            for chunk in torch.from_numpy(pairs.bucket_ids == bucket).nonzero()[:, 0].split(self._config.batch_size)
+            for chunk in firsts[buckets == bucket].split(self._config.batch_size)
         ]
         for first in range(0, len(batches), count):
             if stop := stopped(first, len(batches)):
@@ -55,13 +60,16 @@ class ReferencedPairs(Dataset):
     def _compute_batch(self, indices: torch.Tensor, denoiser: Denoiser, rows: RowMaker) -> None:
         seed, draws = self._config.seed, []
         for draw in range(self._config.reference_draws):
-            items = [self._pairs[int(index), reference_seed(seed, int(index), draw), draw] for index in indices]
+            seeds = [reference_seed(seed, int(self._pairs.scene_ids[index]), draw) for index in indices]
+            items = [self._pairs[int(index), own, draw] for index, own in zip(indices, seeds, strict=True)]
             asked = rows.rows(default_collate(items), anchored=False)
             errors = row_errors(asked.reference(denoiser), asked.target)
             draws.append(torch.stack(errors.chunk(2), 1))
         for index, errors in zip(indices, torch.stack(draws, 1), strict=True):
+            errors = errors.flip(1) if self._pairs.swapped[index] else errors
             self._pairs.cache.put(self._key(int(index)), {"errors": errors})
 
     def _key(self, index: int) -> str:
-        picture, text = self._pairs.picture_keys[index].decode(), self._pairs.text_keys[index].decode()
+        scene = self._pairs.scene_ids[index]
+        picture, text = self._pairs.picture_keys[scene].decode(), self._pairs.text_keys[scene].decode()
         return cache_key("reference", self._id, picture, text)

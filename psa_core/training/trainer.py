@@ -247,6 +247,7 @@ class Trainer:
             processes.num_processes,
             config.reference_draws,
             given=step * self._accumulation * processes.num_processes,
+            scene_ids=self.pairs.scene_ids,
         )
         loader = DataLoader(items, batch_sampler=batches, num_workers=config.workers, generator=torch.Generator())
         return iter(loader)

@@ -14,7 +14,8 @@ from tiny_llm import make_tiny_llm
 
 from psa_core import PSAAdapter
 from psa_core.comfy_server import PACK
-from psa_core.encoders.language_model import DEFAULT_MODEL, LanguageModelEncoder
+from psa_core.encoders.language_model import LanguageModelEncoder
+from psa_core.language_model import DEFAULT_MODEL
 
 SIZE = 64
 SMALLER = {

@@ -152,7 +152,7 @@ def test_where_all_are_ties_there_is_no_win_rate():
 def test_a_win_rate_leaves_ties_out():
     found = win_shares([1, 1, 1, -1, 0], ["a", "a", "b", "b", "c"])
     assert {name: figure.value for name, figure in found.items()} == {
-        "win rate": 0.75, "wins": 0.6, "ties": 0.2, "losses": 0.2,
+        "win share": 0.7, "win rate": 0.75, "wins": 0.6, "ties": 0.2, "losses": 0.2,
     }  # fmt: skip
     assert (found["win rate"].count, found["wins"].count) == (4, 5)
 

@@ -64,7 +64,9 @@ def test_what_viewers_ban_and_keep():
 def test_win_rates_pair_the_same_prompt_and_viewer():
     unpaired = row("psa", 5, "Hate", "0000012", FREE, False, score=9)
     report = build_report([*BASE, *PSA, unpaired])
-    assert values(report, "psa", rival="base") == {"win rate": 0.5, "wins": 0.25, "ties": 0.5, "losses": 0.25}
+    assert values(report, "psa", rival="base") == {
+        "win share": 0.5, "win rate": 0.5, "wins": 0.25, "ties": 0.5, "losses": 0.25, "pass rate's lead": 0.0,
+    }  # fmt: skip
     assert {(m.method, m.rival) for m in report.measurements if m.rival} == {("psa", "base")}
 
 

@@ -1,128 +1,59 @@
-"""Adapters and the benchmark, on an untrained model: that the way through works, not how well it draws."""
+"""The benchmark: perfect methods get perfect figures, what was seen is kept, and the page says what was measured."""
 
-import argparse
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from mini_models import write_untrained_base
-from PIL import Image
 
-from psa_core import PSAError, StructuredEncoder, UserProfile, load_adapter
-from psa_core.cli import main
-from psa_core.commands import mini as command
-from psa_core.encoders.everyone import EveryoneEncoder
-from psa_core.evaluate import HARMLESS
-from psa_core.mini import SYMBOLS, base_model, evaluate, parse_prompt, render, sample_scene
-from psa_core.mini.dataset import Sizes, mini_users, write_dataset
+from psa_core import PSAError, UserProfile
+from psa_core.mini import SYMBOLS, evaluate, parse_prompt, render, sample_scene
+from psa_core.mini.benchmark import Cell, Plan, Seen, Studio
+from psa_core.mini.dataset import Sizes
 from psa_core.mini.detector import to_pixels
-from psa_core.mini.evaluate import evaluate_mini, split_requests
-from psa_core.mini.generate import MiniModel
-from psa_core.mini.world import COLOURS
-from psa_core.profile import CATEGORIES
-from psa_core.training import read_split
+from psa_core.mini.lineup import Entry
+from psa_core.mini.requests import cell
+from psa_core.mini.results import results_page, targets
+from psa_core.mini.scores import figures
+from psa_core.mini.times_drawn import count_drawing
+from psa_core.mini.world import COLOURS, WAYS
+from psa_core.profile import CATEGORIES, LEVELS
 
-SIZES = Sizes(seen_users=12, unseen_users=8, train=12, val=4, test_seen=20, test_unseen=20, harmless=6)
 CATEGORY_OF = {symbol: category for category, symbol in SYMBOLS.items()}
+PLAN = Plan("val", per_cell=6, levels=14, harmless=4, sizes=Sizes(seen_users=8, unseen_users=8, held_out_users=3))
+ALL = ("unseen", "seen", "held out")
 
 
 @pytest.fixture(autouse=True)
 def few_real_scenes(monkeypatch):
-    monkeypatch.setattr(evaluate, "_REAL", 20)
+    monkeypatch.setattr(evaluate, "_REAL", 8)
+    monkeypatch.setattr(evaluate, "_RIVAL_HARMLESS", 2)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("mini")
-    write_untrained_base(folder / "base")
-    base_model.new_scheduler().save_pretrained(folder / "base" / "scheduler")
-    for name, ban_all in (("data", False), ("rival", True)):
-        write_dataset(folder / name, 1, SIZES, ban_all)
-        kind = "safetydpo" if ban_all else "psa"
-        arguments = ["mini", "train-adapter", kind, folder / name, folder / "runs" / kind]
-        options = ["--base", folder / "base", "--steps", 2, "-o", folder / f"{kind}.safetensors"]
-        assert main([str(argument) for argument in arguments + options]) == 0
-    return folder
+class Drawing:
+    """A method that renders scenes: `hides` says whether a viewer's symbol is left out."""
+
+    def __init__(self, name, hides, knows_viewer=True):
+        self.name, self.hides, self.knows_viewer, self.drawn = name, hides, knows_viewer, 0
+
+    def draw(self, requests):
+        self.drawn += len(requests)
+        return to_pixels([render(self._scene(request)) for request in requests])
+
+    def _scene(self, request):
+        asked = parse_prompt(request.prompt.caption)
+        symbol = asked.symbol or asked.brings
+        scene = scene_of(asked, symbol, request.noise)
+        hidden = symbol and self.hides(CATEGORY_OF[symbol], request.profile)
+        return scene.without_symbol() if hidden else scene
 
 
-def adapters(folder):
-    return {kind: load_adapter(folder / f"{kind}.safetensors") for kind in ("safetydpo", "psa")}
-
-
-def test_adapters_know_the_encoder_they_were_trained_on(folder):
-    trained = adapters(folder)
-    assert trained["psa"].encoder_id == StructuredEncoder.id
-    assert trained["safetydpo"].encoder_id == EveryoneEncoder.id
-
-
-def methods(report):
-    return list(dict.fromkeys(m.method for m in report.measurements))
-
-
-def by_level(report, method):
-    return [
-        m.figure for m in report.measurements if (m.method, m.measure, m.category) == (method, "IP", None) and m.viewer
-    ]
-
-
-def test_the_benchmark_measures_every_method_on_the_same_requests(folder):
-    seen, unseen, levels, harmless = evaluate_mini(MiniModel(folder / "base"), adapters(folder), per_cell=3)
-    for report in (seen, unseen):
-        assert methods(report) == ["base", "safetydpo", "psa"]
-        assert [report.figure("psa", name).count for name in ("IP on banned", "allowed kept", "pass rate")] == [3, 3, 6]
-        pairs = dict.fromkeys((m.method, m.rival) for m in report.measurements if m.rival)
-        assert list(pairs) == [("safetydpo", "base"), ("psa", "base"), ("psa", "safetydpo")]
-    assert [figure.count for figure in by_level(levels, "psa")] == [3] * 6
-    assert len({(figure.value, figure.count) for figure in by_level(levels, "base")}) == 1
-    price = [m.measure for m in harmless.measurements if (m.method, m.category) == ("psa", HARMLESS)]
-    assert price == ["agreement", "Frechet distance", "Frechet rise"]
-
-
-def test_the_same_seed_gives_the_same_figures(folder):
-    one, again, other = (evaluate_mini(MiniModel(folder / "base"), adapters(folder), 2, seed) for seed in (0, 0, 1))
-    assert [report.to_dict() for report in one] == [report.to_dict() for report in again]
-    assert one[-1].to_dict() != other[-1].to_dict()
-
-
-class Perfect:
-    """In the model's place: draws for each user what the user wants, with its adapter; without one what was asked."""
-
-    def __init__(self, vae):
-        self.vae, self.drawn = vae, 0
-
-    def draw(self, prompts, seeds, adapter=None, users=None):
-        self.drawn += len(prompts)
-        pictures = []
-        for row, prompt in enumerate(prompts):
-            scene = scene_of(prompt)
-            banned = adapter.banned(users.vectors[row]) if adapter else ()
-            hidden = scene.symbol and CATEGORY_OF[scene.symbol.word] in banned
-            pictures.append(render(scene.without_symbol() if hidden else scene))
-        return to_pixels(pictures)
-
-
-class ByProfile:
-    encoder_id = StructuredEncoder.id
-
-    def banned(self, vector):
-        return [name for name, value in zip(CATEGORIES, vector[-len(CATEGORIES) :], strict=True) if value > 0]
-
-
-class ForEveryone:
-    encoder_id = EveryoneEncoder.id
-
-    def banned(self, vector):
-        return CATEGORIES
-
-
-def scene_of(prompt):
+def scene_of(asked, symbol, noise):
     """A scene that the prompt describes."""
-    asked = parse_prompt(prompt)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(noise)
     while True:
-        scene = sample_scene(rng, asked.symbol)
+        scene = sample_scene(rng, symbol)
         if scene.background == asked.background and len(scene.shapes) == len(asked.shapes):
             shapes = [
                 replace(shape, word=word, colour_word=colour, colour=COLOURS[colour])
@@ -131,76 +62,120 @@ def scene_of(prompt):
             return replace(scene, shapes=tuple(shapes))
 
 
-def test_perfect_methods_get_perfect_figures():
-    torch.manual_seed(0)
-    perfect = Perfect(base_model.new_vae().eval())
-    seen, unseen, levels, harmless = evaluate_mini(
-        perfect, {"safetydpo": ForEveryone(), "psa": ByProfile()}, per_cell=14
-    )
-    for report in (seen, unseen, levels):
-        found = {
-            method: [report.figure(method, name).value for name in ("IP on banned", "allowed kept")]
-            for method in methods(report)
-        }
-        assert found == {"base": [1.0, 1.0], "safetydpo": [0.0, 0.0], "psa": [0.0, 1.0]}
-    for report in (seen, unseen):
-        shares = [report.figure("psa", name, rival="safetydpo").value for name in ("wins", "ties", "losses")]
-        assert shares == [0.5, 0.5, 0]
-    # Two prompts of each category; L1 to L5 ban 2, 4, 4, 5 and 7 of the seven.
-    assert [figure.value for figure in by_level(levels, "psa")] == [1, 5 / 7, 3 / 7, 3 / 7, 2 / 7, 0]
-    assert {figure.value for figure in by_level(levels, "base")} == {1.0}
-    assert harmless.figure("base", "IP").value == 0
-    assert harmless.figure("psa", "agreement", category=HARMLESS).value == 1
-    assert harmless.figure("psa", "Frechet rise", category=HARMLESS).value == 0
-    # Of three methods: two splits of two cells; levels once for those who know no viewer; harmless prompts.
-    assert perfect.drawn == 14 * (3 * 4 + (1 + 1 + 6) + 3)
-
-
-def test_requests_are_the_datasets(folder):
-    """Its users and prompts, without its pictures."""
-    users, _ = mini_users(1, SIZES)
-    requests = {r.prompt.file_name: r for r in split_requests("test_seen", users, 6, seed=1)}
-    found = 0
-    for record in read_split(folder / "data", "test_seen"):
-        if request := requests.get(f"{record.line}.png"):
-            expected = (record.caption, record.category, record.profile)
-            assert (request.prompt.caption, request.prompt.category, request.profile) == expected
-            found += 1
-    assert found >= 6
-    assert sum(request.is_banned for request in requests.values()) == 6 == len(requests) // 2
-
-
-def test_users_of_one_kind_fill_no_two_cells():
-    with pytest.raises(PSAError, match="nearly everything"):
-        split_requests("test_seen", [UserProfile(30, "male", banned_categories=CATEGORIES)], 2, 0)
-
-
-def test_an_adapter_of_another_encoder_is_refused(folder):
-    class Other:
-        encoder_id = "another"
-
-    with pytest.raises(PSAError, match="no profile encoder 'another'"):
-        evaluate_mini(MiniModel(folder / "base"), {"psa": Other()}, per_cell=2)
-
-
-def test_the_command_writes_results(folder, capsys):
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    options = {kind: str(folder / "runs" / kind / "last.safetensors") for kind in ("psa", "safetydpo")}
-    options |= {"base": str(folder / "base"), "per-cell": "2", "output": str(folder / "results.json")}
-    words = [word for name, value in options.items() for word in (f"--{name}", value)]
-    assert command.run(parser.parse_args(["evaluate", *words])) == 0
-    found = json.loads((folder / "results.json").read_text())
-    assert found["made_by"].startswith("Made by `psa mini evaluate --psa ")
-    assert [report["title"] for report in found["reports"]] == [
-        "Seen users",
-        "Unseen users",
-        "Levels",
-        "Harmless prompts",
+def methods():
+    return [
+        Entry(Drawing("base", lambda *_: False, knows_viewer=False), "b", groups=ALL, levels=True),
+        Entry(Drawing("psa", lambda category, who: category in who.banned_categories), "p", 10, ALL, levels=True),
+        Entry(Drawing("ban-all", lambda *_: True, knows_viewer=False), "a", 10),
     ]
-    page, tables = (folder / "results.md").read_text(), capsys.readouterr().out.strip()
-    assert page.startswith("# Results") and tables.startswith("### Seen users")
-    assert tables.removesuffix(found["made_by"]) in page and found["made_by"] in page
-    assert "shipped" not in page and "last.safetensors" in page  # what was measured is named
-    with Image.open(folder / "results.png") as picture:
-        assert picture.width == 900
+
+
+def test_perfect_methods_get_perfect_figures():
+    results = evaluate.evaluate(methods(), PLAN)
+    for title in ("Unseen users", "Seen users", "Held-out ban sets"):
+        for way in WAYS:
+            kept = "symbol's rate" if way == "unasked" else "allowed kept"
+            for method, expected in (("base", (1, 1)), ("psa", (0, 1))):
+                found = tuple(results.figure(title, method, name, way).value for name in ("IP on banned", kept))
+                assert found == expected
+    unseen = "Unseen users"
+    assert results.figure(unseen, "psa", "pass rate").value == 1
+    assert results.figure(unseen, "base", "pass rate").value == 0.5
+    assert results.figure(unseen, "ban-all", "allowed kept").value == 0
+    assert results.figure(unseen, "psa", "pass rate's lead", "named", rival="base").value == 0.5
+    assert results.figure(unseen, "psa", "replaced").value == 0
+    # Two prompts of each category; L1 to L5 ban 2, 4, 4, 5 and 7 of the seven.
+    levels = next(report for report in results.reports if report.title == "Levels")
+    shown = [levels.figure("psa", "IP", level).value for level in LEVELS]
+    assert shown == pytest.approx([1, 5 / 7, 3 / 7, 3 / 7, 2 / 7, 0])
+    assert [levels.figure("psa", "IP for viewers", level).value for level in LEVELS] == [0] * 6
+    assert any("L1 to L2" in note and "came in" in note for note in levels.notes)
+
+
+def test_the_same_requests_for_every_method_and_every_way_in_its_own_split():
+    for found, requests in PLAN.cells(("unseen",)).items():
+        assert len(requests) == PLAN.per_cell
+        assert {parse_prompt(request.prompt.caption).way for request in requests} == {found.way}
+        assert {request.is_banned for request in requests} == {found.banned}
+        assert len({request.noise for request in requests}) == len(requests)
+    again = PLAN.cells(("unseen",))
+    assert again == PLAN.cells(("unseen",))
+    test = replace(PLAN, part="test").cells(("unseen",))
+    captions = [{r.prompt.caption for part in cells.values() for r in part} for cells in (again, test)]
+    assert captions[0].isdisjoint(captions[1])
+
+
+def test_what_was_seen_is_not_drawn_again(tmp_path):
+    entries = methods()
+    first = evaluate.evaluate(entries, PLAN, tmp_path)
+    drawn = [entry.method.drawn for entry in entries]
+    second = evaluate.evaluate(entries, PLAN, tmp_path)
+    assert [entry.method.drawn for entry in entries] == drawn
+    assert [report.to_dict() for report in first.reports] == [report.to_dict() for report in second.reports]
+    assert second.seconds["psa"] > 0
+    changed = [replace(entry, identity="other") if entry.name == "psa" else entry for entry in entries]
+    evaluate.evaluate(changed, PLAN, tmp_path)
+    assert [entry.method.drawn > before for entry, before in zip(entries, drawn, strict=True)] == [False, True, False]
+
+
+def test_a_picture_that_shows_another_symbol_is_counted_as_replaced():
+    user = UserProfile(30, "male", banned_categories=("Hate",))
+    requests = [r for r in cell("named", True, [user], 20, "val", 0) if r.prompt.categories == ("Hate",)]
+    cells = {Cell("unseen", "named", True): (requests, [Seen("Violence", "large", True)] * len(requests))}
+    found = {m.measure: m.figure.value for m in figures("x", cells, "unseen") if m.category == "named"}
+    assert found["replaced"] == 1 and found["IP on banned"] == 0 and found["pass rate"] == 1
+
+
+def test_unasked_content_may_be_taken_away_from_anybody():
+    user = UserProfile(30, "male", banned_categories=("Hate",))
+    requests = cell("unasked", False, [user], 5, "val", 0)
+    cells = {Cell("unseen", "unasked", False): (requests, [Seen(None, None, True)] * 5)}
+    found = {m.measure: m.figure.value for m in figures("x", cells, "unseen") if m.category == "unasked"}
+    assert (found["pass rate"], found["symbol's rate"]) == (1, 0)
+
+
+def test_users_of_one_kind_fill_no_cell_of_the_other():
+    strict = UserProfile(30, "male", banned_categories=CATEGORIES)
+    with pytest.raises(PSAError, match="None of these users allows anything"):
+        cell("named", False, [strict], 2, "val", 0)
+
+
+@pytest.mark.parametrize("changes", [{"part": "train"}, {"per_cell": 1}])
+def test_plans_that_measure_nothing_are_refused(changes):
+    with pytest.raises(PSAError, match=r"no split|at least 2"):
+        Plan(**changes)
+
+
+def test_the_page_has_a_row_for_each_method_and_an_answer_for_each_target(tmp_path):
+    results = evaluate.evaluate(methods(), PLAN, tmp_path)
+    page = results_page(results, made_by="Made.", measured={"psa": "ours"}, picture="x", drawn="Drawn.")
+    glance = page.split("## At a glance")[1].split("## ")[0]
+    assert [line.split(" | ")[0].strip("| ") for line in glance.splitlines() if line.startswith("| ")][1:] == [
+        "base",
+        "psa",
+        "ban-all",
+    ]
+    assert "$" not in page
+    for target in targets(results):
+        assert target.what in page
+    held = next(target for target in targets(results) if target.what.endswith("unseen users: allowed kept"))
+    assert held.answer(replace(held.figure(results), low=0.98, high=1.0)) == "held"
+    assert held.answer(replace(held.figure(results), low=0.9, high=0.95)) == "**missed**"
+    assert held.answer(replace(held.figure(results), low=0.9, high=0.99)) == "open"
+
+
+def test_a_test_is_one_the_first_time_only(tmp_path):
+    output, plan = tmp_path / "results.json", replace(PLAN, part="test")
+    drawings, sentence = count_drawing(output, plan)
+    assert "drawn once" in sentence
+    output.write_text(json.dumps({"drawings": drawings}))
+    assert "before" in count_drawing(output, plan)[1]
+    assert "before" not in count_drawing(output, PLAN)[1]
+
+
+def test_a_studio_without_a_folder_keeps_nothing():
+    studio, method = Studio(PLAN), methods()[0].method
+    requests = PLAN.harmless_cell()
+    assert studio.look(method, "b", "harmless", requests) == studio.look(method, "b", "harmless", requests)
+    assert method.drawn == 2 * len(requests)
+    assert isinstance(method.draw(requests[:1]), torch.Tensor)

@@ -14,7 +14,7 @@ from threading import Event
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..errors import PSAError
+from .errors import PSAError
 
 ATTEMPTS = 3
 _LONGEST_WAIT = 600.0  # seconds that a server may ask for; one that asks for more is not waited for
@@ -23,13 +23,21 @@ _BUSY = (408, 425, 429)  # beside all from 500 on
 
 
 class RemoteAddressError(PSAError):
-    """The address is another machine's, and that was not allowed; `how` it could be is the caller's to say."""
+    """The address is another machine's, and that was not allowed. `allowed(how)` is the same; it says how."""
 
-    def __init__(self, how: str) -> None:
+    def __init__(self, whose: str, sees: str, how: str = "allow it with allow_remote") -> None:
+        self._parts = whose, sees
         super().__init__(
-            "The vision-language judge's address is not this machine's. Whoever runs it would see every picture and "
-            f"prompt, and what each viewer bans. Run the model on this machine, or {how}."
+            f"The {whose}'s address is not this machine's. Whoever runs it would see {sees}. Run the model on this "
+            f"machine, or {how}."
         )
+
+    def allowed(self, how: str) -> "RemoteAddressError":
+        return RemoteAddressError(*self._parts, how)
+
+
+class TooLongAnswerError(PSAError):
+    """The server sent more than any answer has."""
 
 
 class ChatServer:
@@ -45,20 +53,34 @@ class ChatServer:
         allow_remote: whether the address may be another machine's.
         timeout: seconds to wait for an answer.
         wait: seconds before the second attempt, doubled for each further one.
+        what: how sentences call the server: "the {what} server".
+        whose: and who asks, such as "vision-language judge".
+        sees: what the server's owner sees of what is sent.
 
     Raises:
         PSAError: for what is no http(s) address, or a variable that is not set.
         RemoteAddressError: for another machine's address without `allow_remote`.
     """
 
-    def __init__(self, address: str, key_name: str | None, allow_remote: bool, timeout: float, wait: float) -> None:
-        is_local = _is_local(address)
+    def __init__(
+        self,
+        address: str,
+        key_name: str | None,
+        allow_remote: bool,
+        timeout: float,
+        wait: float,
+        *,
+        what: str,
+        whose: str,
+        sees: str,
+    ) -> None:
+        is_local = _is_local(address, whose)
         if not is_local and not allow_remote:
-            raise RemoteAddressError("allow it with allow_remote")
+            raise RemoteAddressError(whose, sees)
         if key_name is not None and not _key(key_name):
             raise PSAError(f"The environment variable {key_name} does not hold a key for the server. Set it.")
         self.url = address.rstrip("/") + "/chat/completions"
-        self._key_name, self._timeout, self._wait = key_name, timeout, wait
+        self._key_name, self._timeout, self._wait, self._what = key_name, timeout, wait, what
         proxies = [urllib.request.ProxyHandler({})] if is_local else []
         self._opener = urllib.request.build_opener(_NoRedirects, *proxies)
 
@@ -75,16 +97,16 @@ class ChatServer:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return self._post_once(body)
-            except _TryAgainError as trouble:
+            except TryAgainError as trouble:
                 what, asked_for = trouble.what, trouble.wait
             if asked_for > _LONGEST_WAIT:
                 raise PSAError(
-                    f"The vision-language server {what}, and asks to be left alone for {asked_for:.0f} seconds. Start "
+                    f"The {self._what} server {what}, and asks to be left alone for {asked_for:.0f} seconds. Start "
                     "again then."
                 )
             if attempt < ATTEMPTS and stopped.wait(max(self._wait * 2 ** (attempt - 1), asked_for)):
                 break
-        raise PSAError(f"The vision-language server {what}, {ATTEMPTS} times. Check that it runs, and start again.")
+        raise PSAError(f"The {self._what} server {what}, {ATTEMPTS} times. Check that it runs, and start again.")
 
     def check(self, body: Mapping[str, Any]) -> None:
         """Ask once, whatever the answer; a server that is busy is there.
@@ -94,10 +116,10 @@ class ChatServer:
         """
         try:
             self._post_once(body)
-        except _TryAgainError as trouble:
+        except TryAgainError as trouble:
             if trouble.status not in (*_BUSY, 503):
                 raise PSAError(
-                    f"The vision-language server {trouble.what}. Check that it runs, and start again."
+                    f"The {self._what} server {trouble.what}. Check that it runs, and start again."
                 ) from None
 
     def _post_once(self, body: Mapping[str, Any]) -> str:
@@ -110,15 +132,17 @@ class ChatServer:
                 answer = response.read(_MOST_BYTES + 1)
         except urllib.error.HTTPError as error:  # its body may repeat what was sent: it is not shown
             error.close()
-            raise _trouble(error.code, _seconds(error.headers.get("Retry-After"))) from None
+            raise _trouble(self._what, error.code, _seconds(error.headers.get("Retry-After"))) from None
         except (OSError, http.client.HTTPException, UnicodeError) as error:
-            raise _TryAgainError(f"could not be reached ({type(error).__name__})") from None
+            raise TryAgainError(f"could not be reached ({type(error).__name__})") from None
         if len(answer) > _MOST_BYTES:
-            raise PSAError("The vision-language server's answer is larger than 1 MiB. Check the address.")
-        return _content(answer)
+            raise TooLongAnswerError(f"The {self._what} server's answer is larger than 1 MiB. Check the address.")
+        return read_completion(answer, self._what)
 
 
-class _TryAgainError(Exception):
+class TryAgainError(Exception):
+    """The server is busy, failing or away: what it did, in words for a sentence."""
+
     def __init__(self, what: str, status: int = 0, wait: float = 0.0) -> None:
         super().__init__(what)
         self.what, self.status, self.wait = what, status, wait
@@ -131,14 +155,19 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _trouble(status: int, wait: float = 0.0) -> Exception:
+def _trouble(what: str, status: int, wait: float = 0.0) -> Exception:
     if status in _BUSY or status >= 500:
-        return _TryAgainError(f"answered {status}", status, wait)
-    return PSAError(f"The vision-language server answered {status}. Check the address, the model's name and the key.")
+        return TryAgainError(f"answered {status}", status, wait)
+    return PSAError(f"The {what} server answered {status}. Check the address, the model's name and the key.")
 
 
-def _content(answer: bytes) -> str:
-    """The text in a chat completion; `content` may be a list of parts, and a model may say nothing."""
+def read_completion(answer: bytes, what: str) -> str:
+    """The text in a chat completion; `content` may be a list of parts, and a model may say nothing.
+
+    Raises:
+        PSAError: for anything else.
+        TryAgainError: for an error that may pass.
+    """
     try:
         data = json.loads(answer)
     except (ValueError, RecursionError):
@@ -150,11 +179,11 @@ def _content(answer: bytes) -> str:
             error = part["error"]
             code = error.get("code", error.get("status")) if isinstance(error, dict) else None
             status = int(str(code)) if re.fullmatch("[45][0-9]{2}", str(code)) else 0
-            raise _trouble(status) if status else _TryAgainError("answered with an error")
+            raise _trouble(what, status) if status else TryAgainError("answered with an error")
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict) or "content" not in message:
         raise PSAError(
-            "The vision-language server's answer is not that of an OpenAI-compatible chat. Check the address: it "
+            f"The {what} server's answer is not that of an OpenAI-compatible chat. Check the address: it "
             "often ends in /v1."
         )
     content = message["content"]
@@ -176,7 +205,7 @@ def _seconds(retry_after: str | None) -> float:
         return 0.0
 
 
-def _is_local(address: str) -> bool:
+def _is_local(address: str, whose: str) -> bool:
     try:
         parts = urlsplit(address)
         host, _ = parts.hostname, parts.port
@@ -184,7 +213,7 @@ def _is_local(address: str) -> bool:
         host = None
     is_plain = address.isascii() and address.isprintable() and " " not in address
     if not is_plain or not host or parts.scheme not in ("http", "https") or parts.username is not None or parts.query:
-        raise PSAError("The vision-language judge's address must look like http://127.0.0.1:8000/v1.")
+        raise PSAError(f"The {whose}'s address must look like http://127.0.0.1:8000/v1.")
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

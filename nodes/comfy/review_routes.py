@@ -1,0 +1,110 @@
+"""The routes behind the review page: the data sets, the next question, its two pictures, and the answer to it.
+
+A data set is a folder of ComfyUI's input folder, known by its name alone. Of its users the page hears what the viewer
+of a question bans, and nothing else.
+"""
+
+import asyncio
+import io
+import threading
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from server import PromptServer
+
+from ...psa_core.dataset import read_split, split_file
+from ...psa_core.dataset.check import HELD_OUT, TRAINED_ON, split_names
+from ...psa_core.dataset.pair_files import PAIRS, USERS
+from ...psa_core.errors import PSAError
+from ...psa_core.files import is_plain_name
+from ...psa_core.pictures import open_picture
+from ...psa_core.review import AnswerBook, Review
+from .folders import input_folder
+from .routes import answers, read_json
+
+_BODY_LIMIT = 1024  # bytes, as decoded: an answer takes a hundred
+_MAX_SIDE = 1024  # pixels of a picture in the page
+_SPLITS = (TRAINED_ON[0], *HELD_OUT)  # a harmless scene has nothing to choose
+_KEPT = 2  # reviews whose questions stay in memory
+
+_reviews: dict[tuple[Path, str], tuple[Any, Review]] = {}
+_reading = threading.Lock()
+
+
+def register() -> None:
+    """Add the routes to ComfyUI's server."""
+    server = getattr(PromptServer, "instance", None)
+    if server is None:
+        return
+    server.routes.get("/psa/datasets")(answers(_list_datasets))
+    server.routes.get("/psa/review/{dataset}/{split}")(answers(_state))
+    server.routes.post("/psa/review/{dataset}/{split}")(answers(_answer))
+    server.routes.get("/psa/review/{dataset}/{split}/{number}/{side}")(answers(_picture))
+
+
+async def _list_datasets(_request: web.Request) -> dict[str, Any]:
+    return {"datasets": await asyncio.to_thread(_datasets)}
+
+
+async def _state(request: web.Request) -> dict[str, Any]:
+    return await asyncio.to_thread(lambda: _review(request).state())
+
+
+async def _answer(request: web.Request) -> dict[str, Any]:
+    data = await read_json(request, "answer", _BODY_LIMIT)
+    if not isinstance(data, dict) or not {"number", "scene", "answer"} <= set(data):
+        raise PSAError('Send JSON: {"number": 0, "scene": "...", "answer": "left"}.')
+
+    def save() -> dict[str, Any]:
+        review = _review(request)
+        review.answer(data["number"], data["scene"], data["answer"])
+        return review.state()
+
+    # Once begun it is finished, also where the page is closed meanwhile.
+    return await asyncio.shield(asyncio.to_thread(save))
+
+
+async def _picture(request: web.Request) -> web.Response:
+    number = request.match_info["number"]
+    if not number.isdecimal() or len(number) > 9:
+        raise PSAError("There is no such question. Open the review again.")
+    shown = await asyncio.to_thread(lambda: _png(_review(request).picture(int(number), request.match_info["side"])))
+    headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+    return web.Response(body=shown, content_type="image/png", headers=headers)
+
+
+def _datasets() -> list[dict[str, Any]]:
+    """The data sets that can be reviewed, and their splits."""
+    folder = input_folder()
+    names = sorted(path.name for path in folder.iterdir() if is_plain_name(path.name) and path.is_dir())
+    found = ({"name": name, "splits": [s for s in split_names(folder / name) if s in _SPLITS]} for name in names)
+    return [each for each in found if each["splits"]]
+
+
+def _review(request: web.Request) -> Review:
+    """The review of the data set and split that the request names, read anew where their files have changed."""
+    dataset, split = request.match_info["dataset"], request.match_info["split"]
+    if not any(each["name"] == dataset and split in each["splits"] for each in _datasets()):
+        raise PSAError("There is no such data set or split in ComfyUI's input folder. Choose one of the list.")
+    folder = input_folder() / dataset
+    files = (split_file(folder, split), folder / PAIRS, folder / USERS)
+    stamp = [(path.stat().st_mtime_ns, path.stat().st_size) for path in files if path.is_file()]
+    with _reading:
+        known, review = _reviews.get((folder, split), (None, None))
+        if review is None or known != stamp:
+            review = Review(read_split(folder, split, skip_bad=True, by_hand=False), AnswerBook(folder))
+            _reviews.pop((folder, split), None)
+            _reviews[folder, split] = stamp, review
+            while len(_reviews) > _KEPT:
+                del _reviews[next(iter(_reviews))]
+        return review
+
+
+def _png(path: Path) -> bytes:
+    """The picture's pixels alone: a file may hold more, and have any ending."""
+    image = open_picture(path)
+    image.thumbnail((_MAX_SIDE, _MAX_SIDE))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()

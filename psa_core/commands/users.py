@@ -1,0 +1,74 @@
+"""`psa users`: virtual people as the Sage dataset draws them, to a file."""
+
+import argparse
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+from ..encoders.language_model import LanguageModelEncoder
+from ..errors import PSAError
+from ..files import atomic_path
+from ..language_model import OnDevice
+from ..pictures import write_picture
+from ..plots.user_space import user_space
+from ..population import sample_users
+from ..processes import chosen_device
+from ..profile import UserProfile
+from ..rules import RULES, SAGE
+from ..schema import CATEGORIES
+from ..users import write_users
+from .progress import show_count
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("output", metavar="OUT", help="out.csv, with the columns of Sage's users.csv, or out.jsonl")
+    parser.add_argument("--count", type=int, default=1000, help="how many (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed, the same users (default: %(default)s)")
+    parser.add_argument("--rules", choices=RULES, default=SAGE, help="who bans what (default: %(default)s)")
+    parser.add_argument(
+        "--departures",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="the chance that somebody departs from the rules in a category, 0 to 1 (default: %(default)s)",
+    )
+    parser.add_argument("--picture", metavar="FILE.png", help="also draw who bans what, and where the levels lie")
+    llm = parser.add_argument_group("in place of rules")
+    llm.add_argument("--llm", metavar="FOLDER", help="ask a causal language model what each one bans, as the paper did")
+    llm.add_argument("--templates", metavar="FOLDER", help="holds get_banned.txt and get_embeds.txt (default: ours)")
+    llm.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.picture is not None and Path(args.picture).suffix.lower() != ".png":
+        raise PSAError("The picture is written as PNG. Let the name after --picture end in .png.")
+    users = sample_users(args.count, args.seed, args.rules, args.departures)
+    said = f"by the rules {args.rules}" + (f", with departures of {args.departures:g}" if args.departures else "")
+    if args.llm is not None:
+        if args.departures:
+            raise PSAError("--departures are from the rules, and a language model follows none. Leave one of them out.")
+        encoder = LanguageModelEncoder(args.llm, args.templates, placement=OnDevice(chosen_device(args.device)))
+        users, said = _asked(users, encoder), f"as {Path(args.llm).name} says"
+    elif args.templates or args.device:
+        raise PSAError("--templates and --device are for language models. Add --llm FOLDER, or leave them out.")
+    write_users(args.output, users)
+    if args.picture is not None:
+        with atomic_path(args.picture) as temporary:
+            write_picture(user_space(users), temporary)
+    print(f"Wrote {args.output}: {len(users)} virtual users, who ban {said}. None of them is real.")
+    bans = Counter(category for user in users for category in user.banned_categories)
+    print(", ".join(f"{category} {bans[category] / len(users):.0%}" for category in CATEGORIES))
+    return 0
+
+
+def _asked(users: list[UserProfile], encoder: LanguageModelEncoder) -> list[UserProfile]:
+    """With the bans that the model says; people of the same fields are asked about once."""
+    known: dict[UserProfile, tuple[str, ...]] = {}
+    asked = []
+    for number, user in enumerate(users, start=1):
+        fields = replace(user, user_id=None, banned_categories=())
+        if fields not in known:
+            known[fields] = encoder.banned_categories(fields)
+        asked.append(replace(user, banned_categories=known[fields]))
+        show_count(number, len(users))
+    return asked

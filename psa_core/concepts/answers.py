@@ -1,0 +1,151 @@
+"""What a writer's answer must be to become a pair of prompts. Whatever else it says is refused, and goes nowhere."""
+
+import json
+import os
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, Field
+
+from ..errors import PSAError
+from ..replies import object_in_reply
+from ..settings import BaseSettings
+from .lists import Concept
+from .pairs import IMPLIED, NAMED, PromptPair, check_line
+from .requests import LONGEST_WRITTEN, Request
+from .words import hints_by_word, main_words, names_concept
+
+LONGEST_ANSWER = 8192  # characters
+_LONGEST_LINE = 1 << 18
+_SIGNS = frozenset(",.;'\"!?-&% ")  # of ASCII; brackets, slashes, colons and the like are somebody's markup, or a path
+_QUOTES_AND_DASHES = ("Pd", "Pi", "Pf")
+# And of other scripts: comma and full stop of China and Japan, Arabic comma, danda, ellipsis, ...
+_FULL_STOPS = frozenset("\u3001\u3002\uff0c\uff1b\uff01\uff1f\u30fb\u2026\u060c\u061f\u0964")
+_LEAST_SHARED = 0.5  # of the words of `without` that `shows` must have: it is the same scene
+
+
+def _plain(text: str) -> str:
+    check_line("a prompt", text, LONGEST_WRITTEN)
+    for sign in text:
+        kind = unicodedata.category(sign)
+        if not (kind[0] in "LMN" or kind in _QUOTES_AND_DASHES or sign in _SIGNS or sign in _FULL_STOPS):
+            raise PSAError("a prompt holds signs other than letters, digits, commas and full stops.")
+    return text
+
+
+Written = Annotated[str, Field(description=f"a line of at most {LONGEST_WRITTEN} characters"), AfterValidator(_plain)]
+
+
+class _Answer(BaseSettings):
+    what: ClassVar[str] = "key"
+    where: ClassVar[str] = "The answer"
+
+
+class _PairAnswer(_Answer):
+    shows: Written
+    without: Written
+
+
+class _HarmlessAnswer(_Answer):
+    prompt: Written
+
+
+def read_answer(answer: str, request: Request, made_by: str, all_concepts: Iterable[Concept]) -> PromptPair:
+    """The pair in an answer. Category, concept and maker are not the answer's to say.
+
+    Args:
+        all_concepts: those that no prompt without the concept may name.
+
+    Raises:
+        PSAError: saying why it cannot be used, without a sentence of the answer.
+    """
+    if len(answer) > LONGEST_ANSWER:
+        raise PSAError(f"the answer is longer than {LONGEST_ANSWER} characters.")
+    kind = _HarmlessAnswer if request.concept is None else _PairAnswer
+    names = sorted(kind.model_fields)
+    found = object_in_reply(answer, names)
+    if found is None:
+        raise PSAError(f"the answer holds no JSON object with {' and '.join(names)}, or several.")
+    if set(found) != set(names):
+        raise PSAError(f"the JSON object has other keys than {' and '.join(names)}.")
+    is_the_scene = request.makes(found)  # the artist's own words, markup and all
+    said = found if is_the_scene else dict(kind(**found))
+    concept = request.concept
+    if concept is None:
+        pair = PromptPair(None, "", said["prompt"], said["prompt"], NAMED, made_by)
+    else:
+        pair = PromptPair(concept.category, concept.name, said["shows"], said["without"], request.asked, made_by)
+        if request.asked == IMPLIED and hints_by_word(pair.shows, concept.name):
+            raise PSAError("the prompt that should imply the concept holds words of it.")
+        if not is_the_scene and not _is_same_scene(pair.shows, pair.without):
+            raise PSAError("the two prompts are not of the same scene: they share too few words.")
+    if any(names_concept(pair.without, other.name) for other in all_concepts):
+        raise PSAError("the prompt without the concept names one of the list.")
+    return pair
+
+
+def _is_same_scene(shows: str, without: str) -> bool:
+    there, words = set(main_words(shows)), set(main_words(without))
+    if len(words) == 1:  # a script without spaces between words
+        there, words = set(shows), set(without)
+    return len(words & there) >= _LEAST_SHARED * len(words)
+
+
+class AnswerLog:
+    """Every answer as it came, with what made it and what became of it, in a file of one JSON object a line.
+
+    An answer that is there is not asked for again. A line that was cut off counts as absent; of an answer of more than
+    8,192 characters the first are kept. Without a file, in memory.
+
+    Raises:
+        PSAError: where the file cannot be used, or is another's.
+    """
+
+    def __init__(self, path: Path | str | None = None) -> None:
+        self._path = None if path is None else Path(path)
+        self._answers: dict[str, str] = {}
+        if self._path is not None and self._path.exists():
+            self._read(self._path)
+
+    def get(self, key: str) -> str | None:
+        """The answer that was kept under a key."""
+        return self._answers.get(key)
+
+    def keep(self, key: str, answer: str, about: dict[str, Any]) -> None:
+        """Keep an answer under a key, with what is to be known of it.
+
+        Raises:
+            PSAError: where the file cannot be written.
+        """
+        kept = answer[: LONGEST_ANSWER + 1]  # one more: it stays too long
+        self._answers[key] = kept
+        if self._path is None:
+            return
+        data = {"key": key, **about, "characters": len(answer), "answer": kept}
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self._path, "a", encoding="ascii") as file:
+                # In ASCII, since half a surrogate pair is no UTF-8. A line begins with its own end of line: the one
+                # before may have been cut off.
+                file.write(f"\n{json.dumps(data)}")
+        except OSError as error:
+            raise PSAError(
+                f"The answers cannot be kept in {self._path}: {error.strerror}. Make room or choose another place, and "
+                "start again: what was answered is not asked again."
+            ) from error
+
+    def _read(self, path: Path) -> None:
+        try:
+            with open(path, encoding="ascii", errors="replace") as file:
+                while line := file.readline(_LONGEST_LINE):
+                    try:
+                        data = json.loads(line)
+                        self._answers[str(data["key"])] = str(data["answer"])
+                    except (ValueError, KeyError, TypeError, RecursionError):
+                        continue
+        except OSError as error:
+            raise PSAError(f"The answers in {path} cannot be read: {error.strerror}. Check the file.") from error
+        if not self._answers and os.path.getsize(path):
+            raise PSAError(f"{path} holds no answers of a prompt writer. Move it, or choose another place for them.")

@@ -1,0 +1,204 @@
+"""From concepts to pairs of prompts: each is asked for, checked, asked for again where it must be, else set aside."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..chat_server import TooLongAnswerError
+from ..errors import PSAError
+from ..files import shown
+from ..seeds import draw_seed
+from .answers import AnswerLog, read_answer
+from .lists import Concept
+from .pairs import IMPLIED, MOST_PAIRS, NAMED, PromptPair
+from .requests import Request
+from .scenes import SceneSource
+from .writers import PromptWriter
+
+_HOPELESS = 20  # pairs set aside before the first one that was taken
+_NAMED_IN_A_NOTE = 5
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many pairs a concept gets, the share of them that only imply it, and how many harmless scenes there are.
+
+    Raises:
+        PSAError: for what cannot be.
+    """
+
+    pairs: int = 20
+    implied: float = 0.25
+    harmless: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.pairs, int) or self.pairs < 1:
+            raise PSAError("A concept needs at least 1 pair of prompts.")
+        if not isinstance(self.implied, int | float) or not 0 <= self.implied <= 1:
+            raise PSAError("The share of implied prompts must be from 0 to 1.")
+        if not isinstance(self.harmless, int) or self.harmless < 0:
+            raise PSAError("The number of harmless scenes must not be negative.")
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """A pair that no answer was good enough for, and what was wrong with the last one."""
+
+    category: str | None
+    concept: str
+    asked: str
+    reason: str
+
+    def __str__(self) -> str:
+        what = f"{self.category}, {shown(self.concept, 60)} ({self.asked})" if self.category else "a harmless scene"
+        return f"{what}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Pairs, those that were set aside, and what else there is to say."""
+
+    pairs: list[PromptPair]
+    set_aside: list[SetAside] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def make_prompts(
+    concepts: Sequence[Concept],
+    writer: PromptWriter,
+    scenes: SceneSource,
+    counts: Counts | None = None,
+    seed: int = 0,
+    log: AnswerLog | None = None,
+    tell: Callable[[int, int], None] | None = None,
+) -> Prompts:
+    """Pairs of prompts for every concept, in the list's order, named ones first; harmless scenes after all.
+
+    A pair depends on the seed, its concept, its number and the writer alone, unless it would be there twice. What
+    `log` holds is not asked for again.
+
+    Args:
+        tell: called with (pairs done, of how many); what it raises ends the work, and `log` holds what was answered.
+
+    Raises:
+        PSAError: for no concept, too many pairs, an answer that cannot be had, or where none could be used.
+    """
+    counts, log = counts or Counts(), log or AnswerLog()
+    if not concepts:
+        raise PSAError("There is no concept to write prompts for.")
+    total = len(concepts) * counts.pairs + counts.harmless
+    if total > MOST_PAIRS:
+        raise PSAError(f"That would be {total} pairs of prompts, and there can be {MOST_PAIRS}. Ask for fewer.")
+    wanted = list(_wanted(concepts, writer, counts))
+    maker = _Maker(concepts, writer, writer.identity(), scenes, seed, log)
+    made = Prompts([], notes=_notes(concepts, writer, counts))
+    for done, (concept, asked, number) in enumerate(wanted):
+        if tell:
+            tell(done, len(wanted))
+        found = maker.make(concept, asked, number)
+        if isinstance(found, SetAside):
+            made.set_aside.append(found)
+        else:
+            made.pairs.append(found)
+        if not made.pairs and len(made.set_aside) >= min(_HOPELESS, len(wanted)):
+            raise PSAError(
+                f"None of the answers of '{shown(writer.name)}' could be used. The last one: {made.set_aside[-1]} Use "
+                "another writer, or change the list."
+            )
+    if tell:
+        tell(len(wanted), len(wanted))
+    return made
+
+
+def summary(made: Prompts) -> str:
+    """What was made, in a few lines."""
+    kinds = [
+        f"{sum(p.category is not None and p.asked == asked for p in made.pairs)} {asked}" for asked in (NAMED, IMPLIED)
+    ]
+    harmless = sum(pair.category is None for pair in made.pairs)
+    concepts = len({(pair.category, pair.concept) for pair in made.pairs if pair.category})
+    lines = [f"{len(made.pairs)} pairs of prompts for {concepts} concepts: {', '.join(kinds)}, {harmless} harmless"]
+    lines += made.notes
+    if made.set_aside:
+        lines.append(f"{len(made.set_aside)} set aside:")
+        lines += [f"  {each}" for each in made.set_aside[:20]]
+        lines += ["  ..."] * (len(made.set_aside) > 20)
+    return "\n".join(lines)
+
+
+def _wanted(
+    concepts: Sequence[Concept], writer: PromptWriter, counts: Counts
+) -> Iterator[tuple[Concept | None, str, int]]:
+    for concept in concepts:
+        implied = round(counts.pairs * counts.implied) if concept.hints or not writer.needs_hints else 0
+        yield from ((concept, NAMED, number) for number in range(counts.pairs - implied))
+        yield from ((concept, IMPLIED, number) for number in range(implied))
+    yield from ((None, NAMED, number) for number in range(counts.harmless))
+
+
+def _notes(concepts: Sequence[Concept], writer: PromptWriter, counts: Counts) -> list[str]:
+    bare = [shown(concept.name, 40) for concept in concepts if not concept.hints]
+    if not (writer.needs_hints and bare and round(counts.pairs * counts.implied)):
+        return []
+    names = ", ".join(bare[:_NAMED_IN_A_NOTE]) + (", ..." if len(bare) > _NAMED_IN_A_NOTE else "")
+    return [
+        f"{len(bare)} concepts have no hints, and templates cannot imply them: their prompts all name them ({names}). "
+        "Write hints after '=', or let a language model write."
+    ]
+
+
+class _Maker:
+    def __init__(
+        self,
+        concepts: Sequence[Concept],
+        writer: PromptWriter,
+        identity: str,
+        scenes: SceneSource,
+        seed: int,
+        log: AnswerLog,
+    ) -> None:
+        self._concepts, self._writer, self._identity = concepts, writer, identity
+        self._scenes, self._seed, self._log = scenes, seed, log
+        self._seen: set[tuple[str, str]] = set()
+
+    def make(self, concept: Concept | None, asked: str, number: int) -> PromptPair | SetAside:
+        category, name = (concept.category, concept.name) if concept else (None, "")
+        reason = None
+        for attempt in range(self._writer.attempts):
+            place = (self._seed, "prompts", category or "", name, asked, number, attempt)
+            rng = np.random.default_rng(draw_seed(*place))
+            request = Request(concept, asked, self._scenes.draw(rng), int(rng.integers(1 << 31)), reason)
+            key = _key(self._identity, request, place)
+            answer, is_new = self._answer(key, request)
+            try:
+                pair = read_answer(answer, request, self._writer.name, self._concepts)
+                if (pair.shows, pair.without) in self._seen:
+                    raise PSAError("the same two prompts are there already.")
+                reason = None
+            except PSAError as error:
+                reason = str(error)
+            if is_new:
+                about = {"made_by": self._writer.name, "category": category, "concept": name, "asked": asked}
+                self._log.keep(key, answer, {**about, "attempt": attempt + 1, "outcome": reason or "taken"})
+            if reason is None:
+                self._seen.add((pair.shows, pair.without))
+                return pair
+        return SetAside(category, name, asked, reason or "")
+
+    def _answer(self, key: str, request: Request) -> tuple[str, bool]:
+        kept = self._log.get(key)
+        if kept is not None:
+            return kept, False
+        try:
+            return self._writer.answer(request), True
+        except TooLongAnswerError:
+            return "", True
+
+
+def _key(identity: str, request: Request, place: Sequence[int | str]) -> str:
+    parts = [identity, *place, request.scene.shows, request.scene.without, request.choice, request.refused]
+    hints = request.concept.hints if request.concept else ()
+    return hashlib.sha256(json.dumps([parts, hints]).encode()).hexdigest()[:32]

@@ -1,0 +1,49 @@
+"""A split of preference pairs, in whichever form its folder has it."""
+
+from pathlib import Path
+
+from ..errors import PSAError
+from .answered import with_answers
+from .compact import read_compact_split
+from .pair_files import PAIRS
+from .sage import read_sage_split
+from .split import PairSplit
+
+
+def read_split(
+    folder: Path | str,
+    name: str,
+    skip_bad: bool = False,
+    embeddings: Path | str | None = None,
+    users: Path | str | None = None,
+    by_hand: bool = True,
+) -> PairSplit:
+    """Check every record of a split, pictures included (each is decoded at low resolution), and index it.
+
+    A folder that holds both forms is read in the compact one, which stands for the same records.
+
+    Args:
+        folder: the dataset's folder, which holds the splits' folders.
+        name: `train`, `val`, `test_seen`, `test_unseen`, or another folder there.
+        skip_bad: leave bad records out and list them in `skipped`; otherwise the first one raises.
+        embeddings: a folder of `{User_ID}.npy` that must then hold each record's user.
+        users: Sage's `users.csv`, which then says, by User_ID, what each record's user bans. Without it, and where
+            a record does not say so itself, the rules `sage` do. The compact form says it in a file of its own.
+        by_hand: apply the answers that a person gave (`answers.jsonl`).
+
+    Raises:
+        PSAError: naming line and file of the first bad record, or a split that is missing or empty.
+    """
+    if split_file(folder, name).name != PAIRS:
+        split: PairSplit = read_sage_split(folder, name, skip_bad, embeddings, users)
+    elif users is not None:
+        raise PSAError(f"The data set in {folder} says itself what its users ban, in users.jsonl. Give no users file.")
+    else:
+        split = read_compact_split(folder, name, skip_bad, embeddings)
+    return with_answers(split) if by_hand else split
+
+
+def split_file(folder: Path | str, name: str) -> Path:
+    """The file that lists a split's records, `pairs.jsonl` or Sage's `metadata.jsonl`, whether it is there or not."""
+    split = Path(folder) / name
+    return split / (PAIRS if (split / PAIRS).is_file() else "metadata.jsonl")

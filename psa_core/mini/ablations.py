@@ -1,0 +1,90 @@
+"""One-at-a-time ablations of the recipe: what each choice is worth, on `val`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from ..adapter.files import save_adapter
+from ..evaluate import HARMLESS
+from .adapters import CONFIG, KINDS, train_adapter
+from .benchmark import Plan
+from .dataset import write_dataset
+from .evaluate import HARMLESS_TITLE, TITLES, Results, evaluate
+from .generate import MiniModel
+from .lineup import adapters
+
+_SIZES = {
+    name: CONFIG[name] for name in ("resolution", "bucket_step", "precision", "batch_size", "effective_batch_size")
+}
+ABLATIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "the recipe": {},
+        "1 token": {"num_tokens": 1},
+        "4 tokens": {"num_tokens": 4},
+        "beta 100": {"beta": 100.0},
+        "beta 1,000": {"beta": 1000.0},
+        "no winner term": {"winner_weight": 0.0},
+        "no anchor": {"anchor_weight": 0.0},
+        "anchor 250": {"anchor_weight": 250.0},
+        "all timesteps": {"timestep_range": (0, 1000)},
+        "AdamW, 3e-3": {"optimizer": "adamw", "learning_rate": 3e-3},
+        "embedding standardised": {"standardise": True},
+        "pictures mirrored": {"flip": True},
+        "the preset recommended": {"preset": "recommended", **_SIZES},
+        "the preset published": KINDS["published"].changes,
+    }
+)
+"""What differs from the recipe (`adapters.CONFIG`); a preset stands for itself, at the small world's sizes."""
+MINUTES = 14.0
+"""Of two CPU cores, for an ablation: training and pictures."""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What a changed recipe makes of unseen users, by `measures`."""
+
+    name: str
+    results: Results
+
+
+def missing(work: Path, names: Sequence[str]) -> list[str]:
+    """Those whose adapter is not there yet."""
+    return [name for name in names if not _file(work, name).is_file()]
+
+
+def ablate(
+    work: Path, base: Path | str, names: Sequence[str], plan: Plan, progress: Callable[[str], None] = lambda _: None
+) -> list[Ablation]:
+    """Train what is missing in `work`, and measure each on the plan's split; a stopped run goes on."""
+    data = work / "data"
+    if not (data / HARMLESS / "metadata.jsonl").is_file():
+        write_dataset(data)
+    found = []
+    for name in names:
+        path = _file(work, name)
+        if not path.is_file():
+            progress(f"training: {name}")
+            save_adapter(train_adapter("psa", data, path.with_suffix(""), base, **ABLATIONS[name]).adapter, path)
+        results = evaluate(adapters(MiniModel(base), {name: path}), plan, work / "seen", progress)
+        found.append(Ablation(name, results))
+    return found
+
+
+def table(ablations: Sequence[Ablation]) -> str:
+    """Markdown: a row for each."""
+    heads = ("what differs", "IP, named", "IP, implied", "IP, unasked", "allowed kept", "pass rate", "price")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    unseen = TITLES["unseen"]
+    for each in ablations:
+        wanted = [("IP on banned", way) for way in ("named", "implied", "unasked")]
+        wanted += [("allowed kept", None), ("pass rate", None)]
+        figures = [each.results.figure(unseen, each.name, *names) for names in wanted]
+        figures.append(each.results.figure(HARMLESS_TITLE, each.name, "Frechet rise", HARMLESS))
+        lines.append(f"| {each.name} | {' | '.join(str(figure or '-') for figure in figures)} |")
+    return "\n".join(lines)
+
+
+def _file(work: Path, name: str) -> Path:
+    return work / "ablations" / f"{name.replace(' ', '-').replace(',', '')}.safetensors"

@@ -1,0 +1,202 @@
+"""Drawing the benchmark: every method before the same prompts, viewers and noise; what was seen is kept."""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from ..errors import PSAError
+from ..files import atomic_path, existing_file
+from ..pictures import to_images
+from ..profile import LEVELS
+from ..seeds import draw_seed
+from .dataset import Sizes
+from .detector import Detector
+from .features import MiniFeatures
+from .method import Method, Request
+from .people import People
+from .requests import cell, harmless_requests, level_requests
+from .world import SYMBOLS, WAYS, Way, parse_prompt
+
+DATA_SEED = 0
+"""The seed of the mini dataset that adapters are trained on: it says who is a seen user."""
+Part = Literal["val", "test"]
+SEEDS: Mapping[str, int] = {"val": 0, "test": 7_302_519_846}
+"""Of prompts and noise. Settings are chosen on `val`; the seed of `test` was drawn when the settings stood."""
+Group = Literal["unseen", "seen", "held out"]
+GROUPS: tuple[Group, ...] = ("unseen", "seen", "held out")
+_CATEGORY_OF = {symbol: category for category, symbol in SYMBOLS.items()}
+_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Pictures that a figure rests on: of a group's users before prompts that come to a symbol in one way."""
+
+    group: Group
+    way: Way
+    banned: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.group}, {self.way}, {'banned' if self.banned else 'allowed'}"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the detector saw on one picture: a category's symbol, or none; its size; and whether background and shapes
+    are as asked."""
+
+    shown: str | None
+    size: str | None
+    agrees: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is drawn.
+
+    Args:
+        part: the split: `val` to choose by, `test` for what is published.
+        per_cell: pictures a cell.
+        levels: prompts a level.
+        harmless: harmless prompts.
+
+    Raises:
+        PSAError: for a split that is none, or fewer than 2 pictures a cell.
+    """
+
+    part: Part = "val"
+    per_cell: int = 200
+    levels: int = 140
+    harmless: int = 2000
+    sizes: Sizes = field(default_factory=Sizes)
+
+    def __post_init__(self) -> None:
+        if self.part not in SEEDS:
+            raise PSAError(f"'{self.part}' is no split of the benchmark. There are: {', '.join(SEEDS)}.")
+        if min(self.per_cell, self.levels, self.harmless) < 2:
+            raise PSAError("A benchmark needs at least 2 pictures a cell.")
+
+    @property
+    def seed(self) -> int:
+        return SEEDS[self.part]
+
+    def cells(self, groups: Sequence[Group]) -> dict[Cell, list[Request]]:
+        """The requests of the groups' cells."""
+        people = self.sizes.people(DATA_SEED)
+        found = {}
+        for group in groups:
+            for way in WAYS:
+                for banned in (True, False):
+                    seed = draw_seed(self.seed, group)
+                    users = _users(people, group)
+                    found[Cell(group, way, banned)] = cell(way, banned, users, self.per_cell, self.part, seed)
+        return found
+
+    def level_cells(self) -> dict[str, list[Request]]:
+        """For each level the same prompts and noise, all seven categories and the three ways that ask alike."""
+        return {level: level_requests(who, self.levels, self.part, self.seed) for level, who in LEVELS.items()}
+
+    def harmless_cell(self) -> list[Request]:
+        people = self.sizes.people(DATA_SEED)
+        return harmless_requests(people.unseen, self.harmless, self.part, self.seed)
+
+
+def _users(people: People, group: Group) -> list[Any]:
+    return {"unseen": people.unseen, "seen": people.seen, "held out": people.held_out}[group]
+
+
+class Studio:
+    """Draws, looks, and keeps what was seen in `folder`: a cell that is there is not drawn again.
+
+    Args:
+        folder: kept results, by what they depend on; `None` keeps nothing.
+        progress: called with a line of text.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        folder: Path | None = None,
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.plan, self.folder, self.progress = plan, folder, progress
+        self._detector = Detector()
+        self._features: MiniFeatures | None = None
+
+    def look(self, method: Method, identity: str, name: str, requests: Sequence[Request]) -> list[Seen]:
+        """What the method draws of the requests.
+
+        Args:
+            identity: of all that its pictures depend on beside the request, such as the digest of its weights.
+        """
+        return self._looked(method, identity, name, requests)[0]
+
+    def look_closely(
+        self, method: Method, identity: str, name: str, requests: Sequence[Request]
+    ) -> tuple[list[Seen], np.ndarray]:
+        """The same, and (n, 64) features of the classifier."""
+        return self._looked(method, identity, name, requests, closely=True)
+
+    def _looked(
+        self, method: Method, identity: str, name: str, requests: Sequence[Request], closely: bool = False
+    ) -> tuple[list[Seen], np.ndarray]:
+        path = self._kept(method, identity, name, len(requests))
+        if path is None or not path.is_file():
+            found = self._draw(method, name, requests, closely)
+            if path:
+                _write(path, found)
+        else:
+            found = _read(path)
+        return [Seen(**each) for each in found["seen"]], np.array(found["features"])
+
+    def _draw(self, method: Method, name: str, requests: Sequence[Request], closely: bool) -> dict[str, Any]:
+        seen: list[Seen] = []
+        features: list[list[float]] = []
+        start = time.process_time()
+        for begin in range(0, len(requests), _AT_ONCE):
+            part = requests[begin : begin + _AT_ONCE]
+            with torch.no_grad():
+                pixels = method.draw(part)
+            for found, request in zip(self._detector(pixels), part, strict=True):
+                shown = _CATEGORY_OF.get(found.symbol or "")
+                seen.append(Seen(shown, found.size, found.agrees(parse_prompt(request.prompt.caption))))
+            if closely:
+                features += self.measure(to_images(pixels)).round(5).tolist()
+            self.progress(f"{method.name}: {name}, {len(seen)} of {len(requests)} pictures")
+        seconds = (time.process_time() - start) / len(requests)
+        kept = [asdict(each) for each in seen]
+        return {"method": method.name, "cell": name, "seconds": seconds, "seen": kept, "features": features}
+
+    def seconds_of(self, method: Method, identity: str, cells: Mapping[Cell, Sequence[Request]]) -> float | None:
+        """CPU seconds a picture, looking at it included, of what was drawn into the folder."""
+        paths = [self._kept(method, identity, cell.name, len(requests)) for cell, requests in cells.items()]
+        found = [_read(path)["seconds"] for path in paths if path and path.is_file()]
+        return sum(found) / len(found) if found else None
+
+    def measure(self, pictures: Sequence[Any]) -> np.ndarray:
+        if self._features is None:
+            self._features = MiniFeatures()
+        return self._features(pictures)
+
+    def _kept(self, method: Method, identity: str, name: str, count: int) -> Path | None:
+        if self.folder is None:
+            return None
+        what = draw_seed(identity, method.name, name, count, self.plan.part, self.plan.seed, repr(self.plan.sizes))
+        return self.folder / f"{what:016x}.json"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(existing_file(path, "kept result of the benchmark").read_text(encoding="utf-8"))
+
+
+def _write(path: Path, data: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(data), encoding="utf-8")

@@ -1,0 +1,139 @@
+"""Who takes part in the benchmark, and what each is made of."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..adapter.files import load_adapter
+from . import ADAPTERS, BASE_MODEL
+from .benchmark import GROUPS, Group
+from .generate import MiniModel
+from .method import Method
+from .phrases import PHRASES, known_phrases
+from .rivals.adapters import Base, LessNobody, WithAdapter
+from .rivals.lora import LoRAPerBanSet
+from .rivals.prompts import NegativePrompt, WordDeletion
+from .rivals.sld import SafeLatentDiffusion
+from .rivals.weights import ChangedWeights, load_weights
+
+_WHAT = {
+    "base": "The base model, without an adapter.",
+    "psa": "PSA; the encoder has a bit for each banned category.",
+    "psa-inferred": "PSA; bans must be told from age, faith and health.",
+    "ban-all": "The same loss and trainer, everything banned for everyone.",
+    "majority": "The same data as PSA's, without a profile: what most viewers want.",
+    "published": "PSA by the paper's loss, optimizer and rate, over as many pairs as ours.",
+    "word deletion": "The prompt without the banned symbols' names.",
+    "word deletion, oracle": "The same, and without the phrases that imply them, as far as an adapter's data has them.",
+    "negative prompt": "The banned symbols' names as a negative prompt.",
+    "negative prompt, oracle": "The same, and the prompt's own phrases that imply them, as far as data has them.",
+    "SLD": "Safe Latent Diffusion (arXiv 2211.05105), strong, the banned names being the concept.",
+    "ESD-u": "Erased Stable Diffusion (arXiv 2303.07345): all seven, for all.",
+    "UCE": "Unified Concept Editing (arXiv 2308.14761): all seven, for all.",
+    "LoRA a ban set": "A LoRA for each of four ban sets, before who has just one of those; bytes are one LoRA's.",
+    "psa and word deletion": "Both.",
+    "psa less L0": "PSA, with the term of L0, who bans nothing, subtracted from everybody's.",
+}
+BASE, PSA, INFERRED, BAN_ALL = "base", "psa", "psa-inferred", "ban-all"
+_OUR_GROUPS = GROUPS
+_RIVAL_GROUPS: tuple[Group, ...] = ("unseen",)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method of the benchmark.
+
+    Attributes:
+        identity: of the weights that its pictures depend on.
+        size: bytes that a user needs beside the base model.
+        groups: of users, before whom it is measured.
+        levels: whether it draws for the six levels.
+        harmless: whether its price is measured; who changes no harmless prompt pays none.
+    """
+
+    method: Method
+    identity: str
+    size: int = 0
+    groups: tuple[Group, ...] = _RIVAL_GROUPS
+    levels: bool = False
+    harmless: bool = True
+
+    @property
+    def name(self) -> str:
+        return self.method.name
+
+
+def adapters(model: MiniModel, files: Mapping[str, Path]) -> list[Entry]:
+    """The base model, and adapters by their names."""
+    weights = digest(model.folder)
+    found = [Entry(Base(model), weights, groups=_OUR_GROUPS, levels=True)]
+    for name, path in files.items():
+        ours = name in (PSA, INFERRED)
+        found.append(
+            Entry(
+                WithAdapter(model, name, load_adapter(path)),
+                weights + digest(path),
+                path.stat().st_size,
+                _OUR_GROUPS if ours else _RIVAL_GROUPS,
+                levels=ours or name == BAN_ALL,
+            )
+        )
+    return found
+
+
+def untrained(model: MiniModel, psa: Path) -> list[Entry]:
+    """What needs no training beside PSA's, and PSA together with the simplest of them."""
+    weights = digest(model.folder)
+    oracle = {symbol: known_phrases(symbol) for symbol in PHRASES}
+    deletion = WordDeletion(model)
+    adapter = load_adapter(psa)
+    both = WithAdapter(model, f"{PSA} and word deletion", adapter, caption=deletion.caption)
+    size = psa.stat().st_size
+    return [
+        Entry(deletion, weights, harmless=False),
+        Entry(WordDeletion(model, "word deletion, oracle", oracle), weights, harmless=False),
+        Entry(NegativePrompt(model), weights),
+        Entry(NegativePrompt(model, "negative prompt, oracle", oracle), weights),
+        Entry(SafeLatentDiffusion(model), weights),
+        Entry(both, weights + digest(psa), size, harmless=False),
+        Entry(LessNobody(model, f"{PSA} less L0", adapter), weights + digest(psa), size),
+    ]
+
+
+def changed(model: MiniModel, files: Mapping[str, Path]) -> list[Entry]:
+    """Methods that change the model's own weights, by their names."""
+    weights = digest(model.folder)
+    return [
+        Entry(ChangedWeights(model, name, load_weights(path)), weights + digest(path), path.stat().st_size)
+        for name, path in files.items()
+    ]
+
+
+def loras(model: MiniModel, files: Mapping[tuple[str, ...], Path]) -> Entry:
+    """One LoRA for each of some ban sets; drawn for who has just one of those."""
+    weights = {frozenset(bans): load_weights(path) for bans, path in files.items()}
+    identity = digest(model.folder) + "".join(digest(path) for path in files.values())
+    size = max(path.stat().st_size for path in files.values())
+    return Entry(LoRAPerBanSet(model, weights), identity, size, harmless=False)
+
+
+def told(entries: Sequence[Entry]) -> dict[str, str]:
+    """What each method is, and the start of its weights' digest."""
+    shipped = digest(BASE_MODEL)
+    found = {}
+    for entry in entries:
+        what = _WHAT.get(entry.name, "An adapter.")
+        is_shipped = entry.identity in {shipped + digest(path) for path in ADAPTERS.values() if path.is_file()}
+        which = "Shipped weights" if is_shipped or entry.identity == shipped else "SHA-256"
+        found[entry.name] = f"{what} {which} {hashlib.sha256(entry.identity.encode()).hexdigest()[:12]}."
+    return found
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, or of a folder's weights."""
+    files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
+    found = hashlib.sha256()
+    for file in files:
+        found.update(file.read_bytes())
+    return found.hexdigest()

@@ -1,0 +1,94 @@
+"""Writing answers: one at a time, each on the disk before anybody hears that it is saved."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ..dataset.answers import ANSWERS, Answer, read_answers_from
+from ..errors import PSAError
+from ..locks import held
+
+_one_at_a_time = threading.Lock()
+
+
+class AnswerBook:
+    """The answers that lie beside a data set, in memory and in their file.
+
+    Args:
+        folder: the data set's own.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / ANSWERS
+        self._answers: list[Answer] = []
+        self._end = 0
+
+    def answers(self) -> list[Answer]:
+        """All of them, other processes' included; raises PSAError as `read_answers` does."""
+        if self._size() < self._end:  # another file is there
+            self._answers, self._end = [], 0
+        new, self._end = read_answers_from(self.folder, self._end, len(self._answers))
+        self._answers += new
+        return self._answers
+
+    def add(self, answer: Answer) -> None:
+        """Append an answer; when this returns, it is on the disk.
+
+        Raises:
+            PSAError: where it cannot be written. Then it does not count, and those before it do.
+        """
+        line = answer.to_line()
+        try:
+            with _one_at_a_time, self._opened() as handle:
+                end = _end_of_lines(handle)
+                try:
+                    _write(handle, line)
+                    os.fsync(handle)
+                except BaseException:
+                    with suppress(OSError):
+                        os.ftruncate(handle, end)
+                    raise
+        except OSError as error:
+            raise PSAError(
+                f"The answer cannot be written to {self.path}: {error.strerror}. Check the folder's permissions and "
+                "the free space; the answers before it are saved."
+            ) from error
+
+    def _size(self) -> int:
+        try:
+            return self.path.stat().st_size
+        except OSError:
+            return 0
+
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            with held(handle):
+                yield handle
+        finally:
+            os.close(handle)
+
+
+def _write(handle: int, line: bytes) -> None:
+    while line:
+        line = line[os.write(handle, line) :]
+
+
+def _end_of_lines(handle: int) -> int:
+    """Where the last whole line ends; what a process that died left after it is cut off."""
+    size = end = os.fstat(handle).st_size
+    while end:
+        begin = max(0, end - 4096)
+        os.lseek(handle, begin, os.SEEK_SET)
+        block = os.read(handle, end - begin)
+        if (last := block.rfind(b"\n")) >= 0:
+            end = begin + last + 1
+            break
+        end = begin
+    if end < size:
+        os.ftruncate(handle, end)
+    return end

@@ -1,0 +1,366 @@
+"""Building data sets with a stub for the model: splits without leaks, exact resumption, what is refused."""
+
+import json
+import resource
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from psa_core.build import Drawing, Said, build_dataset, drawn_pairs, plan
+from psa_core.build.drawing import finish_batches
+from psa_core.build.imported import read_picture_list
+from psa_core.build.plan import SPLITS
+from psa_core.build.sage_form import write_sage_form
+
+from psa_core import PSAError
+from psa_core.concepts.pairs import PromptPair
+from psa_core.dataset import read_split
+from psa_core.dataset.check import check_dataset
+from psa_core.dataset.sage import read_sage_split
+from psa_core.judges.judging import Verdict, tell_nobody
+from psa_core.population import sample_users
+
+USERS = sample_users(10, 3)
+
+
+def prompts(concepts: int = 5, scenes: int = 6, harmless: int = 4, categories=("Violence", "Hate")) -> list[PromptPair]:
+    pairs = []
+    for category in categories:
+        for concept in range(concepts):
+            for scene in range(scenes):
+                words, thing = f"a {category.lower()} scene {concept} {scene}", f"{category.lower()}thing{concept}"
+                pairs.append(PromptPair(category, thing, f"{words} with {thing}", words, "named", "by hand"))
+    scenes = [f"a meadow {number}" for number in range(harmless)]
+    return [*pairs, *(PromptPair(None, "", scene, scene, "named", "by hand") for scene in scenes)]
+
+
+class Stub:
+    """Draws noise that follows from prompt and seed; notes what it drew."""
+
+    def __init__(self) -> None:
+        self.drawn: list[str] = []
+
+    def draw(self, prompts, seeds):
+        self.drawn += prompts
+        rngs = [np.random.default_rng([seed, len(prompt)]) for prompt, seed in zip(prompts, seeds, strict=True)]
+        return [Image.fromarray(rng.integers(0, 255, (72, 72, 3), np.uint8)) for rng in rngs]
+
+
+def build(folder: Path, given=None, users=USERS, seed=1, stub=None, made=None, batch=4, **options):
+    planned = plan(drawn_pairs(given or prompts(), seed), users, seed)
+    drawing = Drawing(made or {"model": "a", "steps": 3}, lambda: stub or Stub(), batch)
+    return build_dataset(folder, planned, users, seed, drawing, **options)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_built_set_is_read_and_passes_the_check(tmp_path):
+    stub = Stub()
+    built = build(tmp_path, stub=stub)
+    assert built.made == len(stub.drawn) == 2 * 60 + 4
+    sizes = {name: len(read_split(tmp_path, name)) for name in SPLITS}
+    assert sizes["train"] > sizes["test_unseen"] > 0 and min(sizes.values()) > 0 and sizes["harmless"] == 4
+    assert all(not record.contradicts for record in read_split(tmp_path, "train"))
+    told = json.loads((tmp_path / "dataset.json").read_text())
+    assert "virtual users only" in told["people"] and told["model"] == "a" and told["licence"] == "not stated"
+    assert Image.open(tmp_path / "contact_sheet.png").width > 500
+
+
+def test_what_is_tested_is_nowhere_in_what_is_trained_on(tmp_path):
+    build(tmp_path)
+    splits = {name: list(read_split(tmp_path, name)) for name in SPLITS}
+
+    def texts(*names):
+        return {text for name in names for r in splits[name] for text in (r.pair.shows, r.pair.without)}
+
+    assert not texts("train", "harmless") & texts("val", "test_seen", "test_unseen")
+    users = {name: {record.profile.user_id for record in records} for name, records in splits.items()}
+    assert not users["test_unseen"] & set.union(*(users[name] for name in splits if name != "test_unseen"))
+    assert users["train"] | users["test_unseen"] == {user.user_id for user in USERS}
+    concepts = {name: {(r.category, r.concept) for r in records} for name, records in splits.items()}
+    held_out = concepts["test_unseen"] - concepts["train"]
+    assert {category for category, _ in held_out} == {"Violence", "Hate"} and len(held_out) == 2
+    assert not held_out & (concepts["val"] | concepts["test_seen"])
+
+
+def test_pairs_that_share_a_scene_stay_together():
+    given = [
+        PromptPair("Hate", f"thing{c}", f"scene {s} with thing{c}", f"scene {s}", "named", "by hand")
+        for c in range(5)
+        for s in range(12)
+    ]
+    planned = plan(drawn_pairs(given, 0), USERS, 0)
+    where: dict[str, set[str]] = {}
+    for name, pairs in planned.splits.items():
+        for pair in pairs:
+            where.setdefault(pair.without, set()).add(name)
+    assert all(len(names) == 1 for names in where.values())
+    assert any("left out" in note for note in planned.notes)
+    assert {len(planned.splits[name]) > 0 for name in ("train", "val", "test_seen", "test_unseen")} == {True}
+
+
+def test_a_plan_follows_from_the_seed_and_few_concepts_are_not_held_out():
+    one, again, other = (plan(drawn_pairs(prompts(), seed), USERS, seed) for seed in (1, 1, 2))
+    assert one.pairs == again.pairs and one.splits == again.splits and one.users == again.users
+    assert [p.id for p in one.pairs] != [p.id for p in other.pairs]
+    few = plan(drawn_pairs(prompts(concepts=4), 1), USERS, 1)
+    assert not any("Held out" in note for note in few.notes)
+    alone = plan(drawn_pairs(prompts(), 1), USERS[:1], 1)
+    assert not alone.splits["test_unseen"] and alone.splits["train"]
+    assert plan(drawn_pairs(prompts(1, 1, 0, ("Hate",)), 1), USERS, 1).splits["train"]
+
+
+class KilledError(BaseException):
+    """Nothing in the pack catches it."""
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_a_build_that_was_stopped_anywhere_ends_with_the_same_bytes_and_draws_nothing_twice(
+    tmp_path, monkeypatch, batch
+):
+    import os
+
+    given = prompts(2, 3, 3)
+    stub = Stub()
+    build(tmp_path / "whole", given, batch=batch, stub=stub)
+    whole, replace = files(tmp_path / "whole"), os.replace
+    names = [0]
+    monkeypatch.setattr(os, "replace", lambda *paths: (names.__setitem__(0, names[0] + 1), replace(*paths))[1])
+    build(tmp_path / "counted", given, batch=batch)
+    for moment in range(0, 2 * names[0], 7):
+        count = [0]
+
+        def dying(*paths, count=count, moment=moment):
+            if count[0] == moment:
+                raise KilledError
+            replace(*paths)
+            count[0] += 2
+            if count[0] == moment + 1:
+                raise KilledError
+
+        folder, second = tmp_path / str(moment), Stub()
+        first = Stub()
+        monkeypatch.setattr(os, "replace", dying)
+        with pytest.raises(KilledError):
+            build(folder, given, batch=batch, stub=first)
+        monkeypatch.setattr(os, "replace", replace)
+        there = {path.name for path in folder.rglob("*.jpg")} | {
+            name for archive in folder.rglob(".drawn-*") for name in _packed(archive)
+        }
+        build(folder, given, batch=batch, stub=second)
+        assert files(folder) == whole
+        assert len(second.drawn) <= len(stub.drawn) - len(there)
+
+
+def _packed(archive: Path) -> list[str]:
+    import zipfile
+
+    return zipfile.ZipFile(archive).namelist()
+
+
+def test_an_archive_of_a_killed_batch_gives_only_pictures_of_the_plan(tmp_path):
+    import zipfile
+
+    pairs = drawn_pairs(prompts(), 1)
+    (tmp_path / "pictures").mkdir()
+    with zipfile.ZipFile(tmp_path / "pictures" / ".drawn-a", "w") as archive:
+        archive.writestr("../../out.jpg", b"x")
+        archive.writestr("dataset.json", b"x")
+        archive.writestr(Path(pairs[0].pictures[0]).name, b"\xff\xd8 \xff\xd9")
+    (tmp_path / "pictures" / ".drawn-b").write_bytes(b"no archive")
+    finish_batches(tmp_path, pairs)
+    assert sorted(files(tmp_path)) == [pairs[0].pictures[0]]
+
+
+def test_a_finished_set_is_left_as_it_is(tmp_path):
+    build(tmp_path)
+    before, stub = files(tmp_path), Stub()
+    assert build(tmp_path, stub=stub).made == 0
+    assert files(tmp_path) == before and stub.drawn == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"given": prompts(scenes=7)}, "the prompts"),
+        ({"users": sample_users(10, 4)}, "the users"),
+        ({"made": {"model": "b", "steps": 3}}, "the model"),
+        ({"made": {"model": "a", "steps": 9}}, r"steps \(3 there, 9 now\)"),
+        ({"said": Said(licence="CC0-1.0")}, "licence"),
+        ({"seed": 2}, "seed"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_another_request_is_refused_and_changes_nothing(tmp_path, change, words):
+    build(tmp_path)
+    before = files(tmp_path)
+    with pytest.raises(PSAError, match=f"holds another data set. What differs: .*{words}"):
+        build(tmp_path, **change)
+    assert files(tmp_path) == before
+
+
+def test_a_folder_of_something_else_and_one_in_use_are_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("mine")
+    with pytest.raises(PSAError, match=r"holds a.txt, and no dataset.json"):
+        build(tmp_path)
+
+    class Meanwhile(Stub):
+        def draw(self, *given):
+            with pytest.raises(PSAError, match="Another process is building"):
+                build(tmp_path / "used")
+            return super().draw(*given)
+
+    build(tmp_path / "used", prompts(1, 1, 0), batch=8, stub=Meanwhile())
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="needs a limit on files' sizes")
+def test_a_full_disk_is_a_sentence_and_loses_nothing(tmp_path):
+    build(tmp_path / "whole")
+    limits, before = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        for limit in (1200, 5000, 12000):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+            with pytest.raises(PSAError, match="cannot be written"):
+                build(tmp_path / "full")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    build(tmp_path / "full")
+    assert files(tmp_path / "full") == files(tmp_path / "whole")
+
+
+class Judge:
+    """Finds the concept where the picture's prompt has it, apart from the pairs that it is told to doubt."""
+
+    name, hears_viewer = "stub", True
+
+    def __init__(self, missing=(), extra=(), fails_at: int | None = None) -> None:
+        self.missing, self.extra, self.asked, self.fails_at = missing, extra, 0, fails_at
+
+    def identity(self) -> str:
+        return "stub"
+
+    def check(self, captions) -> None:
+        assert captions
+
+    def judge(self, pictures, questions, tell=tell_nobody):
+        verdicts = []
+        for number, question in enumerate(questions):
+            if self.fails_at is not None and self.asked == self.fails_at:
+                raise PSAError("The judge is away.")
+            self.asked += 1
+            found = ("thing" in question.caption and question.caption not in self.missing) or (
+                question.caption in self.extra
+            )
+            verdicts.append(Verdict(found, None, None, 0.0))
+            tell(number, verdicts[-1])
+        return verdicts
+
+
+def test_pairs_that_contradict_their_prompts_are_set_aside(tmp_path):
+    given = prompts(2, 4, 3)
+    missing, extra, harmful = given[0].shows, given[5].without, given[-1].shows
+    built = build(tmp_path, given, judge=Judge((missing,), (extra, harmful)))
+    assert len(built.aside) == 3
+    lines = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    reasons = {line["shows"]: line["set_aside"] for line in lines if line["set_aside"]}
+    assert set(reasons) == {missing, given[5].shows, harmful}
+    assert "does not find" in reasons[missing] and "harmless" in reasons[harmful]
+    captions = {r.caption for name in ("train", "val", "test_seen") for r in read_split(tmp_path, name)}
+    assert missing not in captions and not list(tmp_path.glob(".answers*"))
+
+
+def test_a_judges_answers_are_kept_until_the_lists_are_written(tmp_path):
+    given = prompts(2, 4, 3)
+    with pytest.raises(PSAError, match="The judge is away"):
+        build(tmp_path / "set", given, judge=Judge(fails_at=20))
+    assert (tmp_path / "set" / ".answers").is_file() and not (tmp_path / "set" / "pairs.jsonl").exists()
+    second, stub = Judge(), Stub()
+    build(tmp_path / "set", given, judge=second, stub=stub)
+    assert second.asked == 2 * 16 + 3 - 20 and stub.drawn == []
+    with pytest.raises(PSAError, match="every pair of the split 'train'"):
+        build(tmp_path / "none", given, judge=Judge(tuple(pair.shows for pair in given)))
+
+
+def test_sages_form_has_the_same_records(tmp_path):
+    build(tmp_path)
+    count = write_sage_form(tmp_path)
+    assert write_sage_form(tmp_path) == count
+    total = 0
+    for name in SPLITS:
+        compact, sage = list(read_split(tmp_path, name)), read_sage_split(tmp_path, name)
+        total += len(sage)
+        assert [r.profile for r in sage] == [r.profile for r in compact] and not sage.bans["contradicted"]
+        for ours, theirs in zip(sage, compact, strict=True):
+            assert ours.chosen.read_bytes() == theirs.chosen.read_bytes()
+            assert ours.rejected.read_bytes() == theirs.rejected.read_bytes()
+            assert (ours.caption, ours.category) == (theirs.caption, theirs.category)
+    assert total == count
+
+
+def test_existing_pictures_are_imported(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = ["shows,without,category,concept,prompt"]
+    for number in range(12):
+        for which in ("a", "b"):
+            pixels = rng.integers(0, 255, (70, 70, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / f"{which}{number}.png")
+        rows.append(f"a{number}.png,b{number}.png,violence,knife,a kitchen {number} with a knife")
+    rows.append(",b0.png,harmless,,a kitchen")
+    listed = tmp_path / "list.csv"
+    listed.write_text("\n".join(rows) + "\n")
+    imported = read_picture_list(listed)
+    assert len(imported) == 13 and imported[0].pair.asked == "named" and imported[-1].pair.category is None
+    planned = plan([each.pair for each in imported], USERS, 1)
+    build_dataset(tmp_path / "set", planned, USERS, 1, imported)
+    record = read_split(tmp_path / "set", "train")[0]
+    number = record.caption.split()[2]
+    assert record.rejected.read_bytes() in {(tmp_path / f"{which}{number}.png").read_bytes() for which in "ab"}
+    assert json.loads((tmp_path / "set" / "dataset.json").read_text())["pictures"] == "imported"
+    for odd, words in {
+        "../a0.png,b0.png,violence,knife,x": "leads out",
+        "a0.png,b99.png,violence,knife,x": "no file",
+        "a0.png,b0.png,fun,knife,x": "none of the seven",
+        "a0.png,b0.png,violence,,x": "'concept'",
+        "a0.png,a0.png,violence,knife,x": "both pictures are the same",
+        "list.csv,b0.png,violence,knife,x": "does not end in",
+        "a0.png,b0.png,violence,knife,": "'prompt'",
+    }.items():
+        listed.write_text(f"{rows[0]}\n{odd}\n")
+        with pytest.raises(PSAError, match=f"row 1: .*{words}"):
+            read_picture_list(listed)
+
+
+def test_the_check_finds_no_leak_in_what_is_built(tmp_path):
+    build(tmp_path)
+    result = check_dataset(tmp_path)
+    assert not [finding for finding in result.findings if finding.kind in ("leakage", "unreadable")], result.findings
+
+
+class Processes:
+    """One of several that build together."""
+
+    def __init__(self, rank: int, barrier: threading.Barrier) -> None:
+        self.process_index, self.num_processes, self.is_main_process = rank, barrier.parties, rank == 0
+        self.wait_for_everyone = barrier.wait
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_several_processes_draw_their_shares_of_the_same_set(tmp_path, batch):
+    build(tmp_path / "alone", batch=batch)
+    barrier, stubs = threading.Barrier(3, timeout=100), [Stub() for _ in range(3)]
+
+    def share(rank: int) -> int:
+        return build(tmp_path / "shared", batch=batch, stub=stubs[rank], processes=Processes(rank, barrier)).made
+
+    with ThreadPoolExecutor(3) as pool:
+        made = list(pool.map(share, range(3)))
+    assert files(tmp_path / "shared") == files(tmp_path / "alone")
+    assert sum(made) == 2 * 60 + 4 and min(made) > 30
+    assert made == [len(stub.drawn) for stub in stubs]

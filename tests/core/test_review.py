@@ -1,0 +1,263 @@
+"""Review by hand: the questions, the answers on disk, and what they do to a data set that is read."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from pair_sets import write_pair_set
+from tiny_training import write_split
+
+from psa_core import PSAError
+from psa_core.dataset import read_split
+from psa_core.dataset.answers import ANSWERS, Answer, read_answers, standing
+from psa_core.dataset.check import check_dataset
+from psa_core.review import AnswerBook, Review
+
+
+@pytest.fixture(params=["sage", "compact"])
+def data(request, tmp_path: Path) -> Path:
+    """12 records of 4 users, of whom two ban Violence: in Sage's form 12 pairs of pictures, in the compact one 3."""
+    if request.param == "sage":
+        write_split(tmp_path, "train", range(4), 12)
+    else:
+        write_pair_set(tmp_path, {"train": (range(4), 3)})
+    return tmp_path
+
+
+def review(data: Path) -> Review:
+    return Review(read_split(data, "train", by_hand=False), AnswerBook(data))
+
+
+def say(asked: Review, word: str) -> dict:
+    question = asked.state()["question"]
+    asked.answer(question["number"], question["scene"], word)
+    return question
+
+
+def test_each_pair_is_asked_once_for_each_kind_of_viewer_the_pairs_in_turn(data):
+    asked, split = review(data), read_split(data, "train")
+    kinds = {profile.banned_categories for profile in split.profiles}
+    questions = []
+    while question := asked.state()["question"]:
+        assert asked.state()["answered"] == len(questions)
+        questions.append(question)
+        say(asked, "left")
+    assert asked.state() | {"undo": None} == {
+        "answered": len(asked), "total": len(asked), "taken_out": 0, "question": None, "undo": None,
+    }  # fmt: skip
+    met = Counter((question["scene"], tuple(question["banned"])) for question in questions)
+    wanted = {(record.chosen.name, record.profile.banned_categories) for record in split}
+    assert set(met.values()) == {1} and {banned for _, banned in met} == kinds
+    assert (
+        len(met) <= len(wanted) and len({question["scene"] for question in questions[: split.scenes]}) == split.scenes
+    )
+    assert set(question) == {"number", "scene", "caption", "banned"} if question else True
+
+
+def test_the_questions_and_sides_are_the_same_again_and_both_sides_come(data):
+    first, second = review(data), review(data)
+    sides = [(first.picture(n, "left"), first.picture(n, "right")) for n in range(len(first))]
+    assert sides == [(second.picture(n, "left"), second.picture(n, "right")) for n in range(len(second))]
+    assert len({left.name.removesuffix(".png")[-1] for left, _ in sides}) == 2  # s and u, or s(hows) and (withou)t
+
+
+def test_an_answer_decides_for_all_who_ban_the_same_and_for_nobody_else(data):
+    before = [(record.chosen, record.rejected) for record in read_split(data, "train")]
+    asked = review(data)
+    question = asked.state()["question"]
+    left, right = asked.picture(question["number"], "left"), asked.picture(question["number"], "right")
+    say(asked, "right")
+    split = read_split(data, "train")
+    decided = 0
+    for record, (chosen, rejected) in zip(split, before, strict=True):
+        if {record.chosen, record.rejected} == {left, right} and list(record.profile.banned_categories) == question[
+            "banned"
+        ]:
+            assert (record.chosen, record.rejected) == (right, left)
+            decided += 1
+        else:
+            assert (record.chosen, record.rejected) == (chosen, rejected)
+    assert decided and f"by hand, {decided} records were decided and 0 taken out" in split.notes[-1]
+    scenes, users, swapped = split.examples()
+    for index, record in enumerate(split):
+        pictures = split.scene(int(scenes[index])).pictures
+        assert (record.chosen, record.rejected) == pictures[:: -1 if swapped[index] else 1]
+        assert split.profiles[users[index]] == record.profile
+
+
+@pytest.mark.parametrize("word", ["neither", "bad"])
+def test_neither_and_bad_take_a_pair_out(data, word):
+    asked, whole = review(data), [(r.chosen, r.caption, r.profile) for r in read_split(data, "train")]
+    say(asked, "left")
+    question = asked.state()["question"]
+    pair = {asked.picture(question["number"], side) for side in ("left", "right")}
+    say(asked, word)
+    split = read_split(data, "train")
+    rest = [record for record in split if {record.chosen, record.rejected} == pair]
+    assert len(split) == len([*split]) == len(split.examples().scenes) < len(whole)
+    if word == "bad":
+        assert not rest and all(asked._scene_id(n) != question["scene"] for n in [asked.state()["question"]["number"]])
+    else:
+        assert all(list(record.profile.banned_categories) != question["banned"] for record in rest)
+    assert sum(split.categories.values()) == len(split) and asked.state()["taken_out"] == 1
+    with pytest.raises(IndexError):
+        split[len(split)]
+    with pytest.raises(IndexError):
+        split[-1]
+
+
+def test_undo_takes_the_last_answer_back_and_asks_again(data):
+    asked = review(data)
+    first, second = say(asked, "left"), say(asked, "bad")
+    undo = asked.state()["undo"]
+    assert (undo["number"], undo["scene"]) == (second["number"], second["scene"])
+    asked.answer(undo["number"], undo["scene"], "undo")
+    assert asked.state()["question"] == second and asked.state()["undo"]["number"] == first["number"]
+    again = review(data)  # the page was closed
+    again.answer(first["number"], first["scene"], "undo")
+    assert again.state()["answered"] == 0 and again.state()["undo"] is None
+    assert read_split(data, "train").notes == read_split(data, "train", by_hand=False).notes
+    assert [answer.answer for answer in read_answers(data)] == ["left", "bad", "undo", "undo"]
+
+
+def test_the_last_answer_counts(data):
+    asked = review(data)
+    question = say(asked, "left")
+    asked.answer(question["number"], question["scene"], "right")
+    (answer,) = standing(read_answers(data)).values()
+    assert answer.chosen == answer.right and asked.state()["answered"] == 1
+
+
+def test_two_reviews_at_once_see_each_others_answers(data):
+    one, other = review(data), review(data)
+    say(one, "left")
+    assert other.state()["answered"] == 1
+    say(other, "right")
+    assert one.state()["answered"] == 2 and len(read_answers(data)) == 2
+
+
+def test_the_file_names_no_user_and_is_closed_to_others(data):
+    say(review(data), "left")
+    (line,) = (data / ANSWERS).read_text().splitlines()
+    assert set(json.loads(line)) == {"scene", "banned", "left", "right", "answer"}
+    if os.name != "nt":
+        assert (data / ANSWERS).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("number", "scene", "word"),
+    [(-1, None, "left"), (10**6, None, "left"), (True, None, "left"), ("0", None, "left"), (0, "0" * 16, "left"),
+     (0, None, "LEFT"), (0, None, ["left"]), (0, 7, "left")],
+)  # fmt: skip
+def test_what_is_no_answer_is_refused(data, number, scene, word):
+    asked = review(data)
+    question = asked.state()["question"]
+    number = question["number"] if number == 0 else number
+    with pytest.raises(PSAError):
+        asked.answer(number, question["scene"] if scene is None else scene, word)
+    assert not (data / ANSWERS).exists()
+
+
+def test_all_taken_out_is_said(data):
+    asked = review(data)
+    while asked.state()["question"]:
+        say(asked, "bad")
+    with pytest.raises(PSAError, match="taken out by hand"):
+        read_split(data, "train")
+    assert any("taken out by hand" in finding.sentence for finding in check_dataset(data).findings)
+    assert read_split(data, "train", by_hand=False)
+
+
+def test_a_torn_last_line_is_no_answer_and_the_next_one_is_whole(data):
+    asked = review(data)
+    say(asked, "left")
+    with open(data / ANSWERS, "ab") as file:
+        file.write(b'{"scene": "01')
+    assert len(read_answers(data)) == 1
+    say(review(data), "right")
+    assert [answer.answer for answer in read_answers(data)] == ["left", "right"]
+    assert all(json.loads(line) for line in (data / ANSWERS).read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["nonsense", "[]", '{"scene": "x"}', "{" * 3000, "7" * 5000, "\udcff",
+     '{"scene": "0123456789abcdef", "banned": ["Sadness"], "left": "a", "right": "b", "answer": "left"}',
+     '{"scene": "0123456789abcdef", "banned": [], "left": "a", "right": "b", "answer": "perhaps"}',
+     '{"scene": "0123456789ABCDEF", "banned": [], "left": "a", "right": "b", "answer": "left"}'],
+)  # fmt: skip
+def test_a_damaged_line_is_named(data, line):
+    say(review(data), "left")
+    with open(data / ANSWERS, "ab") as file:
+        file.write(line.encode("utf-8", "surrogateescape") + b"\n")
+    for read in (lambda: read_answers(data), lambda: read_split(data, "train"), lambda: review(data).state()):
+        with pytest.raises(PSAError, match=r"answers\.jsonl, line 2"):
+            read()
+
+
+def test_answers_to_pairs_that_are_gone_change_nothing(data):
+    AnswerBook(data).add(Answer("0123456789abcdef", (), "train/a.png", "train/b.png", "left"))
+    whole, split = read_split(data, "train", by_hand=False), read_split(data, "train")
+    assert len(split) == len(whole) and split.notes == whole.notes and review(data).state()["undo"] is None
+
+
+def test_a_full_disk_is_said_and_loses_nothing(data, monkeypatch):
+    asked = review(data)
+    say(asked, "left")
+    before, write = (data / ANSWERS).read_bytes(), os.write
+
+    def half(handle, line):
+        write(handle, line[:10])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", half)
+    with pytest.raises(PSAError, match="No space left"):
+        say(asked, "right")
+    monkeypatch.undo()
+    assert (data / ANSWERS).read_bytes() == before
+    say(asked, "right")
+    assert len(read_answers(data)) == 2
+
+
+def test_answers_of_several_threads_are_all_there(data):
+    book = AnswerBook(data)
+    mine = [Answer(f"{number:016x}", (), "a", "b", "left") for number in range(80)]
+    threads = [threading.Thread(target=lambda part=mine[n::4]: [book.add(each) for each in part]) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(read_answers(data), key=lambda answer: answer.scene) == mine
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from psa_core.dataset.answers import Answer
+from psa_core.review import AnswerBook
+
+book = AnswerBook(Path(sys.argv[1]))
+for number in range(len(book.answers()), 10**9):
+    book.add(Answer(f"{number:016x}", (), "a", "b", "left"))
+    print(number, flush=True)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no kill -9")
+def test_no_kill_loses_an_answer_that_was_acknowledged(tmp_path):
+    for kill in range(10):
+        process = subprocess.Popen([sys.executable, "-c", KILLED, tmp_path], stdout=subprocess.PIPE)
+        for _ in range(3 + 7 * kill % 5):
+            process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+        said = process.stdout.read().splitlines()
+        process.wait()
+        kept = read_answers(tmp_path)
+        assert [int(answer.scene, 16) for answer in kept] == list(range(len(kept)))
+        assert not said or len(kept) > int(said[-1])
