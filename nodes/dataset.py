@@ -14,7 +14,7 @@ from ..psa_core.errors import PSAError
 from ..psa_core.files import existing_file
 from . import sockets
 from .comfy.fingerprints import always_new, fingerprint
-from .comfy.folders import data_sets, input_folder, path_fingerprint
+from .comfy.folders import NO_DATA_SET, data_sets, input_folder, path_fingerprint
 from .comfy.images import to_comfy
 from .comfy.progress import node_progress
 
@@ -154,6 +154,8 @@ def _users(folder: str, users: str | None) -> Path | None:
 def _metadata(folder: str, split: str) -> Path:
     if split not in SPLITS:
         raise PSAError(f"A split is one of: {', '.join(SPLITS)}.")
+    if folder == NO_DATA_SET:
+        raise PSAError("There is no data set in ComfyUI's input folder. Put one there and press R, or write its path.")
     root = _root(folder)
     if root.name in SPLITS and not (root / split).is_dir() and root.name in split_names(root.parent):
         raise PSAError(f"{folder} is the folder of one split. Give the folder around it, and {root.name} as split.")

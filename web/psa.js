@@ -4,7 +4,7 @@ import { app } from "../../scripts/app.js";
 import { addStyle, after } from "./psa_page.js";
 import { learnInputs } from "./psa_profile_form.js";
 import { setUpLoadProfile, setUpUserProfile } from "./psa_profile_nodes.js";
-import { listen, setUpResults, watchRefusals } from "./psa_results.js";
+import { listen, setUpResults, watchErrors, watchRefusals } from "./psa_results.js";
 import { colourSockets, setUpTrain } from "./psa_training.js";
 import { refresh } from "./psa_store.js";
 import { addPanel } from "./psa_viewers.js";
@@ -15,8 +15,8 @@ app.registerExtension({
   async setup() {
     addStyle();
     listen();
+    watchErrors();
     watchRefusals();
-    colourSockets();
     await loadWords();
     addPanel();
   },
@@ -25,6 +25,7 @@ app.registerExtension({
   },
   nodeCreated(node) {
     if (!node.comfyClass?.startsWith("PSA")) return;
+    colourSockets(); // a palette that was loaded meanwhile has none for ours
     setUpResults(node);
     if (node.comfyClass === "PSAUserProfile") setUpUserProfile(node);
     if (node.comfyClass === "PSALoadProfile") setUpLoadProfile(node);

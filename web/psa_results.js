@@ -14,6 +14,14 @@ export function listen() {
   });
 }
 
+/** What stopped a run is said on the node that it stopped at, too. */
+export function watchErrors() {
+  api.addEventListener("execution_error", ({ detail }) => {
+    const node = nodeAt(detail.node_id);
+    if (node?.comfyClass?.startsWith("PSA")) showText(node, detail.exception_message.trim());
+  });
+}
+
 /** Sends a prompt as before; what the server refuses is said on the nodes that it names, once each. */
 export function watchRefusals() {
   const queuePrompt = api.queuePrompt;

@@ -120,7 +120,7 @@ def input_folder() -> Path:
     return Path(folder_paths.get_input_directory())
 
 
-_NO_DATA_SET = "(no data set in ComfyUI's input folder yet)"
+NO_DATA_SET = "(no data set in ComfyUI's input folder yet)"
 _SPLIT_FILES = ("metadata.jsonl", "pairs.jsonl")
 
 
@@ -133,7 +133,7 @@ def data_sets() -> list[str]:
         for depth in ("*/*", "*/*/*")
         for path in root.glob(f"{depth}/{file}")
     }
-    return sorted(path.relative_to(root).as_posix() for path in found) or [_NO_DATA_SET]
+    return sorted(path.relative_to(root).as_posix() for path in found) or [NO_DATA_SET]
 
 
 def system_folder(name: str) -> Path:
