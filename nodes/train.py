@@ -1,6 +1,6 @@
 """PSA Train: a MODEL, a CLIP, a VAE and preference pairs become an adapter."""
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..psa_core.encoders.structured import StructuredEncoder
 from . import sockets
@@ -15,9 +15,9 @@ class Train(io.ComfyNode):
         return io.Schema(
             node_id="PSATrain",
             display_name="PSA Train",
-            category=sockets.CATEGORY,
-            description="Trains an adapter on preference pairs. Cancel keeps everything; the same graph, queued again, "
-            "goes on where it stopped. The run's folder is user/__psa_training/<run_name>.",
+            category=sockets.TRAINING,
+            description="Trains a safety adapter on preference pairs (DPO). Cancel keeps everything; the same graph, "
+            "queued again, goes on where it stopped. The run's folder is user/__psa_training/<run_name>.",
             inputs=[
                 io.Model.Input("model", tooltip="SD1.5 or SDXL, with LoRAs if you like. It is left as it is."),
                 io.Clip.Input("clip", tooltip="The model's text encoders. Each caption is encoded once."),
@@ -78,10 +78,13 @@ class Train(io.ComfyNode):
                     tooltip="Mirror pairs at random. Off where left and right matter, as in pictures with writing.",
                 ),
             ],
-            outputs=[sockets.Adapter.Output(display_name="adapter"), io.Image.Output(display_name="plot")],
+            outputs=[
+                sockets.Adapter.Output(display_name="adapter", tooltip="The best by held-out pairs, else the last."),
+                io.Image.Output(display_name="plot", tooltip="The run's curves."),
+            ],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
-            **sockets.aliases("dpo", "lppd", "preference optimization", "train safety adapter", "fine-tune"),
+            **sockets.aliases("dpo", "lppd", "preference optimization", "safety", "train safety adapter", "fine-tune"),
         )
 
     @classmethod
@@ -121,4 +124,5 @@ class Train(io.ComfyNode):
             preview_every,
             cls.hidden.unique_id,
         )
-        return io.NodeOutput(adapter, to_comfy([plot]), ui={"text": (reason,)})
+        image = to_comfy([plot])
+        return io.NodeOutput(adapter, image, ui={**ui.PreviewImage(image).as_dict(), "text": (reason,)})
