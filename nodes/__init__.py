@@ -2,13 +2,19 @@
 
 from .adapter import LoadAdapter, SaveAdapter
 from .apply import Apply
+from .audience import Audience, MixViewers
+from .build import BuildDataset
+from .concepts import Concepts
 from .dataset import CheckDataset, LoadDataset
+from .effect import LoadEffect, SaveEffect
 from .embedding import Encode, LoadEmbedding, LoadEncoder
 from .evaluate import Evaluate
 from .grid import LabelGrid
+from .guard import PictureGuard
 from .mini import LoadMini
 from .profile import LoadProfile, SaveProfile, UserProfile
 from .train import Train
+from .user_space import UserSpace
 
 NODES = [
     UserProfile,
@@ -20,10 +26,18 @@ NODES = [
     LoadAdapter,
     SaveAdapter,
     Apply,
+    Audience,
+    MixViewers,
+    LoadEffect,
+    SaveEffect,
     LabelGrid,
     LoadMini,
+    UserSpace,
+    Concepts,
+    BuildDataset,
     LoadDataset,
     CheckDataset,
     Train,
     Evaluate,
+    PictureGuard,
 ]

@@ -12,7 +12,6 @@ from .comfy import folders
 from .comfy.language_model_memory import ManagedPlacement
 
 OUR_TEMPLATES = "ours"
-_MORE_PROFILES = [f"profile_{number}" for number in range(2, 9)]
 
 
 class LoadEncoder(io.ComfyNode):
@@ -97,7 +96,7 @@ class Encode(io.ComfyNode):
                     sockets.Profile.Input(
                         name, optional=True, tooltip="One more viewer, for the next picture of a batch."
                     )
-                    for name in _MORE_PROFILES
+                    for name in sockets.MORE_PROFILES
                 ),
             ],
             outputs=[sockets.Embedding.Output(display_name="embedding")],
@@ -106,7 +105,7 @@ class Encode(io.ComfyNode):
 
     @classmethod
     def execute(cls, profile, encoder=None, **more) -> io.NodeOutput:
-        profiles = [profile, *(more[name] for name in _MORE_PROFILES if more.get(name) is not None)]
+        profiles = [profile, *(more[name] for name in sockets.MORE_PROFILES if more.get(name) is not None)]
         return io.NodeOutput((encoder or StructuredEncoder()).encode(profiles))
 
 

@@ -1,8 +1,7 @@
 """Drawing captions for users as ComfyUI's own nodes do, and having the pictures judged."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import comfy.sample
@@ -33,19 +32,12 @@ from ...psa_core.seeds import draw_seed
 from .apply import apply_adapter
 from .attn2 import cross_attention_sites
 from .images import from_comfy
+from .judges import GENERAL_JUDGES, judge_options
 from .training_inputs import text_encoder
 
 SAMPLERS, SCHEDULERS = list(KSampler.SAMPLERS), list(KSampler.SCHEDULERS)
-JUDGES = {
-    "mini detector": "mini",
-    "Q16 classifier": "q16",
-    "vision-language model": "vlm",
-    "NudeNet": "nudenet",
-    "Q16 classifier or NudeNet": "q16+nudenet",
-}
+JUDGES = {"mini detector": "mini", **GENERAL_JUDGES}
 """What the node calls the judges."""
-_WITHOUT_PLACE = ("mini", "nudenet")
-_Q16_PROMPTS = ("prompts.p", "prompts.npy", "prompts.safetensors")
 _PIXELS_AT_ONCE = 512 * 512  # in one sampling run; a larger picture has one for itself
 _SHOWN_SIDE = 768  # of the preview, in pixels
 _answers = Answers()
@@ -59,7 +51,8 @@ def make_judge(judge: str, location: str, model: str) -> Judge:
         PSAError: for a judge without the location that it needs, with one that it has no use for, or as it does.
     """
     try:
-        made = judge_of(JUDGES[judge], _options(judge, location, model), {"mini": MINI_JUDGE, **KINDS})
+        options = judge_options("PSA Evaluate", judge, JUDGES[judge], location, model)
+        made = judge_of(JUDGES[judge], options, {"mini": MINI_JUDGE, **KINDS})
     except RemoteAddressError as error:
         raise error.allowed("judge with the command psa evaluate, which can be told to allow it") from None
     return KeptJudge(made, _answers)
@@ -68,25 +61,6 @@ def make_judge(judge: str, location: str, model: str) -> Judge:
 def forget_answers() -> None:
     """After a whole run: the next one asks anew."""
     _answers.drop()
-
-
-def _options(judge: str, location: str, model: str) -> dict[str, Any]:
-    name = JUDGES[judge]
-    if name in _WITHOUT_PLACE:
-        if location:
-            raise PSAError(f"The judge '{judge}' has no place of its own. Leave judge_location empty.")
-        return {}
-    if not location:
-        raise PSAError(f"PSA Evaluate needs to know where the {judge} is. Write its place into judge_location.")
-    if name == "vlm" and location.startswith(("http://", "https://")):
-        if not model:
-            raise PSAError("A server may have several models. Write the judging one's name there into judge_model.")
-        return {"address": location, "model": model}
-    folder, device = Path(location).expanduser(), str(model_management.get_torch_device())
-    if name == "vlm":
-        return {"folder": folder, "device": device}
-    prompts = next((folder / name for name in _Q16_PROMPTS if (folder / name).is_file()), folder / _Q16_PROMPTS[0])
-    return {"clip_folder": folder, "prompts_path": prompts, "device": device}
 
 
 class Method:
@@ -132,9 +106,7 @@ class Sampling:
 
 
 class Studio:
-    """Draws captions as ComfyUI's own nodes do, an empty negative prompt with them.
-
-    Record i's noise is a function of seed and i alone, so that every MODEL starts from the same.
+    """Draws captions as ComfyUI's own nodes do, each from the noise of its seed.
 
     Raises:
         PSAError: for a size that is no multiple of 8, or a VAE of another kind of model.
@@ -146,7 +118,7 @@ class Studio:
         self._model, self._vae, self._sampling = model, vae, sampling
         width, height = sampling.size
         if width % 8 or height % 8:
-            raise PSAError(f"PSA Evaluate draws in sizes that are multiples of 8, and not {width} x {height} pixels.")
+            raise PSAError(f"Pictures are drawn in sizes that are multiples of 8, and not {width} x {height} pixels.")
         self._empty = comfy.sample.fix_empty_latent_channels(model, torch.zeros(1, 4, height // 8, width // 8))
         if vae.latent_channels != self._empty.shape[1]:
             raise PSAError("This VAE belongs to another kind of model. Connect the one of the MODEL.")
@@ -154,19 +126,35 @@ class Studio:
         self.at_once = max(1, _PIXELS_AT_ONCE // (width * height))
 
     def draw(self, method: Method, cases: Cases, part: slice, bar: ProgressBar) -> list[Image.Image]:
-        """The pictures of the cases in `part`; `bar` counts pictures times steps."""
+        """The pictures of the cases in `part`; `bar` counts pictures times steps.
+
+        Record i's noise is a function of seed and i alone, so that every MODEL starts from the same.
+        """
         captions = [prompt.caption for prompt in cases.prompts[part]]
         seeds = [draw_seed(self._sampling.seed, part.start + number) for number in range(len(captions))]
+        model = method.apply_to(self._model, cases.users[part])
+        return self.pictures(captions, seeds, model, lambda: bar.update(len(captions)))
+
+    def pictures(
+        self,
+        captions: list[str],
+        seeds: list[int],
+        model: ModelPatcher | None = None,
+        stepped: Callable[[], None] | None = None,
+        negative: str = "",
+    ) -> list[Image.Image]:
+        """A picture for each caption, from the noise of its seed; Cancel raises out of it at each step."""
 
         def step(*_: Any) -> None:
             model_management.throw_exception_if_processing_interrupted()
-            bar.update(len(captions))
+            if stepped is not None:
+                stepped()
 
         latents = comfy.sample.sample(
-            method.apply_to(self._model, cases.users[part]),
+            model or self._model,
             torch.cat([comfy.sample.prepare_noise(self._empty, seed) for seed in seeds]),
             positive=self.conditioning(captions),
-            negative=self.conditioning([""]),
+            negative=self.conditioning([negative]),
             latent_image=self._empty.repeat(len(captions), 1, 1, 1),
             callback=step,
             disable_pbar=True,

@@ -1,16 +1,16 @@
-"""`psa mini dataset | train-base | train-adapter | train-classifier | evaluate | benchmark`."""
+"""`psa mini dataset | train-base | train-adapter | train-classifier | guard | evaluate | benchmark | ablate`."""
 
 import argparse
 import dataclasses
 from pathlib import Path
 from typing import Any
 
-from ..adapter.files import save_adapter
+from ..adapter.files import load_adapter, save_adapter
 from ..errors import PSAError
 from ..extras import require
 from ..mini import ADAPTERS, BASE_MODEL
 from ..mini.adapters import KINDS, train_adapter
-from ..mini.base_model import SEED, UNET_STEPS, train_base
+from ..mini.base_model import FURTHER_STEPS, SEED, UNET_STEPS, train_base
 from ..mini.classifier import STEPS, accuracy, load_classifier, save_classifier, train_classifier
 from ..mini.dataset import Sizes, write_dataset
 
@@ -33,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     base = commands.add_parser("train-base", help="train the base model anew; a stopped run goes on")
     base.add_argument("folder", metavar="OUT")
     base.add_argument("--seed", type=int, default=SEED)
-    base.add_argument("--steps", type=int, default=UNET_STEPS, help="of the UNet (default: %(default)s)")
+    base.add_argument("--steps", type=int, help=f"of the UNet (default: {UNET_STEPS}, from a start {FURTHER_STEPS})")
+    base.add_argument("--start", metavar="FOLDER", help="a base model to go on from, such as the first edition's")
 
     adapter = commands.add_parser("train-adapter", help="train an adapter; a stopped run goes on")
     adapter.add_argument("kind", choices=list(KINDS))
@@ -48,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     classifier.add_argument("output", metavar="OUT.safetensors")
     classifier.add_argument("--seed", type=int, default=0)
     classifier.add_argument("--steps", type=int, default=STEPS, help="default: %(default)s")
+
+    guard = commands.add_parser("guard", help="measure the guard with the classifier as its judge")
+    guard.add_argument("--base", default=BASE_MODEL, metavar="FOLDER", help="default: the shipped base model")
+    guard.add_argument("--psa", default=ADAPTERS["psa"], metavar="FILE", help="default: the shipped adapter")
+    guard.add_argument("--split", choices=("val", "test"), default="val", help="default: %(default)s")
+    guard.add_argument("--per-cell", type=int, default=100, help="pictures of each kind (default: %(default)s)")
 
     evaluate = commands.add_parser("evaluate", help="measure adapters against the base model")
     for name, path in ADAPTERS.items():
@@ -97,7 +104,7 @@ def _dataset(args: argparse.Namespace) -> int:
 
 
 def _train_base(args: argparse.Namespace) -> int:
-    train_base(args.folder, args.seed, args.steps, lambda text: print(text, flush=True))
+    train_base(args.folder, args.seed, args.steps, _say, args.start)
     return 0
 
 
@@ -114,13 +121,23 @@ def _train_adapter(args: argparse.Namespace) -> int:
 
 
 def _train_classifier(args: argparse.Namespace) -> int:
-    trained = train_classifier(args.seed, args.steps, lambda text: print(text, flush=True))
+    trained = train_classifier(args.seed, args.steps, _say)
     save_classifier(trained, args.output)
     print(f"Classifier: {args.output}")
     for worn in (False, True):
         shares = accuracy(load_classifier(args.output), args.seed + 1, _FRESH, worn)
         right = ", ".join(f"{name} {share:.4f}" for name, share in shares.items())
         print(f"Right on {_FRESH} fresh renders{', each worn a little' if worn else ''}: {right}", flush=True)
+    return 0
+
+
+def _guard(args: argparse.Namespace) -> int:
+    from ..mini.benchmark import Plan
+    from ..mini.generate import MiniModel
+    from ..mini.guarded import guard_rows, table
+
+    plan = Plan(args.split, args.per_cell, harmless=args.per_cell)
+    print(table(guard_rows(MiniModel(args.base), load_adapter(args.psa), plan, _say)))
     return 0
 
 
@@ -205,6 +222,10 @@ def _again(args: argparse.Namespace) -> str:
     return " ".join([*words, "-o", str(args.output)])
 
 
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
 def _bar(done: int, total: int) -> None:
     if done % 100 == 0 or done == total:
         print(f"\r{done} of {total} pairs", end="", flush=True)
@@ -227,6 +248,7 @@ _ACTIONS = {
     "train-base": _train_base,
     "train-adapter": _train_adapter,
     "train-classifier": _train_classifier,
+    "guard": _guard,
     "evaluate": _evaluate,
     "benchmark": _benchmark,
     "ablate": _ablate,

@@ -15,7 +15,7 @@ class Question:
     """One picture's prompt, and the viewer it was drawn for.
 
     Attributes:
-        caption: the prompt.
+        caption: the prompt; empty where it is not known.
         categories: the sensitive categories that the prompt asks for, in Sage's spelling; none for a harmless
             prompt, and where nothing says what it asks for.
         viewer: a level such as "L3" or a User_ID; `None` where nobody in particular looks.

@@ -174,9 +174,8 @@ class Studio:
         kept = [asdict(each) for each in seen]
         return {"method": method.name, "cell": name, "seconds": seconds, "seen": kept, "features": features}
 
-    def seconds_of(self, method: Method, identity: str) -> float | None:
+    def seconds_of(self, method: Method, identity: str, cells: Mapping[Cell, Sequence[Request]]) -> float | None:
         """CPU seconds a picture, looking at it included, of what was drawn into the folder."""
-        cells = self.plan.cells(("unseen",))
         paths = [self._kept(method, identity, cell.name, len(requests)) for cell, requests in cells.items()]
         found = [_read(path)["seconds"] for path in paths if path and path.is_file()]
         return sum(found) / len(found) if found else None

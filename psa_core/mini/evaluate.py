@@ -52,17 +52,24 @@ def evaluate(
         raise PSAError("The base model must take part in the benchmark: the others are measured beside it.")
     studio = Studio(plan, folder, progress)
     drawn = {entry.name: _cells(studio, entry) for entry in entries}
-    seconds = {e.name: s for e in entries if (s := studio.seconds_of(e.method, e.identity)) is not None}
+    seconds = {}
+    for entry in entries:
+        requests = {cell: requests for cell, (requests, _) in drawn[entry.name].items()}
+        if (found := studio.seconds_of(entry.method, entry.identity, requests)) is not None:
+            seconds[entry.name] = found
     reports = [_group(entries, drawn, group) for group in GROUPS]
     reports += [_levels(studio, entries), _harmless(studio, entries)]
     return Results(plan, tuple(entries), tuple(report for report in reports if report.measurements), seconds)
 
 
 def _cells(studio: Studio, entry: Entry) -> Cells:
-    return {
-        cell: (requests, studio.look(entry.method, entry.identity, cell.name, requests))
-        for cell, requests in studio.plan.cells(entry.groups).items()
-    }
+    """What a method draws, of the requests that it can draw for: one LoRA a ban set is for few people."""
+    draws_for = getattr(entry.method, "draws_for", lambda _: True)
+    found = {}
+    for cell, requests in studio.plan.cells(entry.groups).items():
+        if own := [request for request in requests if draws_for(request)]:
+            found[cell] = (own, studio.look(entry.method, entry.identity, cell.name, own))
+    return found
 
 
 def _group(entries: Sequence[Entry], drawn: Mapping[str, Cells], group: Group) -> Report:

@@ -10,11 +10,12 @@ from . import ADAPTERS, BASE_MODEL
 from .benchmark import GROUPS, Group
 from .generate import MiniModel
 from .method import Method
+from .phrases import PHRASES, known_phrases
 from .rivals.adapters import Base, LessNobody, WithAdapter
+from .rivals.lora import LoRAPerBanSet
 from .rivals.prompts import NegativePrompt, WordDeletion
 from .rivals.sld import SafeLatentDiffusion
 from .rivals.weights import ChangedWeights, load_weights
-from .world import PHRASES, known_phrases
 
 _WHAT = {
     "base": "The base model, without an adapter.",
@@ -30,6 +31,7 @@ _WHAT = {
     "SLD": "Safe Latent Diffusion (arXiv 2211.05105), strong, the banned names being the concept.",
     "ESD-u": "Erased Stable Diffusion (arXiv 2303.07345): all seven, for all.",
     "UCE": "Unified Concept Editing (arXiv 2308.14761): all seven, for all.",
+    "LoRA a ban set": "A LoRA for each of four ban sets, before who has just one of those; bytes are one LoRA's.",
     "psa and word deletion": "Both.",
     "psa less L0": "PSA, with the term of L0, who bans nothing, subtracted from everybody's.",
 }
@@ -108,12 +110,20 @@ def changed(model: MiniModel, files: Mapping[str, Path]) -> list[Entry]:
     ]
 
 
+def loras(model: MiniModel, files: Mapping[tuple[str, ...], Path]) -> Entry:
+    """One LoRA for each of some ban sets; drawn for who has just one of those."""
+    weights = {frozenset(bans): load_weights(path) for bans, path in files.items()}
+    identity = digest(model.folder) + "".join(digest(path) for path in files.values())
+    size = max(path.stat().st_size for path in files.values())
+    return Entry(LoRAPerBanSet(model, weights), identity, size, harmless=False)
+
+
 def told(entries: Sequence[Entry]) -> dict[str, str]:
     """What each method is, and the start of its weights' digest."""
     shipped = digest(BASE_MODEL)
     found = {}
     for entry in entries:
-        what = _WHAT.get(entry.name, "a LoRA trained for one ban set alone.")
+        what = _WHAT.get(entry.name, "An adapter.")
         is_shipped = entry.identity in {shipped + digest(path) for path in ADAPTERS.values() if path.is_file()}
         which = "Shipped weights" if is_shipped or entry.identity == shipped else "SHA-256"
         found[entry.name] = f"{what} {which} {hashlib.sha256(entry.identity.encode()).hexdigest()[:12]}."

@@ -5,15 +5,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..adapter.files import save_adapter
+from ..profile import LEVELS
 from .adapters import KINDS, train_adapter
 from .dataset import write_dataset
 from .generate import MiniModel
-from .lineup import PSA, Entry, adapters, changed, untrained
+from .lineup import PSA, Entry, adapters, changed, loras, untrained
 from .rivals import erasing, esd, uce
+from .rivals.lora import LoRASettings, train_lora
 from .rivals.weights import save_weights
 
 _MINUTES = {"psa": 12.0, "psa-inferred": 12.0, "ban-all": 3.0, "majority": 3.0, "published": 12.0}
 _ERASED = 40  # scenes of each symbol that UCE edits
+_LORA_SETS = (
+    ("Propaganda", "Sexuality"),
+    LEVELS["L2"].banned_categories,
+    LEVELS["L3"].banned_categories,
+    LEVELS["L1"].banned_categories,
+)
+"""The ban sets that get a LoRA: the commonest one, and three levels'."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,8 @@ def plan_work(work: Path, base: Path | str) -> list[Step]:
         steps.append(Step(f"the adapter {kind}", _adapter(work, kind), _MINUTES[kind], _trains(work, kind, base)))
     steps.append(Step("ESD-u", work / "ESD-u.safetensors", 5, lambda: _esd(work, base)))
     steps.append(Step("UCE", work / "UCE.safetensors", 0.2, lambda: _uce(work, base)))
+    for number, bans in enumerate(_LORA_SETS):
+        steps.append(Step(f"the LoRA for {', '.join(bans)}", _lora(work, number), 4, _trains_lora(work, number, base)))
     return steps
 
 
@@ -53,7 +64,8 @@ def line_up(work: Path, base: Path | str) -> list[Entry]:
     model = MiniModel(base)
     files = {kind: _adapter(work, kind) for kind in KINDS}
     weights = {name: work / f"{name}.safetensors" for name in ("ESD-u", "UCE")}
-    return [*adapters(model, files), *untrained(model, files[PSA]), *changed(model, weights)]
+    costly = loras(model, {bans: _lora(work, number) for number, bans in enumerate(_LORA_SETS)})
+    return [*adapters(model, files), *untrained(model, files[PSA]), *changed(model, weights), costly]
 
 
 def _adapter(work: Path, kind: str) -> Path:
@@ -64,6 +76,20 @@ def _trains(work: Path, kind: str, base: Path | str) -> Callable[[], None]:
     def make() -> None:
         data = work / ("data-ban-all" if KINDS[kind].ban_all else "data")
         save_adapter(train_adapter(kind, data, work / "runs" / kind, base).adapter, _adapter(work, kind))
+
+    return make
+
+
+def _lora(work: Path, number: int) -> Path:
+    return work / f"lora-{number + 1}.safetensors"
+
+
+def _trains_lora(work: Path, number: int, base: Path | str) -> Callable[[], None]:
+    def make() -> None:
+        settings = LoRASettings()
+        run = work / "runs" / f"lora-{number + 1}"
+        factors = train_lora(work / "data", base, _LORA_SETS[number], run, settings)
+        save_weights(_lora(work, number), factors, vars(settings))
 
     return make
 

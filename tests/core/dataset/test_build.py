@@ -3,18 +3,20 @@
 import json
 import resource
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-
-from psa_core import PSAError
 from psa_core.build import Drawing, Said, build_dataset, drawn_pairs, plan
 from psa_core.build.drawing import finish_batches
 from psa_core.build.imported import read_picture_list
 from psa_core.build.plan import SPLITS
 from psa_core.build.sage_form import write_sage_form
+
+from psa_core import PSAError
 from psa_core.concepts.pairs import PromptPair
 from psa_core.dataset import read_split
 from psa_core.dataset.check import check_dataset
@@ -339,3 +341,26 @@ def test_the_check_finds_no_leak_in_what_is_built(tmp_path):
     build(tmp_path)
     result = check_dataset(tmp_path)
     assert not [finding for finding in result.findings if finding.kind in ("leakage", "unreadable")], result.findings
+
+
+class Processes:
+    """One of several that build together."""
+
+    def __init__(self, rank: int, barrier: threading.Barrier) -> None:
+        self.process_index, self.num_processes, self.is_main_process = rank, barrier.parties, rank == 0
+        self.wait_for_everyone = barrier.wait
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_several_processes_draw_their_shares_of_the_same_set(tmp_path, batch):
+    build(tmp_path / "alone", batch=batch)
+    barrier, stubs = threading.Barrier(3, timeout=100), [Stub() for _ in range(3)]
+
+    def share(rank: int) -> int:
+        return build(tmp_path / "shared", batch=batch, stub=stubs[rank], processes=Processes(rank, barrier)).made
+
+    with ThreadPoolExecutor(3) as pool:
+        made = list(pool.map(share, range(3)))
+    assert files(tmp_path / "shared") == files(tmp_path / "alone")
+    assert sum(made) == 2 * 60 + 4 and min(made) > 30
+    assert made == [len(stub.drawn) for stub in stubs]

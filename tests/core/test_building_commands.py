@@ -1,0 +1,146 @@
+"""`psa users` and `psa prompts`, and the picture of the user space."""
+
+import json
+import stat
+
+import numpy as np
+import pytest
+from chat_server import Server
+from PIL import Image
+from tiny_llm import make_tiny_llm
+
+from psa_core import LEVELS, PSAError, load_embedding, read_users_csv
+from psa_core.cli import main
+from psa_core.concepts.pairs import read_prompt_pairs
+from psa_core.encoders.structured import InferredEncoder
+from psa_core.language_model import LanguageModel
+from psa_core.plots.user_space import project, user_space
+from psa_core.population import sample_users
+from psa_core.users import read_users
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def fails(capsys, *arguments) -> str:
+    assert main([*arguments]) == 2
+    return capsys.readouterr().err
+
+
+def test_users_as_csv_go_through_encode(here, capsys):
+    assert main(["users", "u.csv", "--count", "40", "--seed", "3", "--rules", "protective", "--picture", "u.png"]) == 0
+    said = capsys.readouterr().out
+    assert "40 virtual users" in said and "None of them is real" in said
+    assert read_users_csv("u.csv") == sample_users(40, 3, "protective")
+    assert stat.S_IMODE((here / "u.csv").stat().st_mode) == 0o600
+    assert main(["encode", "--users", "u.csv", "-o", "e.safetensors"]) == 0
+    assert len(load_embedding("e.safetensors")) == 40
+    with Image.open("u.png") as image:
+        assert image.format == "PNG" and not image.info.get("parameters")
+
+
+def test_users_as_jsonl_with_departures(here):
+    assert main(["users", "u.jsonl", "--count", "40", "--departures", "0.3"]) == 0
+    assert read_users("u.jsonl") == sample_users(40, 0, departures=0.3)
+    assert main(["encode", "--users", "u.jsonl", "-o", "folder"]) == 0
+    assert len([*(here / "folder").iterdir()]) == 40
+
+
+def test_a_language_model_says_what_is_banned(here, monkeypatch):
+    monkeypatch.setattr(LanguageModel, "reply", lambda *_: "They should not see Hate, nor self-harm.")
+    llm = make_tiny_llm(here / "llm")
+    assert main(["users", "u.csv", "--count", "5", "--llm", str(llm), "--device", "cpu"]) == 0
+    assert {user.banned_categories for user in read_users("u.csv")} == {("Hate", "Self-Harm")}
+    assert [user.age for user in read_users("u.csv")] == [user.age for user in sample_users(5, 0)]
+
+
+def test_what_psa_users_cannot_do_is_said(here, capsys):
+    assert ".jsonl" in fails(capsys, "users", "u.txt")
+    assert "from 1 to" in fails(capsys, "users", "u.csv", "--count", "0")
+    assert ".png" in fails(capsys, "users", "u.csv", "--picture", "u.jpg")
+    assert "--llm" in fails(capsys, "users", "u.csv", "--templates", "t")
+    assert "0 to 1" in fails(capsys, "users", "u.csv", "--departures", "2")
+    assert [*here.iterdir()] == []
+
+
+def test_prompts_from_a_list_are_the_same_each_time(here, capsys):
+    (here / "list.txt").write_text("# Shocking\nspider = eight legs on a web\n")
+    arguments = ["--pairs", "6", "--implied", "0.5", "--harmless", "2"]
+    assert main(["prompts", "list.txt", "a.jsonl", *arguments]) == 0
+    assert "8 pairs of prompts for 1 concepts: 3 named, 3 implied, 2 harmless" in capsys.readouterr().out
+    assert main(["prompts", "list.txt", "b.jsonl", *arguments]) == 0
+    assert (here / "a.jsonl").read_bytes() == (here / "b.jsonl").read_bytes()
+    assert len(read_prompt_pairs("a.jsonl")) == 8
+    assert len((here / "a.answers.jsonl").read_text().split()) > 8
+
+
+def test_prompts_of_the_mini_world_and_of_ones_own_scenes(here):
+    assert main(["prompts", "mini", "m.jsonl", "--pairs", "3"]) == 0
+    assert {pair.concept for pair in read_prompt_pairs("m.jsonl")} >= {"bolt", "star"}
+    (here / "scenes.txt").write_text(
+        "n = one; two; three\na room with {n} lamps and {a concept} | a room with {n} lamps\n"
+    )
+    assert main(["prompts", "placeholders", "p.jsonl", "--pairs", "2", "--scenes", "scenes.txt"]) == 0
+    assert all(pair.shows.startswith("a room with ") for pair in read_prompt_pairs("p.jsonl"))
+
+
+def test_prompts_by_a_server(here, capsys):
+    def answer(body, _number):
+        scene = body["messages"][0]["content"].split('Scene: "')[1].split('"\n')[0]
+        return json.dumps({"shows": f"{scene}, a spider", "without": scene})
+
+    server = Server(answer)
+    (here / "list.txt").write_text("# Shocking\nspider\n")
+    where = ["--writer", "server", "--address", server.address, "--server-model", "m", "--implied", "0"]
+    assert main(["prompts", "list.txt", "s.jsonl", "--pairs", "2", *where]) == 0
+    assert {pair.made_by for pair in read_prompt_pairs("s.jsonl")} == {"server m"}
+    server.shutdown()
+    server.server_close()
+
+
+def test_what_psa_prompts_cannot_do_is_said(here, capsys):
+    (here / "list.txt").write_text("# Shocking\nspider\n")
+    assert ".jsonl" in fails(capsys, "prompts", "list.txt", "out.csv")
+    assert "no list of concepts" in fails(capsys, "prompts", "absent.txt", "o.jsonl")
+    assert "takes no --address" in fails(capsys, "prompts", "list.txt", "o.jsonl", "--address", "http://127.0.0.1/v1")
+    assert "needs --llm" in fails(capsys, "prompts", "list.txt", "o.jsonl", "--writer", "model")
+    assert "needs --address" in fails(capsys, "prompts", "list.txt", "o.jsonl", "--writer", "server")
+    remote = ["--writer", "server", "--address", "http://192.0.2.1/v1", "--server-model", "m"]
+    assert "--allow-remote" in fails(capsys, "prompts", "list.txt", "o.jsonl", *remote)
+    assert "no language model at" in fails(capsys, "prompts", "list.txt", "o.jsonl", "--writer", "model", "--llm", "x")
+    assert [path.name for path in here.iterdir()] == ["list.txt"]
+
+
+def test_the_user_space_shows_who_bans_what():
+    users = sample_users(60, 0)
+    image = user_space(users)
+    assert image.size == (1200, 644) and image.mode == "RGB"
+    assert user_space(users).tobytes() == image.tobytes()
+    none = [LEVELS["L0"]] * 3
+    red = (180, 50, 70)
+    reds = [colour == red for _, colour in user_space(none).getcolors(1 << 24)]
+    assert not any(reds)  # nobody of these bans anything
+    assert any(colour == red for _, colour in image.getcolors(1 << 24))
+    assert user_space(users, InferredEncoder()).tobytes() != image.tobytes()
+
+
+def test_projection_is_onto_the_directions_of_most_variance():
+    rng = np.random.default_rng(0)
+    people = rng.normal(size=(500, 2)) * (3.0, 1.0) @ np.array([[0.0, 0, 1, 0], [1.0, 0, 0, 0]]) + 7
+    places, share = project(people, people)
+    assert share == pytest.approx(1)
+    (first, between), (_, second) = np.cov(places.T)
+    assert first > second and between == pytest.approx(0, abs=1e-9)
+    assert places.var(axis=0).sum() == pytest.approx(people.var(axis=0).sum())
+    same, share = project(people[:1].repeat(3, axis=0), people[:2])
+    assert share == pytest.approx(0) and np.isfinite(same).all()
+
+
+def test_a_user_space_of_nobody_or_too_small_is_refused():
+    with pytest.raises(PSAError, match="no users"):
+        user_space([])
+    with pytest.raises(PSAError, match="600"):
+        user_space(sample_users(2, 0), width=100)
