@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
-
 from psa_core.build import Drawing, build_dataset, drawn_pairs, plan
 from psa_core.build.sage_form import write_sage_form
+
 from psa_core.concepts.pairs import PromptPair
 from psa_core.dataset import read_split
 from psa_core.dataset.check import check_dataset
@@ -69,8 +69,8 @@ def run(records: int, place: Path) -> dict[str, tuple[float, int]]:
         built.append(folder)
 
     def label() -> None:
-        for name in ("train", "val", "test_seen", "test_unseen"):
-            read_split(built[0], name).examples()
+        for split in splits:
+            split.examples()
 
     def read() -> None:
         for name in ("train", "val", "test_seen", "test_unseen"):
@@ -81,6 +81,7 @@ def run(records: int, place: Path) -> dict[str, tuple[float, int]]:
             read_sage_split(built[0], name)
 
     found = {"build": measured(build)}
+    splits = [read_split(built[0], name) for name in ("train", "val", "test_seen", "test_unseen")]
     write_sage_form(built[0])
     found |= {"label": measured(label), "read": measured(read), "read Sage's form": measured(read_sage)}
     found["check"] = measured(lambda: check_dataset(built[0]))

@@ -124,4 +124,4 @@ def test_no_word_of_a_profile_is_in_the_file(server):
     graph.add("PSASaveEffect", adapter=load_adapter(graph), profile=profile, name="nobody")
     server.queue(graph.prompt)
     data = next((server.base / "models" / "psa_effects").glob("nobody*")).read_bytes()
-    assert not any(word in data for word in (b"Buddhism", b'war"', b"47", b"Violence", b"male"))
+    assert not any(word in data for word in (b"Buddhism", b"Violence", b"female", b"structured"))
