@@ -5,7 +5,7 @@ import shutil
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import folder_paths
 from comfy import model_management
@@ -15,6 +15,7 @@ from PIL import Image
 from ...psa_core.adapter.model import PSAAdapter
 from ...psa_core.encoders.protocol import ProfileEncoder
 from ...psa_core.files import safe_file_name
+from ...psa_core.mini.adapters import CONFIG
 from ...psa_core.plots.training import training_plot, with_pictures
 from ...psa_core.processes import make_accelerator
 from ...psa_core.training import PairSplit, Progress, TensorCache, TrainConfig, Trainer, read_metrics
@@ -23,12 +24,15 @@ from ...psa_core.training.folder import RunFolder, load_result
 from .attn2 import cross_attention_sites
 from .denoiser import borrowed, check_trainable, has_size_vector
 from .folders import system_folder
+from .mini_model import is_mini
 from .train_preview import LABELS, Preview
 from .training_inputs import image_encoder, text_encoder
 from .weights import refuse_bypassed
 
 CUSTOM = "custom"
-_WARMUP_STEPS = 50  # of a custom run; fixed, so that a run can be resumed with another number of steps
+Kind = Literal["sd15", "sdxl", "mini"]
+# Of a custom run: a constant rate can be resumed with another number of steps, and rates stand for these optimizers.
+_CUSTOM = {"warmup_steps": 50, "schedule": "constant", "weight_decay": 1e-2, "ema_decay": 0.0}
 _EVALUATE_EVERY = 100
 _PLOT_SECONDS = 2.0
 _SHOWN_SIDE = 768  # of a preview, in pixels
@@ -65,7 +69,7 @@ def train(
     processes = make_accelerator()  # refuses now, not after hours of encoding, where a package is missing
     settings = settings | {"evaluate_every": _EVALUATE_EVERY if held_out else 0}
     folder = run_folder(run_name)
-    config = as_begun(training_config(preset, has_size_vector(model.model), settings, own), folder)
+    config = as_begun(training_config(preset, kind_of(model), settings, own), folder)
     RunFolder(folder).check()
     view = RunView(node_id, folder, preview_every)
     splits = Splits(dataset, {held_out.name: held_out} if held_out else {})
@@ -77,18 +81,34 @@ def train(
         if preview_every:
             view.preview = Preview(denoiser, pairs.train, model.get_model_object("latent_format"))
         trainer = Trainer(config, denoiser, pairs.train, folder, pairs.held_out, processes)
-        result = trainer.train(view, view.prepared)
+        result = trainer.train(view, view.prepared, view.announced)
     adapter = load_result(folder) if held_out else result.adapter
     _log.info("PSA Train '%s': %s", run_name, result.reason)
     return adapter, view.plot(), result.reason
 
 
-def training_config(preset: str, is_sdxl: bool, settings: dict[str, Any], own: dict[str, Any]) -> TrainConfig:
-    """The preset for the model's kind with `settings`; `custom` is the recommended one with `own` values, too."""
+def kind_of(model: Any) -> Kind:
+    """For which of the presets' kinds the MODEL is."""
+    if is_mini(model):
+        return "mini"
+    return "sdxl" if has_size_vector(model.model) else "sd15"
+
+
+def training_config(preset: str, kind: Kind, settings: dict[str, Any], own: dict[str, Any]) -> TrainConfig:
+    """The preset for the model's kind with `settings`.
+
+    `custom` has the recommended terms with `own` values, under AdamW (SDXL: Adafactor) at a constant rate. Mirroring
+    can be switched off; else it is the preset's.
+    """
+    is_sdxl = kind == "sdxl"
     name = "recommended" if preset == CUSTOM else preset
-    settings = settings | {"preset": f"{name}-sdxl" if is_sdxl else name, "gradient_checkpointing": True}
+    settings = {each: value for each, value in settings.items() if (each, value) != ("flip", True)}
+    settings |= {"preset": f"{name}-sdxl" if is_sdxl else name, "gradient_checkpointing": True}
     if preset == CUSTOM:
-        settings |= own | {"effective_batch_size": settings["batch_size"], "warmup_steps": _WARMUP_STEPS}
+        optimizer = {"optimizer": "adafactor" if is_sdxl else "adamw"}
+        settings |= own | _CUSTOM | optimizer | {"effective_batch_size": settings["batch_size"]}
+    elif preset == "recommended" and kind == "mini":
+        settings = CONFIG | settings
     return TrainConfig.from_dict(settings)
 
 
@@ -119,6 +139,7 @@ class RunView:
         self._node_id, self._folder, self._preview_every = node_id, folder, preview_every
         self._bar = ProgressBar(1)
         self._pictures: list[Image.Image] = []
+        self._announced: list[str] = []
         self._shown = 0.0
 
     def encoded(self, done: int, count: int) -> None:
@@ -133,11 +154,18 @@ class RunView:
         self._text(f"base model: {done} of {count}")
         self._bar.update_absolute(done, count)
 
+    def announced(self, sentence: str) -> None:
+        """What the run will take; it stays above the progress."""
+        _log.info("PSA Train: %s", sentence)
+        self._announced.append(sentence)
+        self._text("\n".join(self._announced))
+
     def __call__(self, progress: Progress) -> None:
         metrics = progress.metrics
         left = timedelta(seconds=round(metrics["eta_seconds"]))
         line = f"step {progress.step} of {progress.steps}, loss {metrics['preference_loss']:.4f}, "
-        self._text(f"{line}accuracy {metrics['accuracy']:.2f}, {left} left\n{progress.message or ''}".strip())
+        line += f"accuracy {metrics['accuracy']:.2f}, {left} left"
+        self._text("\n".join([line, *filter(None, [progress.message]), *self._announced]))
         self._draw_preview(progress)
         image, now = None, time.monotonic()
         if now - self._shown > _PLOT_SECONDS or progress.step == progress.steps:
