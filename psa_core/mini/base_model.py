@@ -20,27 +20,16 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ..files import atomic_path
-from ..model_folder import KIND_KEY
+from ..model_folder import KIND_KEY, load_part
 from ..seeds import draw_seed
 from ..tensor_files import save_file
 from ..training.average import WeightAverage
 from ..training.optimizers import apply_gradients
 from ..training.state import load_state, save_state
-from .world import (
-    BACKGROUNDS,
-    BRINGS,
-    CHANCE,
-    COLOURS,
-    MOODS,
-    PHRASES,
-    SHAPES,
-    SIZE,
-    SYMBOLS,
-    render,
-    sample_scene,
-)
+from .phrases import BRINGS, CHANCE, MOODS, PHRASES
+from .vae_weights import LATENT_SCALE, standardise_latents, start_as_blur
+from .world import BACKGROUNDS, COLOURS, SHAPES, SIZE, SYMBOLS, render, sample_scene
 
-LATENT_SCALE = 0.18215  # SD1.5's: what its tools multiply the VAE's latents by
 TEXT_WIDTH = 64
 MAX_TOKENS = 77  # SD1.5's, though the longest prompt of the world has 23
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -50,11 +39,11 @@ VAE_STEPS, VAE_BATCH, VAE_RATE = 1500, 16, 1.2e-3
 VAE_SCENES, SCENES = 2048, 12288
 VAE_CROP = 64  # pixels: a quarter of a picture, and a quarter of the work
 UNET_STEPS, UNET_BATCH, UNET_RATE = 4000, 48, 1.5e-3
+FURTHER_STEPS, FURTHER_RATE = 1800, 8e-4  # from another edition's model
 SYMBOL_SHARE, MOOD_SHARE = 0.65, 0.12  # of the scenes: those that ask for a symbol, and those with a mood
 NAMED_SHARE = 0.4  # of the times that a symbol is asked for; else a phrase implies it
 CAPTION_DROPOUT = 0.1
 _KL_WEIGHT, _MIN_SNR = 0.0001, 5.0
-_CARRIED = 8  # channels that carry colours through the untrained VAE
 _SAVE_EVERY = 100
 _STATE, _LATENTS = "psa mini base model, 1", "psa mini latents, 1"  # the kinds of the files of a training
 _START, _END = "<|startoftext|>", "<|endoftext|>"
@@ -163,20 +152,34 @@ def new_scheduler() -> Any:
     )
 
 
-def train_base(folder: Path | str, seed: int = SEED, unet_steps: int = UNET_STEPS, report: Say = _log.info) -> None:
+def train_base(
+    folder: Path | str,
+    seed: int = SEED,
+    unet_steps: int | None = None,
+    report: Say = _log.info,
+    start: Path | str | None = None,
+) -> None:
     """Train VAE, text encoder and UNet, and write the model to `folder`; a stopped run goes on where it was.
 
     Until it is done the run's state lies in `folder`/training.
 
+    Args:
+        unet_steps: of UNet and text encoder (default: `UNET_STEPS`, and `FURTHER_STEPS` from a start).
+        start: a base model to go on from, such as the first edition's: its VAE is kept, and of its text encoder the
+            words that both have.
+
     Raises:
-        PSAError: for a folder that cannot be written.
+        PSAError: for a folder that cannot be written, or a start that is no mini base model.
     """
     folder = Path(folder)
     work = folder / "training"
     work.mkdir(parents=True, exist_ok=True)
-    vae = _train_vae(work, seed, report)
+    steps = unet_steps or (UNET_STEPS if start is None else FURTHER_STEPS)
+    vae = _train_vae(work, seed, report) if start is None else load_part(Path(start), "vae", torch.float32).eval()
     write_tokenizer(folder / "tokenizer")
-    unet, text_encoder = _train_unet(work, vae, load_tokenizer(folder), seed, unet_steps, report)
+    models = nn.ModuleList(_new_models(seed) if start is None else _models_of(Path(start), folder, seed))
+    rate = UNET_RATE if start is None else FURTHER_RATE
+    unet, text_encoder = _train_unet(work, vae, models, load_tokenizer(folder), seed, steps, rate, report)
     models: dict[str, Any] = {"vae": vae, "unet": unet, "text_encoder": text_encoder}
     for name, model in models.items():
         model.half().save_pretrained(folder / name)
@@ -191,7 +194,7 @@ def _train_vae(work: Path, seed: int, report: Say) -> Any:
     torch.manual_seed(draw_seed(seed, "vae"))
     vae = new_vae()
     pictures: torch.Tensor = scenes(seed, VAE_SCENES)[0]
-    _start_as_blur(vae, pictures[:64].float() / 127.5 - 1)
+    start_as_blur(vae, pictures[:64].float() / 127.5 - 1)
 
     def loss(step: int, rng: torch.Generator) -> torch.Tensor:
         side = VAE_CROP if step < 0.9 * VAE_STEPS else SIZE
@@ -206,79 +209,35 @@ def _train_vae(work: Path, seed: int, report: Say) -> Any:
 
     data_seed = draw_seed(seed, "vae data")
     _optimise(work / "vae.safetensors", nn.ModuleList([vae]), loss, VAE_STEPS, VAE_RATE, data_seed, report)
-    _standardise_latents(vae, pictures[: VAE_SCENES // 2])
+    standardise_latents(vae, pictures[: VAE_SCENES // 2])
     return vae.eval().requires_grad_(False)
 
 
-@torch.no_grad()
-def _start_as_blur(vae: Any, pixels: torch.Tensor) -> None:
-    """Make the untrained VAE one that keeps each cell's mean colour, from where it learns in minutes what took hours.
-
-    Red, green, blue, their negatives and two constants travel in the first eight channels. The
-    constants keep the group norms from forgetting levels, and silu(x) - silu(-x) = x.
-    """
-    coders = (vae.encoder, vae.decoder)
-    for coder, inputs in zip(coders, (3, 4), strict=True):
-        for block in (coder.mid_block, *(coder.down_blocks if inputs == 3 else coder.up_blocks)):
-            for resnet in block.resnets:
-                _first_rows(resnet.conv2)
-                if resnet.conv_shortcut is not None:
-                    _first_rows(resnet.conv_shortcut, torch.eye(_CARRIED), 0)
-            for attention in getattr(block, "attentions", []):
-                _first_rows(attention.to_out[0])
-            for sampler in getattr(block, "downsamplers", None) or []:
-                for place in ((0, 0), (0, 1), (1, 0), (1, 1)):
-                    _first_rows(sampler.conv, torch.eye(_CARRIED) / 4, *place, clear=place == (0, 0))
-            for sampler in getattr(block, "upsamplers", None) or []:
-                _first_rows(sampler.conv, torch.eye(_CARRIED), 1, 1)
-        colours = torch.eye(3, inputs)
-        _first_rows(coder.conv_in, torch.cat([colours, -colours, torch.zeros(2, inputs)]), 1, 1)
-        coder.conv_in.bias[6:_CARRIED] = torch.tensor([4.0, -4.0])
-        coder.conv_out.weight.zero_()
-        coder.conv_out.bias.zero_()
-        coder.conv_out.weight[:3, :6, 1, 1] = torch.cat([torch.eye(3), -torch.eye(3)], 1)
-    for conv in (vae.quant_conv, vae.post_quant_conv):
-        conv.weight.copy_(torch.eye(len(conv.weight))[:, :, None, None])
-        conv.bias.zero_()
-    vae.encoder.conv_out.bias[4:] = -5.0  # log variances
-    nn.init.normal_(vae.encoder.conv_out.weight[3], std=0.05)
-    nn.init.normal_(vae.decoder.conv_in.weight[_CARRIED:], std=0.2)
-    blurred = F.avg_pool2d(pixels, 8)
-    latents = vae.encode(pixels).latent_dist.mode()[:, :3]
-    vae.encoder.conv_out.weight[:3] *= (latents * blurred).sum() / latents.square().sum()
-    decoded = vae.decode(vae.encode(pixels).latent_dist.mode()).sample
-    vae.decoder.conv_out.weight *= (decoded * pixels).sum() / decoded.square().sum()
-
-
-def _first_rows(layer: Any, matrix: torch.Tensor | None = None, *place: int, clear: bool = True) -> None:
-    """Let a layer write to the first eight channels `matrix` at `place` of its kernel, or nothing."""
-    if clear:
-        layer.weight[:_CARRIED] = 0
-        layer.bias[:_CARRIED] = 0
-    if matrix is not None:
-        y, x = place if len(place) == 2 else (0, 0)
-        layer.weight[:_CARRIED, : matrix.shape[1], y, x] = matrix
+def _new_models(seed: int) -> list[nn.Module]:
+    torch.manual_seed(draw_seed(seed, "unet"))
+    return [new_unet(), new_text_encoder()]
 
 
 @torch.no_grad()
-def _standardise_latents(vae: Any, pictures: torch.Tensor) -> None:
-    """Fold an offset and a scale per channel into the VAE, so that its scaled latents are standardised."""
-    latents = torch.cat([vae.encode(part.float() / 127.5 - 1).latent_dist.mode() for part in pictures.split(64)])
-    mean, spread = latents.mean((0, 2, 3)), latents.std((0, 2, 3)) * LATENT_SCALE
-    encoder, decoder = vae.quant_conv, vae.post_quant_conv
-    encoder.weight[:4] /= spread.view(-1, 1, 1, 1)
-    encoder.bias[:4] = (encoder.bias[:4] - mean) / spread
-    encoder.bias[4:] -= 2 * spread.log()  # the log variances
-    decoder.bias += decoder.weight[:, :, 0, 0] @ mean
-    decoder.weight *= spread.view(1, -1, 1, 1)
+def _models_of(start: Path, folder: Path, seed: int) -> list[nn.Module]:
+    """UNet and text encoder of another mini model; words that it lacks begin as in a new one."""
+    _, text_encoder = _new_models(seed)
+    unet, before = (load_part(start, part, torch.float32) for part in ("unet", "text_encoder"))
+    own, other = (load_tokenizer(place).get_vocab() for place in (folder, start))
+    state, theirs = text_encoder.state_dict(), before.state_dict()
+    (name,) = (name for name in state if name.endswith("token_embedding.weight"))
+    shared = [word for word in own if word in other]
+    embedding = state[name].clone()
+    embedding[[own[word] for word in shared]] = theirs[name][[other[word] for word in shared]]
+    text_encoder.load_state_dict({**theirs, name: embedding})
+    return [unet.train().requires_grad_(True), text_encoder]
 
 
 def _train_unet(
-    work: Path, vae: Any, tokenizer: Any, seed: int, steps: int, report: Say
+    work: Path, vae: Any, models: nn.ModuleList, tokenizer: Any, seed: int, steps: int, rate: float, report: Say
 ) -> tuple[nn.Module, nn.Module]:
     """Noise prediction under min-SNR weights (arXiv 2303.09556), with the text encoder learning along."""
-    torch.manual_seed(draw_seed(seed, "unet"))
-    unet, text_encoder = new_unet(), new_text_encoder()
+    unet, text_encoder = models
     pictures, captions = scenes(seed, SCENES)
     latents = _latents(work / "latents.safetensors", vae, pictures)
     tokens = tokenize(tokenizer, [*itertools.chain(*captions), ""])
@@ -300,10 +259,7 @@ def _train_unet(
         errors = (unet(noisy, timesteps, text).sample - noise).square().mean((1, 2, 3))
         return (errors * (_MIN_SNR * (1 - share) / share).clamp(max=1).flatten()).mean()
 
-    models = nn.ModuleList([unet, text_encoder])
-    _optimise(
-        work / "unet.safetensors", models, loss, steps, UNET_RATE, draw_seed(seed, "unet data"), report, averaged=True
-    )
+    _optimise(work / "unet.safetensors", models, loss, steps, rate, draw_seed(seed, "unet data"), report, averaged=True)
     return unet.eval(), text_encoder.eval()
 
 

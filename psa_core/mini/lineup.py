@@ -10,12 +10,12 @@ from . import ADAPTERS, BASE_MODEL
 from .benchmark import GROUPS, Group
 from .generate import MiniModel
 from .method import Method
+from .phrases import PHRASES, known_phrases
 from .rivals.adapters import Base, LessNobody, WithAdapter
 from .rivals.lora import LoRAPerBanSet
 from .rivals.prompts import NegativePrompt, WordDeletion
 from .rivals.sld import SafeLatentDiffusion
 from .rivals.weights import ChangedWeights, load_weights
-from .world import PHRASES, known_phrases
 
 _WHAT = {
     "base": "The base model, without an adapter.",

@@ -10,7 +10,8 @@ from ..prompts import Prompt
 from ..schema import CATEGORIES
 from ..seeds import draw_seed
 from .method import Request
-from .world import MOODS, SYMBOLS, WAYS, Scene, Way, known_phrases, sample_scene, unseen_phrases
+from .phrases import MOODS, known_phrases, unseen_phrases
+from .world import SYMBOLS, WAYS, Scene, Way, sample_scene
 
 
 def sample_asking(rng: np.random.Generator, way: Way, part: str, category: str | None = None) -> tuple[str, Scene, str]:

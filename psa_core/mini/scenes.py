@@ -4,7 +4,8 @@ import numpy as np
 
 from ..concepts.lists import Concept
 from ..concepts.scenes import Scene
-from .world import SYMBOLS, known_phrases, sample_scene
+from .phrases import known_phrases
+from .world import SYMBOLS, sample_scene
 
 
 class MiniScenes:

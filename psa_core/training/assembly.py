@@ -4,7 +4,7 @@ The command, the node and the mini world differ in where models come from and in
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,8 @@ def encoded_pairs(
         PSAError: before any work, for an optimizer that this PyTorch lacks; or as `fill_cache` does.
     """
     check_optimizer(config)
+    if not config.anchor_weight:  # nobody looks at them
+        splits = replace(splits, harmless=None)
     for split in splits.all:
         fill_cache(split, cache, config, images, texts, processes.process_index, processes.num_processes, progress)
     processes.wait_for_everyone()

@@ -11,7 +11,7 @@ from ..method import Request
 from ..world import SYMBOLS
 
 Phrases = Mapping[str, Sequence[str]]
-"""Symbol -> what else it is called in prompts: what an oracle lists, such as `world.known_phrases` of each symbol."""
+"""Symbol -> what else it is called in prompts: what an oracle lists, such as `phrases.known_phrases` of each symbol."""
 
 
 def banned_symbols(profile: UserProfile) -> list[str]:

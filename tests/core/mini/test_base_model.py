@@ -1,5 +1,7 @@
 """The base model: its tokenizer, the VAE's starting point, and a training that stops and goes on."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,7 @@ from checkpoints import small_adapter
 
 from psa_core import PSAError, StructuredEncoder, UserProfile
 from psa_core.diffusers_unet import cross_attention_layers
-from psa_core.mini import base_model
+from psa_core.mini import base_model, vae_weights
 from psa_core.mini.base_model import load_tokenizer, new_unet, new_vae, scenes, tokenize, words, write_tokenizer
 from psa_core.mini.generate import MiniModel
 
@@ -26,8 +28,8 @@ def test_every_word_of_the_world_is_one_token(tokenizer, word):
 
 
 def test_every_prompt_of_the_world_fits_and_reads_back(tokenizer):
-    _, prompts = scenes(1, 50)
-    for prompt in prompts:
+    _, captions = scenes(1, 50)
+    for prompt in itertools.chain(*captions):
         numbers = tokenizer(prompt).input_ids
         assert len(numbers) <= base_model.MAX_TOKENS
         assert tokenizer.decode(numbers[1:-1]).strip() == prompt
@@ -45,7 +47,7 @@ def test_prompts_become_rows_of_one_length(tokenizer):
 def test_the_untrained_vae_keeps_each_cells_mean_colour():
     torch.manual_seed(0)
     vae, pixels = new_vae(), scenes(2, 16)[0].float() / 127.5 - 1
-    base_model._start_as_blur(vae, pixels)
+    vae_weights.start_as_blur(vae, pixels)
     with torch.no_grad():
         decoded = vae.decode(vae.encode(pixels).latent_dist.mode()).sample
     blurred = F.interpolate(F.avg_pool2d(pixels, 8), scale_factor=8)
@@ -56,13 +58,13 @@ def test_folded_latents_are_standardised_and_decode_as_before():
     torch.manual_seed(0)
     vae, pictures = new_vae(), scenes(3, 64)[0]
     pixels = pictures.float() / 127.5 - 1
-    base_model._start_as_blur(vae, pixels)
+    vae_weights.start_as_blur(vae, pixels)
     with torch.no_grad():
         before = vae.decode(vae.encode(pixels).latent_dist.mode()).sample
         spread = (
             vae.encode(pixels).latent_dist.std / vae.encode(pixels).latent_dist.mode().std((0, 2, 3))[:, None, None]
         )
-        base_model._standardise_latents(vae, pictures)
+        vae_weights.standardise_latents(vae, pictures)
         posterior = vae.encode(pixels).latent_dist
         latents = posterior.mode() * base_model.LATENT_SCALE
         after = vae.decode(posterior.mode()).sample

@@ -11,7 +11,8 @@ from PIL import Image
 from psa_core import PSAError
 from psa_core.mini import SYMBOLS, Detector, parse_prompt, render, sample_scene
 from psa_core.mini.detector import to_pixels
-from psa_core.mini.world import BRINGS, MOODS, PHRASES, known_phrases, part_of, unseen_phrases
+from psa_core.mini.phrases import BRINGS, MOODS, PHRASES, known_phrases, unseen_phrases
+from psa_core.mini.world import part_of
 from psa_core.schema import CATEGORIES
 
 GENERATED = Path(__file__).parents[2] / "data" / "mini" / "generated.jpg"
