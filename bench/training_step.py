@@ -245,8 +245,14 @@ def our_steps(folder: Path, steps: int, device, variant: str, unet, watch: Watch
         denoiser = DiffusersDenoiser(unet, schedule, id="random")
         return Trainer(config.changed(steps=count), denoiser, pairs, folder / name)
 
+    job = trainer("run", steps)
+
+    def stepped(_progress) -> None:
+        job.denoiser.release()  # the floor is the bare UNet's
+        watch.end()
+
     watch.begin()
-    trainer("run", steps).train(lambda _progress: watch.end())
+    job.train(stepped)
     watch.count(lambda: trainer("counted", 2).train(), watch.weights)  # in the second step all is there
 
 

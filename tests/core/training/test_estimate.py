@@ -50,7 +50,7 @@ def test_what_a_backward_pass_needs_is_counted():
                 found = checkpoint(layer, found, use_reentrant=False) if checkpointed else layer(found)
             found.sum().backward()
         peaks.append(counted.peak)
-    assert peaks[0] > 32 * rows.nbytes and peaks[1] < 16 * rows.nbytes
+    assert peaks[0] > 32 * rows.nbytes and peaks[1] < 24 * rows.nbytes
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "adafactor"])
