@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import folder_paths
 from comfy import model_management
@@ -19,6 +19,7 @@ from ...psa_core.dataset import read_split
 from ...psa_core.encoders.protocol import ProfileEncoder
 from ...psa_core.errors import PSAError
 from ...psa_core.files import safe_file_name
+from ...psa_core.mini.adapters import CONFIG
 from ...psa_core.plots.training import training_plot, with_pictures
 from ...psa_core.processes import make_accelerator
 from ...psa_core.training import PairSplit, Progress, TensorCache, TrainConfig, Trainer, read_metrics
@@ -27,14 +28,16 @@ from ...psa_core.training.folder import RunFolder, load_result
 from .attn2 import cross_attention_sites
 from .denoiser import borrowed, check_trainable, has_size_vector
 from .folders import system_folder
+from .mini_model import is_mini
 from .say import say
 from .train_preview import LABELS, Preview
-from .training_estimate import estimate
 from .training_inputs import image_encoder, text_encoder
 from .weights import refuse_bypassed
 
 CUSTOM = "custom"
-_WARMUP_STEPS = 50  # of a custom run; fixed, so that a run can be resumed with another number of steps
+Kind = Literal["sd15", "sdxl", "mini"]
+# Of a custom run: a constant rate can be resumed with another number of steps, and rates stand for these optimizers.
+_CUSTOM = {"warmup_steps": 50, "schedule": "constant", "weight_decay": 1e-2, "ema_decay": 0.0}
 _EVALUATIONS, _EVALUATE_EVERY = 10, 100  # at least so many a run, and at most so many steps between two
 _PLOT_SECONDS = 2.0
 _SHOWN_SIDE = 768  # of a preview, in pixels
@@ -76,7 +79,7 @@ def train(
         refuse_bypassed(clip.patcher)
         processes = make_accelerator()  # refuses now, not after hours of encoding, where a package is missing
         settings = settings | {"evaluate_every": evaluate_every(settings["steps"]) if held_out else 0}
-        config = as_begun(training_config(preset, has_size_vector(model.model), settings, own), folder)
+        config = as_begun(training_config(preset, kind_of(model), settings, own), folder)
         RunFolder(folder).check()
         view.say("getting VAE and text encoder ready")
         if harmless is None and dataset.harmless:
@@ -88,13 +91,10 @@ def train(
         pairs = encoded_pairs(splits, config, cache, images, texts, encoder, processes, view.encoded)
         view.say("getting the model ready to train")
         with borrowed(model, config.precision) as denoiser:
-            if (left := config.steps - len(read_metrics(folder))) > 0:
-                view.say("taking the time of one pass through the model")
-                view.say(estimate(denoiser, pairs.train, config, left))
             if preview_every:
                 view.preview = Preview(denoiser, pairs.train, model.get_model_object("latent_format"))
             trainer = Trainer(config, denoiser, pairs.train, folder, pairs.held_out, processes)
-            result = trainer.train(view, view.prepared)
+            result = trainer.train(view, view.prepared, view.announced)
         adapter = load_result(folder) if held_out else result.adapter
         _log.info("PSA Train '%s': %s", run_name, result.reason)
         return adapter, view.plot(), result.reason
@@ -114,15 +114,32 @@ def _ends_in_words(view: "RunView", steps: int) -> Iterator[None]:
         raise PSAError(f"{error} In PSA Train the folder follows run_name: another name is another folder.") from error
 
 
-def training_config(preset: str, is_sdxl: bool, settings: dict[str, Any], own: dict[str, Any]) -> TrainConfig:
-    """The preset for the model's kind with `settings`; `custom` is the recommended one with `own` values, too."""
+def kind_of(model: Any) -> Kind:
+    """For which of the presets' kinds the MODEL is."""
+    if is_mini(model):
+        return "mini"
+    return "sdxl" if has_size_vector(model.model) else "sd15"
+
+
+def training_config(preset: str, kind: Kind, settings: dict[str, Any], own: dict[str, Any]) -> TrainConfig:
+    """The preset for the model's kind with `settings`.
+
+    `custom` has the recommended terms with `own` values, under AdamW (SDXL: Adafactor) at a constant rate. Mirroring
+    can be switched off; else it is the preset's.
+    """
+    is_sdxl = kind == "sdxl"
     name = "recommended" if preset == CUSTOM else preset
-    name = f"{name}-sdxl" if is_sdxl else name
     at_once = settings["batch_size"]
-    settings = settings | {"preset": name, "gradient_checkpointing": True}
+    settings = {each: value for each, value in settings.items() if (each, value) != ("flip", True)}
+    settings |= {"preset": f"{name}-sdxl" if is_sdxl else name, "gradient_checkpointing": True}
     if preset == CUSTOM:
-        settings |= own | {"effective_batch_size": at_once, "warmup_steps": _WARMUP_STEPS}
-    elif (a_step := TrainConfig.from_dict({"preset": name}).effective_batch_size) % at_once:
+        optimizer = {"optimizer": "adafactor" if is_sdxl else "adamw"}
+        settings |= own | _CUSTOM | optimizer | {"effective_batch_size": at_once}
+        return TrainConfig.from_dict(settings)
+    if preset == "recommended" and kind == "mini":
+        settings = CONFIG | settings
+    a_step = TrainConfig.from_dict(settings | {"batch_size": 1}).effective_batch_size
+    if a_step % at_once:
         fits = ", ".join(str(number) for number in range(1, a_step + 1) if a_step % number == 0)
         raise PSAError(
             f"With the preset {preset} a step is {a_step} pairs, and batch_size must divide that. Choose one of "
@@ -163,6 +180,7 @@ class RunView:
         self.folder, self._node_id, self._preview_every = folder, node_id, preview_every
         self._bar = ProgressBar(1)
         self._pictures: list[Image.Image] = []
+        self._announced: list[str] = []
         self._shown = 0.0
 
     def encoded(self, done: int, count: int) -> None:
@@ -177,11 +195,18 @@ class RunView:
         self.say(f"base model: {done} of {count}")
         self._bar.update_absolute(done, count)
 
+    def announced(self, sentence: str) -> None:
+        """What the run will take; it stays above the progress."""
+        _log.info("PSA Train: %s", sentence)
+        self._announced.append(sentence)
+        self.say("\n".join(self._announced))
+
     def __call__(self, progress: Progress) -> None:
         metrics = progress.metrics
         left = timedelta(seconds=round(metrics["eta_seconds"]))
         line = f"step {progress.step} of {progress.steps}, loss {metrics['preference_loss']:.4f}, "
-        self.say(f"{line}accuracy {metrics['accuracy']:.2f}, {left} left\n{progress.message or ''}".strip())
+        line += f"accuracy {metrics['accuracy']:.2f}, {left} left"
+        self.say("\n".join([line, *filter(None, [progress.message]), *self._announced]))
         self._draw_preview(progress)
         image, now = None, time.monotonic()
         if now - self._shown > _PLOT_SECONDS or progress.step == progress.steps:

@@ -40,6 +40,7 @@ CONFIG: dict[str, Any] = {
     "steps": 800,
     "batch_size": 8,
     "effective_batch_size": 16,
+    "gradient_checkpointing": False,  # memory is no matter at this size
     "ema_decay": 0.99,
     "on_winner_rise": "warn",
 }

@@ -40,6 +40,7 @@ class RowMaker:
     """Makes the rows of a batch: draws timesteps, and adds the noise that a pair shares."""
 
     def __init__(self, schedule: NoiseSchedule, config: TrainConfig, device: torch.device) -> None:
+        assert not isinstance(config.timestep_range, str), "a measured range is settled before rows are made"
         self._schedule, self._device = schedule, device
         self._timesteps = schedule.timestep_table(
             config.timestep_sampling, *config.timestep_range, config.min_snr_gamma
