@@ -2,9 +2,11 @@
 
 from .adapter import LoadAdapter, SaveAdapter
 from .apply import Apply
+from .audience import Audience, MixViewers
 from .build import BuildDataset
 from .concepts import Concepts
 from .dataset import CheckDataset, LoadDataset
+from .effect import LoadEffect, SaveEffect
 from .embedding import Encode, LoadEmbedding, LoadEncoder
 from .evaluate import Evaluate
 from .grid import LabelGrid
@@ -24,6 +26,10 @@ NODES = [
     LoadAdapter,
     SaveAdapter,
     Apply,
+    Audience,
+    MixViewers,
+    LoadEffect,
+    SaveEffect,
     LabelGrid,
     LoadMini,
     UserSpace,

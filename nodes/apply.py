@@ -2,8 +2,9 @@
 
 from comfy_api.latest import io
 
+from ..psa_core.errors import PSAError
 from . import sockets
-from .comfy.apply import apply_adapter
+from .comfy.apply import apply_adapter, apply_effect
 
 
 class Apply(io.ComfyNode):
@@ -14,11 +15,13 @@ class Apply(io.ComfyNode):
             display_name="PSA Apply to Model",
             category=sockets.CATEGORY,
             description="Makes the model draw for the viewers of an embedding. With several viewers, picture i of a "
-            "batch is drawn for viewer i.",
+            "batch is drawn for viewer i. Takes an adapter and an embedding, or an effect in their place.",
             inputs=[
                 io.Model.Input("model", tooltip="An SD1.5 or SDXL model; it is left as it is, and a copy is returned."),
-                sockets.Adapter.Input("adapter", tooltip="An adapter trained for this kind of model."),
-                sockets.Embedding.Input("embedding", tooltip="The viewers, encoded with the adapter's encoder."),
+                sockets.Adapter.Input("adapter", optional=True, tooltip="An adapter trained for this kind of model."),
+                sockets.Embedding.Input(
+                    "embedding", optional=True, tooltip="The viewers, encoded with the adapter's encoder."
+                ),
                 io.Float.Input(
                     "strength",
                     default=1.0,
@@ -33,11 +36,26 @@ class Apply(io.ComfyNode):
                 io.Float.Input(
                     "end_percent", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="Where in sampling it ends."
                 ),
+                sockets.Effect.Input(
+                    "effect",
+                    optional=True,
+                    tooltip="What an adapter does for one viewer, in place of adapter and embedding.",
+                ),
             ],
             outputs=[io.Model.Output(display_name="model")],
             **sockets.aliases("personalized safety", "safety adapter", "apply psa adapter"),
         )
 
     @classmethod
-    def execute(cls, model, adapter, embedding, strength, start_percent, end_percent) -> io.NodeOutput:
-        return io.NodeOutput(apply_adapter(model, adapter, embedding, strength, start_percent, end_percent))
+    def execute(
+        cls, model, strength, start_percent, end_percent, adapter=None, embedding=None, effect=None
+    ) -> io.NodeOutput:
+        settings = (strength, start_percent, end_percent)
+        if effect is None and adapter is not None and embedding is not None:
+            return io.NodeOutput(apply_adapter(model, adapter, embedding, *settings))
+        if effect is not None and adapter is None and embedding is None:
+            return io.NodeOutput(apply_effect(model, effect, *settings))
+        raise PSAError(
+            "PSA Apply to Model takes an adapter and an embedding, or an effect and neither of the two. Connect one or "
+            "the other."
+        )

@@ -11,6 +11,7 @@ Profile = io.Custom("PSA_PROFILE")  # psa_core.UserProfile
 Encoder = io.Custom("PSA_ENCODER")  # anything with `id`, `dim` and `encode(profiles)`
 Embedding = io.Custom("PSA_EMBEDDING")  # psa_core.UserEmbedding
 Adapter = io.Custom("PSA_ADAPTER")  # psa_core.PSAAdapter
+Effect = io.Custom("PSA_EFFECT")  # psa_core.adapter.effect.PSAEffect
 Dataset = io.Custom("PSA_DATASET")  # psa_core.dataset.PairSplit
 Prompts = io.Custom("PSA_PROMPTS")  # a list of psa_core.concepts.pairs.PromptPair
 GuardRound = io.Custom("PSA_GUARD_ROUND")  # nodes.comfy.guard.Earlier; a guard makes it for itself

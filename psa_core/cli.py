@@ -20,6 +20,7 @@ _COMMANDS = {
     "users": "Draw virtual users, as the Sage dataset's are.",
     "prompts": "Turn a list of concepts into pairs of prompts, with each concept and without it.",
     "encode": "Turn profiles into embeddings.",
+    "effect": "Write what an adapter does for a viewer, to be handed out without adapter and profile.",
     "convert": "Write an adapter, published or ours, as .safetensors.",
     "build-dataset": "Draw pairs of pictures, or import them, as a data set for virtual users.",
     "dataset": "Check a data set of preference pairs.",

@@ -1,5 +1,6 @@
 """`.safetensors` files: read whole or refused; the same tensors and metadata give the same bytes."""
 
+import hashlib
 import json
 import sys
 from collections.abc import Mapping
@@ -60,6 +61,15 @@ def save_file(tensors: Mapping[str, torch.Tensor], path: Path | str, metadata: M
         file.write(len(text).to_bytes(8, "little") + text)
         for key in keys:
             file.write(_little_endian(tensors[key]))
+
+
+def content_digest(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
+    """A hash (hex) of all that a file holds, so that a changed bit is noticed."""
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for key, value in sorted(tensors.items()):
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _little_endian(tensor: torch.Tensor) -> memoryview:

@@ -42,7 +42,7 @@ async function openReview(wanted) {
   const bar = make("progress", { max: 1, value: 0 });
   const counts = make("span", { className: "psa-counts" });
   const caption = make("p", { className: "psa-caption" });
-  const chips = make("div", { className: "psa-chips" });
+  const chips = make("div", { className: "psa-bans" });
   const pictures = ["left", "right"].map((side) => make("img", { alt: `${side} picture` }));
   const choices = pictures.map((picture, place) => {
     const choice = make("button", { type: "button", className: "psa-choice" }, [picture]);
@@ -155,7 +155,7 @@ const REVIEW_STYLE = `
 .psa-review p.psa-caption { font-size: 15px; opacity: 1; }
 .psa-review .psa-asked { display: flex; flex-direction: column; gap: 0.6rem; }
 .psa-review .psa-asked[hidden], .psa-review button[hidden] { display: none; }
-.psa-review .psa-chips { display: flex; flex-wrap: wrap; gap: 0.4rem; align-items: center; font-size: 13px; }
+.psa-review .psa-bans { display: flex; flex-wrap: wrap; gap: 0.4rem; align-items: center; font-size: 13px; }
 .psa-review .psa-chip { padding: 0.1rem 0.6rem; border-radius: 1rem; background: #7a2e2e; color: #fff; }
 .psa-review .psa-pair { display: grid; grid-template-columns: 1fr 1fr; gap: 0.75rem; }
 .psa-review .psa-choice { padding: 4px; }

@@ -1,6 +1,7 @@
 """PSA Apply on ComfyUI's MODEL: the patches, and what has to be known when sampling starts."""
 
 import logging
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 from weakref import ref
@@ -10,6 +11,8 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, WrappersMP, add_wrapper_with_key, get_wrappers_with_key
 from comfy_execution.utils import get_executing_context
 
+from ...psa_core.adapter.attention import UserKeyValue
+from ...psa_core.adapter.effect import PSAEffect
 from ...psa_core.adapter.model import PSAAdapter, check_strength
 from ...psa_core.encoders.embedding import UserEmbedding
 from ...psa_core.errors import PSAError
@@ -52,14 +55,41 @@ def apply_adapter(
         PSAError: if the model is no SD-family UNet, the adapter was made for another one, the
             embedding for another adapter, or the range is empty.
     """
+
+    def layers() -> list[UserKeyValue]:
+        # Normal tensors, not inference tensors: a trainer may run the patched model with gradients on.
+        with torch.inference_mode(False), torch.no_grad():
+            return adapter.key_values(torch.cat([adapter.user_tokens(embedding), adapter.uncond_tokens(1)]))
+
+    return _apply(model, adapter, layers, len(embedding), strength, start_percent, end_percent)
+
+
+def apply_effect(
+    model: ModelPatcher,
+    effect: PSAEffect,
+    strength: float = 1.0,
+    start_percent: float = 0.0,
+    end_percent: float = 1.0,
+) -> ModelPatcher:
+    """As `apply_adapter`, with what an adapter does for one viewer in place of the adapter and an embedding."""
+    return _apply(model, effect, lambda: effect.layers, 1, strength, start_percent, end_percent)
+
+
+def _apply(
+    model: ModelPatcher,
+    made_for: PSAAdapter | PSAEffect,
+    layers: Callable[[], Sequence[UserKeyValue]],
+    viewers: int,
+    strength: float,
+    start_percent: float,
+    end_percent: float,
+) -> ModelPatcher:
+    """`layers` gives the viewers' rows and then the unconditional one, once it is known that they fit."""
     if not 0.0 <= start_percent <= end_percent <= 1.0:
         raise PSAError("PSA Apply needs 0 <= start_percent <= end_percent <= 1. Swap or correct the two.")
     sites = cross_attention_sites(model.get_model_object("diffusion_model"))
-    adapter.check_fits([site.width for site in sites], sites[0].context_dim if sites else 0)
-    # Normal tensors, not inference tensors: a trainer may run the patched model with gradients on.
-    with torch.inference_mode(False), torch.no_grad():
-        tokens = torch.cat([adapter.user_tokens(embedding), adapter.uncond_tokens(1)])
-        contributions = [user.scaled(check_strength(strength)) for user in adapter.key_values(tokens)]
+    made_for.check_fits([site.width for site in sites], sites[0].context_dim if sites else 0)
+    contributions = [user.scaled(check_strength(strength)) for user in layers()]
     patched = model.clone()
     if strength == 0:
         return patched
@@ -72,7 +102,7 @@ def apply_adapter(
             for user, site in zip(contributions, sites, strict=True)
         ],
     )
-    _watch(patched, len(embedding))
+    _watch(patched, viewers)
     return patched
 
 

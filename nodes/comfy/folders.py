@@ -10,21 +10,23 @@ from .fingerprints import fingerprint
 
 ADAPTERS = "psa_adapters"
 EMBEDDINGS = "psa_embeddings"
+EFFECTS = "psa_effects"
 TEMPLATES = "psa_templates"
 LANGUAGE_MODELS = "LLM"
 
 _ORIGINS = {
     ADAPTERS: "Adapters are published (see docs/published-weights.md), or trained with PSA Train.",
+    EFFECTS: "Effects are made by PSA Save Effect, or by `psa effect`.",
     EMBEDDINGS: "Embeddings are published beside an adapter, or written by `psa encode`.",
 }
 _SHOWN = 100  # characters of a name in a sentence
 
-_FILE_ENDINGS = {ADAPTERS: {".safetensors", ".bin"}, EMBEDDINGS: {".safetensors", ".npy"}}
+_FILE_ENDINGS = {ADAPTERS: {".safetensors", ".bin"}, EMBEDDINGS: {".safetensors", ".npy"}, EFFECTS: {".safetensors"}}
 
 
 def register() -> None:
     """Register the model folders with ComfyUI, beside any that extra_model_paths.yaml names."""
-    for name in (ADAPTERS, EMBEDDINGS, TEMPLATES, LANGUAGE_MODELS):
+    for name in (ADAPTERS, EMBEDDINGS, EFFECTS, TEMPLATES, LANGUAGE_MODELS):
         folder_paths.add_model_folder_path(name, str(Path(folder_paths.models_dir, name)))
     for name, endings in _FILE_ENDINGS.items():
         paths, known = folder_paths.folder_names_and_paths[name]

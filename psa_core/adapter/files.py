@@ -9,7 +9,7 @@ import torch
 
 from ..errors import PSAError
 from ..files import atomic_path, existing_file, printable
-from ..tensor_files import read_file, save_file
+from ..tensor_files import content_digest, read_file, save_file
 from ..torch_files import read_torch_file
 from .model import PSAAdapter
 
@@ -39,7 +39,7 @@ def load_adapter(path: Path | str) -> PSAAdapter:
     digest = metadata.pop("digest", None)  # published files and those of earlier versions have none
     adapter = _build(tensors, metadata, printable(path.name))
     ours = metadata.get("format") == _FORMAT
-    if ours and digest is not None and digest != _digest(tensors, metadata):
+    if ours and digest is not None and digest != content_digest(tensors, metadata):
         raise PSAError(f"{printable(path.name)} is damaged: its weights or metadata were changed. Copy it again.")
     return adapter
 
@@ -76,7 +76,7 @@ def save_adapter(adapter: PSAAdapter, path: Path | str, dtype: torch.dtype = tor
     _check_finite(tensors, f"The adapter in {dtype}")
     metadata = _metadata(adapter)
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={**metadata, "digest": _digest(tensors, metadata)})
+        save_file(tensors, temporary, metadata={**metadata, "digest": content_digest(tensors, metadata)})
 
 
 def _metadata(adapter: PSAAdapter) -> dict[str, str]:
@@ -90,15 +90,6 @@ def _metadata(adapter: PSAAdapter) -> dict[str, str]:
         "encoder_id": adapter.encoder_id or "",
         "training": json.dumps(adapter.training_summary, sort_keys=True),
     }
-
-
-def _digest(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> str:
-    """Of all that a file holds, so that a changed bit is noticed."""
-    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
-    for key, value in sorted(tensors.items()):
-        digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _read_torch(path: Path) -> dict[str, torch.Tensor]:

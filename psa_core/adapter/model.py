@@ -108,7 +108,7 @@ class PSAAdapter(nn.Module):
     @property
     def family(self) -> str:
         """The base model family in words, for messages and metadata."""
-        return FAMILIES.get(self.cross_attention_dim, f"a UNet of context width {self.cross_attention_dim}")
+        return family_of(self.cross_attention_dim)
 
     def user_tokens(self, embedding: torch.Tensor | UserEmbedding) -> torch.Tensor:
         """Project profile embeddings to user tokens.
@@ -156,8 +156,12 @@ class PSAAdapter(nn.Module):
         return torch.cat([self.uncond_tokens(len(tokens)), tokens])
 
     def key_values(self, tokens: torch.Tensor) -> list[UserKeyValue]:
-        """Every layer's contribution for `tokens` (B, N, cross_attention_dim), float32, in checkpoint order."""
-        if tokens.ndim != 3 or tuple(tokens.shape[1:]) != (self.num_tokens, self.cross_attention_dim):
+        """Every layer's contribution for `tokens` (B, N, cross_attention_dim), float32, in checkpoint order.
+
+        A row may have the tokens of several viewers, one after the other, which then share one attention.
+        """
+        ends = tuple(tokens.shape[1:])
+        if tokens.ndim != 3 or ends[1] != self.cross_attention_dim or not ends[0] or ends[0] % self.num_tokens:
             raise PSAError(
                 f"This adapter's tokens have the shape (rows, {self.num_tokens}, {self.cross_attention_dim}); "
                 f"these have {tuple(tokens.shape)}."
@@ -167,15 +171,7 @@ class PSAAdapter(nn.Module):
 
     def check_fits(self, layer_widths: Sequence[int], cross_attention_dim: int) -> None:
         """Raise PSAError unless a UNet with these cross-attention layers is one this adapter was made for."""
-        if (tuple(layer_widths), cross_attention_dim) == (self.layer_widths, self.cross_attention_dim):
-            return
-        model = FAMILIES.get(cross_attention_dim, "other")
-        raise PSAError(
-            f"This adapter is for {self.family} ({len(self.layer_widths)} cross-attention layers of context width "
-            f"{self.cross_attention_dim}); the model is {model} ({len(layer_widths)} layers of context width "
-            f"{cross_attention_dim}){'' if model != self.family else ', with other layer widths or count'}. "
-            "Load an adapter made for this model, or the model this adapter was made for."
-        )
+        check_layers("adapter", (self.layer_widths, self.cross_attention_dim), (layer_widths, cross_attention_dim))
 
     def _check_encoder(self, embedding: UserEmbedding) -> None:
         if self.encoder_id and embedding.encoder_id and self.encoder_id != embedding.encoder_id:
@@ -189,6 +185,30 @@ def _zero_linear(in_features: int, out_features: int) -> Float32Linear:
     linear = Float32Linear(in_features, out_features, bias=False)
     nn.init.zeros_(linear.weight)
     return linear
+
+
+def family_of(cross_attention_dim: int) -> str:
+    """The base model family in words, for messages and metadata."""
+    return FAMILIES.get(cross_attention_dim, f"a UNet of context width {cross_attention_dim}")
+
+
+def check_layers(what: str, made_for: tuple[Sequence[int], int], there: tuple[Sequence[int], int]) -> None:
+    """Raise PSAError unless the cross-attention layers of a UNet are the ones that an adapter or effect was made for.
+
+    Args:
+        what: "adapter" or "effect".
+        made_for, there: (widths, context width).
+    """
+    (widths, dim), (layer_widths, cross_attention_dim) = made_for, there
+    if (tuple(layer_widths), cross_attention_dim) == (tuple(widths), dim):
+        return
+    model = FAMILIES.get(cross_attention_dim, "other")
+    raise PSAError(
+        f"This {what} is for {family_of(dim)} ({len(widths)} cross-attention layers of context width {dim}); the model "
+        f"is {model} ({len(layer_widths)} layers of context width {cross_attention_dim})"
+        f"{'' if model != family_of(dim) else ', with other layer widths or count'}. "
+        f"Load an {what} made for this model, or the model this {what} was made for."
+    )
 
 
 def check_strength(strength: float) -> float:

@@ -30,12 +30,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     who.add_argument("--level", choices=LEVELS, help="one of the paper's six viewers")
     who.add_argument("--profile", metavar="FILE.json", help="a profile in Sage's spelling")
     who.add_argument("--users", metavar="FILE.csv", help="many, in the format of Sage's users.csv")
+    add_encoder_arguments(parser, default="structured")
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUT",
+        help="out.safetensors: all profiles, a row each; out.npy: one profile, the published kind; a folder: one "
+        "{User_ID}.npy a profile",
+    )
+
+
+def add_encoder_arguments(parser: argparse.ArgumentParser, default: str | None, told: str = "") -> None:
+    """The options that say which encoder; `told` says in words what is meant where `default` is `None`."""
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
         "--encoder",
         choices=list(BY_NAME),
-        default="structured",
-        help="no model: structured (the default), or structured-inferred, which does not see what is banned",
+        default=default,
+        help="no model: structured, or structured-inferred, which does not see what is banned (default: "
+        f"{default or told})",
     )
     how.add_argument("--llm", metavar="FOLDER", help="a causal language model in Hugging Face layout")
     llm = parser.add_argument_group("with --llm")
@@ -47,30 +61,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     llm.add_argument("--cache", metavar="FOLDER", help="keeps embeddings from one run to the next")
     llm.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
-    parser.add_argument(
-        "-o",
-        "--output",
-        required=True,
-        metavar="OUT",
-        help="out.safetensors: all profiles, a row each; out.npy: one profile, the published kind; a folder: one "
-        "{User_ID}.npy a profile",
-    )
 
 
 def run(args: argparse.Namespace) -> int:
-    profiles = _profiles(args)
+    profiles = given_profiles(args)
     write = _embedding_writer(args.output, profiles)  # to fail before the work
-    encoder = _encoder(args)
+    encoder = given_encoder(args)
     embedding = UserEmbedding(torch.cat(_rows(encoder, profiles)), encoder.id)
     write(embedding)
     print(f"Wrote {args.output}: {len(embedding)} x {embedding.dim}, by {encoder.id}")
     return 0
 
 
-def _profiles(args: argparse.Namespace) -> list[UserProfile]:
+def given_profiles(args: argparse.Namespace) -> list[UserProfile]:
+    """What --level, --users or --profile name."""
     if args.level:
         return [LEVELS[args.level]]
-    if args.users:
+    if getattr(args, "users", None):
         return read_users(args.users)
     path = existing_file(args.profile, "profile")
     try:
@@ -80,7 +87,8 @@ def _profiles(args: argparse.Namespace) -> list[UserProfile]:
     return [UserProfile.from_dict(data)]
 
 
-def _encoder(args: argparse.Namespace) -> ProfileEncoder:
+def given_encoder(args: argparse.Namespace) -> ProfileEncoder:
+    """What the options of `add_encoder_arguments` name."""
     options = {"--templates": args.templates, "--banned-by": args.banned_by, "--cache": args.cache}
     if args.llm is None:
         for option, value in (options | {"--device": args.device}).items():

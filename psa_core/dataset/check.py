@@ -20,6 +20,7 @@ TRAINED_ON, HELD_OUT, UNSEEN = ("train", "harmless"), ("val", "test_seen", "test
 _ORDER = ("train", *HELD_OUT, "harmless")
 _TINY_SIDE = 64  # pixels
 _NAMED = 3  # lines and files that a sentence names
+_NOT_STATED = "not stated"  # what a builder writes who was told nothing
 _MAX_DESCRIPTION = 1 << 20  # bytes of dataset.json
 OnProgress = Callable[[str, int, int], None]
 """Called with what is looked at, how many of it are done, and of how many."""
@@ -49,7 +50,7 @@ def check_dataset(
     findings: list[Finding] = []
     description = _description(folder, findings)
     licence = description.get("licence", description.get("license"))
-    if not isinstance(licence, str) or not licence.strip():
+    if not isinstance(licence, str) or licence.strip() in ("", _NOT_STATED):
         licence = None
         findings.append(_note("licence", 'No licence is given. Write it into dataset.json, as "licence".'))
     scans = list(_scans(folder, names, users, findings, progress))
@@ -70,7 +71,7 @@ def check_dataset(
 
 def split_names(folder: Path | str) -> list[str]:
     """The splits in a data set's folder, in the order in which one reads them."""
-    with suppress(OSError):
+    with suppress(OSError, ValueError):  # a NUL in the name, too
         found = {path.name for path in Path(folder).iterdir() if split_file(folder, path.name).is_file()}
         return [name for name in _ORDER if name in found] + sorted(found - set(_ORDER))
     return []
@@ -186,8 +187,19 @@ def _picture_leaks(scans: Sequence[Scan], pictures: Pictures) -> Iterator[Findin
 
 
 def _concept_leaks(scans: Sequence[Scan], description: Mapping[str, Any]) -> Iterator[Finding]:
-    """Concepts that dataset.json says are held out."""
-    return iter(())
+    """What dataset.json says is held out (`held_out_concepts`: category -> concepts) stands in `test_unseen` alone."""
+    listed = description.get("held_out_concepts")
+    for category, names in listed.items() if isinstance(listed, dict) else ():
+        held_out = {(category, name) for name in names if isinstance(name, str)} if isinstance(names, list) else set()
+        for scan in scans:
+            found = sorted({concept for own, concept, _ in scan.counts if (own, concept) in held_out and concept})
+            if found and scan.split.name != UNSEEN:
+                yield _leak(
+                    "concepts",
+                    len(found),
+                    f"{_many(len(found), 'concept')} of {category} that dataset.json says to be held out "
+                    f"{'is' if len(found) == 1 else 'are'} in {scan.split.name}: {_listed(found)}. Take them out.",
+                )
 
 
 def _poor_pictures(scans: Sequence[Scan], pictures: Pictures) -> Iterator[Finding]:
@@ -201,7 +213,8 @@ def _poor_pictures(scans: Sequence[Scan], pictures: Pictures) -> Iterator[Findin
             yield _note(what, f"{_many(int(which.sum()), 'picture')} {words}: {_listed(named)}.", int(which.sum()))
     for scan in scans:
         content = pictures.pixels[pictures.of(scan)]
-        equal = np.flatnonzero(content[:, 0] == content[:, 1])
+        of_two = scan.pictures[:, 0] != scan.pictures[:, 1]  # a harmless scene may be one picture
+        equal = np.flatnonzero(of_two & (content[:, 0] == content[:, 1]))
         if len(equal):
             yield _note(
                 "equal pictures",

@@ -109,12 +109,23 @@ class DatasetCheck:
         """Whether nothing leaks from one split into another, and all can be read."""
         return all(finding.kind == NOTE for finding in self.findings)
 
+    def only_unseen(self) -> dict[str, list[str]]:
+        """Category -> the concepts that `test_unseen` alone has."""
+        found: dict[str, list[str]] = {}
+        for unseen in (split for split in self.splits if split.name == "test_unseen"):
+            for category in unseen.categories():
+                others = {name for split in self.splits if split is not unseen for name in split.concepts(category)}
+                if own := sorted(set(unseen.concepts(category)) - others):
+                    found[category] = own
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "data_set": self.name,
             "passed": self.passed,
             "licence": self.licence,
             "splits": [split.to_dict() for split in self.splits],
+            "concepts_in_test_unseen_alone": self.only_unseen(),
             "pictures": dict(self.pictures),
             "look_alike": None if self.look_alike is None else dict(self.look_alike),
             "findings": [asdict(finding) for finding in self.findings],
@@ -124,6 +135,9 @@ class DatasetCheck:
         lines = [f"Data set {self.name}. Licence: {self.licence or 'none is given'}."]
         for split in self.splits:
             lines += ["", *_split_lines(split)]
+        if only := self.only_unseen():
+            told = ", ".join(f"{category} {len(names)}" for category, names in only.items())
+            lines += ["", f"concepts in test_unseen alone: {told}"]
         if self.pictures:
             lines += ["", ", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in self.pictures.items())]
         if self.look_alike is not None:

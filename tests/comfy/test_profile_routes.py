@@ -1,16 +1,15 @@
 """The profile store's routes: they answer ComfyUI's own page in a sentence, whatever is sent, and tell nobody more."""
 
 import gzip
-import http.client
 import itertools
 import json
 import time
-from contextlib import closing
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from routes import JSON, Client, refused
 
 from psa_core import LEVELS
 from psa_core.comfy_server import ComfyServer
@@ -18,7 +17,6 @@ from psa_core.profile import CATEGORIES, GENDERS, MENTAL_CONDITIONS, PHYSICAL_CO
 
 PROFILE = LEVELS["L5"].to_dict()
 OTHER = LEVELS["L0"].to_dict()
-JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture(scope="module")
@@ -27,24 +25,7 @@ def server(comfy, tmp_path_factory):
         yield running
 
 
-class Client:
-    """Sends any method, header and body; each on a connection of its own."""
-
-    def __init__(self, url: str) -> None:
-        self.host = urlsplit(url).netloc
-
-    def send(self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] = JSON):
-        """The status, and the answer as JSON; `None` where it is no JSON (ComfyUI's own answers)."""
-        connection = http.client.HTTPConnection(self.host, timeout=60)
-        with closing(connection):
-            connection.request(method, path, body, {**headers, "Connection": "close"})
-            response = connection.getresponse()
-            text = response.read()
-        try:
-            return response.status, json.loads(text)
-        except ValueError:
-            return response.status, None
-
+class ProfileClient(Client):
     def save(self, name, profile=PROFILE, headers: dict[str, str] = JSON, **more):
         return self.send(
             "POST", "/psa/profiles", json.dumps({"name": name, "profile": profile, **more}).encode(), headers
@@ -56,7 +37,7 @@ class Client:
 
 @pytest.fixture
 def client(server):
-    client = Client(server.url)
+    client = ProfileClient(server.url)
     for name in client.names():
         client.send("DELETE", f"/psa/profiles/{quote(name)}")
     return client
@@ -64,13 +45,6 @@ def client(server):
 
 def stored(server, name: str = "anna") -> dict:
     return json.loads((server.base / "user" / "__psa_profiles" / "default" / f"{name}.json").read_text())
-
-
-def refused(answer, *words: str) -> None:
-    status, said = answer
-    assert status == 400, answer
-    assert said["error"].endswith("."), said
-    assert all(word in said["error"] for word in words), said
 
 
 def test_saving_listing_deleting(server, client):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pair_sets import write_pair_set
 from PIL import Image
 from tiny_training import user, write_split
 
@@ -14,6 +15,7 @@ from psa_core import PSAError
 from psa_core.cli import main
 from psa_core.dataset.check import check_dataset
 from psa_core.dataset.lookalikes import DISTANCE, groups, picture_hash
+from psa_core.dataset.pair_files import FORMAT
 
 pytest.importorskip("imagehash", reason="pip install 'comfyui-psa[check]'")
 SPLITS = {"train": range(0, 4), "val": range(0, 4), "test_seen": range(0, 4), "test_unseen": range(4, 8)}
@@ -99,6 +101,42 @@ def test_a_prompt_that_was_trained_on_however_it_is_spelt(data, name):
     leaks(data, "captions", f"1 prompt of {name}", "line 6")
 
 
+def test_a_concept_that_is_held_out_stands_in_test_unseen_alone(data):
+    def renamed(record, number):
+        names = {}
+        for field in ("chosen", "rejected"):
+            names[field] = record[field].replace("_square_", "_lamp_")
+            (data / "test_unseen" / record[field]).rename(data / "test_unseen" / names[field])
+        return names
+
+    change(data, "test_unseen", renamed)
+    held_out = {"held_out_concepts": {"Violence": ["lamp"]}, "licence": "CC0-1.0"}
+    (data / "dataset.json").write_text(json.dumps(held_out))
+    check = check_dataset(data)
+    assert check.passed and check.only_unseen() == {"Violence": ["lamp"]}
+    assert "concepts in test_unseen alone: Violence 1" in check.to_text()
+    (data / "dataset.json").write_text(json.dumps(held_out | {"held_out_concepts": {"Violence": ["lamp", "square"]}}))
+    findings = found(data)["leakage"]
+    assert {finding.what for finding in findings} == {"concepts"} and len(findings) == 3  # train, val, test_seen
+
+
+def test_the_compact_form_is_checked_alike(tmp_path):
+    write_pair_set(tmp_path / "built", {"train": (range(4), 3), "test_unseen": (range(4, 6), 2)}, harmless=2)
+    (tmp_path / "built" / "dataset.json").write_text(json.dumps({"format": FORMAT, "licence": "not stated"}))
+    check = check_dataset(tmp_path / "built")
+    train, unseen, harmless = check.splits
+    assert (train.records, train.scenes, train.users, train.chosen()) == (
+        12, 3, 4, {"safe": 6, "unsafe": 6, "unknown": 0},
+    )  # fmt: skip
+    assert train.concepts("Violence") == {"square": 12} and dict(unseen.per_user) == {2: 2}
+    assert harmless.chosen() == {"safe": 0, "unsafe": 0, "unknown": 2}
+    assert check.passed and check.licence is None and "equal pictures" not in {f.what for f in check.findings}
+    lines = (tmp_path / "built" / "train" / "pairs.jsonl").read_text().splitlines()
+    with open(tmp_path / "built" / "test_unseen" / "pairs.jsonl", "a") as file:
+        file.write(lines[0] + "\n")
+    assert {finding.what for finding in found(tmp_path / "built")["leakage"]} == {"captions", "pictures"}
+
+
 def test_a_picture_that_was_trained_on_under_another_name_in_another_format(data):
     source = data / "train" / records(data, "train")[1]["chosen"]
     target = data / "test_seen" / records(data, "test_seen")[4]["rejected"]
@@ -182,8 +220,9 @@ def test_without_imagehash_all_else_is_done_and_it_says_so(data, monkeypatch):
 
 
 def test_no_data_set(tmp_path):
-    with pytest.raises(PSAError, match="no data set"):
-        check_dataset(tmp_path)
+    for folder in (tmp_path, tmp_path / "nowhere", f"{tmp_path}\0"):
+        with pytest.raises(PSAError, match="no data set"):
+            check_dataset(folder)
 
 
 def test_groups_are_those_of_a_comparison_of_all_with_all():

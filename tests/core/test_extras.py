@@ -1,11 +1,13 @@
 """From `pip install .` alone: each command runs, or names the extra that it needs, in one sentence."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from psa_core import LEVELS
 from psa_core.cli import _COMMANDS
 
 BASE = Path(__file__).parents[2] / "psa_core" / "mini" / "assets" / "base"
@@ -13,7 +15,8 @@ WITHOUT_EXTRAS = """
 import importlib.abc, sys
 
 class Absent(importlib.abc.MetaPathFinder):
-    names = {"accelerate", "aiohttp", "comfy_cli", "diffusers", "tensorboard", "tomli", "tqdm", "transformers"}
+    names = {"accelerate", "aiohttp", "comfy_cli", "diffusers", "imagehash", "scipy", "tensorboard", "tomli",
+             "tqdm", "transformers"}
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in self.names:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
@@ -27,6 +30,8 @@ sys.exit(main())
 """
 ENOUGH = {  # what needs no extra
     "encode": ["encode", "--level", "L3", "-o", "out.safetensors"],
+    "effect": ["effect", "{adapter}", "--level", "L3", "-o", "out.safetensors"],
+    "dataset check": ["dataset", "check", "pairs", "--json", "out.json", "--picture", "out.png"],
     "convert": ["convert", "{adapter}", "out.safetensors"],
     "mini dataset": ["mini", "dataset", "data", "--train", "1", "--val", "1", "--test-seen", "1", "--test-unseen", "1"],
     "evaluate": [
@@ -86,6 +91,11 @@ def folder(tmp_path) -> Path:
         Image.new("RGB", (128, 128)).save(tmp_path / "pictures" / name)
         rows.append(f"{name},{caption},")
     (tmp_path / "prompts.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    record = {"chosen": "a.png", "rejected": "b.png", "caption": caption, "user_data": LEVELS["L0"].to_dict()}
+    (tmp_path / "pairs" / "train").mkdir(parents=True)
+    for name, colour in (("a.png", "red"), ("b.png", "blue")):
+        Image.new("RGB", (128, 128), colour).save(tmp_path / "pairs" / "train" / name)
+    (tmp_path / "pairs" / "train" / "metadata.jsonl").write_text(json.dumps(record) + "\n", encoding="utf-8")
     np.save(tmp_path / "prompts.npy", np.ones((2, 8), np.float32))
     llm = tmp_path / "llm"
     llm.mkdir()

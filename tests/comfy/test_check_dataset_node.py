@@ -1,0 +1,49 @@
+"""PSA Check Dataset on the real server: its report and picture, and its sentences."""
+
+from io import BytesIO
+
+import pytest
+from graphs import Graph
+from PIL import Image
+from tiny_training import write_split
+
+from psa_core import PSAError
+from psa_core.comfy_server import ComfyServer
+
+
+@pytest.fixture(scope="module")
+def server(comfy, tmp_path_factory):
+    with ComfyServer(comfy, tmp_path_factory.mktemp("check")) as running:
+        write_split(running.base / "input" / "pairs", "train", range(4), 8)
+        yield running
+
+
+def run(server, **inputs):
+    graph = Graph()
+    report = graph.add("PSACheckDataset", **inputs)
+    graph.add("SaveImage", images=[report[0], 1], filename_prefix="check")
+    return server.queue(graph.prompt)
+
+
+def test_report_and_picture_are_shown(server):
+    outputs = run(server, folder="pairs")
+    (text,) = outputs["1"]["text"]
+    assert "train: 8 records of 8 pairs of pictures, 4 users" in text and "Leakage: none." in text
+    (saved,) = outputs["2"]["images"]
+    assert Image.open(BytesIO(server.image(**saved))).width == 900 and outputs["1"]["images"]
+
+
+def test_pictures_that_change_are_looked_at_again(server):
+    broken = next((server.base / "input" / "pairs" / "train").glob("*_s.png"))
+    whole = broken.read_bytes()
+    broken.write_bytes(b"")
+    try:
+        assert broken.name in run(server, folder="pairs")["1"]["text"][0]
+    finally:
+        broken.write_bytes(whole)
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "", "pairs/train", "\0"])
+def test_no_data_set_there_is_said_before_the_run(server, folder):
+    with pytest.raises(PSAError, match="no data set in that folder"):
+        run(server, folder=folder)

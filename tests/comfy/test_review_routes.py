@@ -1,0 +1,153 @@
+"""The review page's routes: ComfyUI's own page sees a data set's pairs and saves answers; nothing else is reached."""
+
+import http.client
+import json
+from io import BytesIO
+from urllib.parse import quote
+
+import pytest
+from PIL import Image
+from routes import Client, refused
+from tiny_training import user, write_split
+
+from psa_core.comfy_server import ComfyServer
+from psa_core.dataset.answers import ANSWERS, read_answers
+
+NAME = "my data (2)"
+AT = f"/psa/review/{quote(NAME)}/train"
+
+
+@pytest.fixture(scope="module")
+def server(comfy, tmp_path_factory):
+    with ComfyServer(comfy, tmp_path_factory.mktemp("review")) as running:
+        write_split(running.base / "input" / NAME, "train", range(4), 8)
+        write_split(running.base / "input" / NAME, "harmless", range(4), 2)
+        (running.base / "input" / "no data").mkdir()
+        (running.base / "secret").mkdir()
+        write_split(running.base / "secret", "train", range(2), 2)
+        yield running
+
+
+@pytest.fixture
+def client(server) -> Client:
+    (server.base / "input" / NAME / ANSWERS).unlink(missing_ok=True)
+    return Client(server.url)
+
+
+def say(client: Client, question: dict, word: str, **more):
+    body = {"number": question["number"], "scene": question["scene"], "answer": word}
+    return client.send("POST", AT, json.dumps(body).encode(), **more)
+
+
+def test_data_sets_are_listed_by_name(client):
+    assert client.send("GET", "/psa/datasets") == (200, {"datasets": [{"name": NAME, "splits": ["train"]}]})
+
+
+def test_a_review_from_question_to_question(server, client):
+    status, state = client.send("GET", AT)
+    assert status == 200 and (state["answered"], state["total"], state["undo"]) == (0, 8, None)
+    question = state["question"]
+    people = [user(number).to_dict() for number in range(4)]
+    assert question["banned"] in [person["Banned_Categories"] for person in people]
+    assert not {"User_ID", "Age", "Religion"} & set(str(state).replace("'", " ").split())
+    status, state = say(client, question, "left")
+    assert status == 200 and state["answered"] == 1 and state["question"] != question
+    (answer,) = read_answers(server.base / "input" / NAME)
+    assert answer.scene == question["scene"] and answer.chosen == answer.left
+    status, state = say(client, state["undo"], "undo")
+    assert (status, state["answered"], state["question"]) == (200, 0, question)
+
+
+def picture(client: Client, path: str, **headers: str):
+    connection = http.client.HTTPConnection(client.host, timeout=60)
+    connection.request("GET", path, headers={**headers, "Connection": "close"})
+    response = connection.getresponse()
+    return response.status, response.getheader("Content-Type"), response.read()
+
+
+def test_pictures_come_as_pixels_alone(server, client):
+    question = client.send("GET", AT)[1]["question"]
+    say(client, question, "left")
+    (answer,) = read_answers(server.base / "input" / NAME)
+    path = server.base / "input" / NAME / answer.left
+    whole, pixels = path.read_bytes(), Image.open(path).convert("RGB")
+    try:
+        path.write_bytes(whole + b"<script>alert(1)</script>")
+        status, kind, body = picture(client, f"{AT}/{question['number']}/left")
+        assert (status, kind) == (200, "image/png") and b"script" not in body
+        assert Image.open(BytesIO(body)).tobytes() == pixels.tobytes()
+    finally:
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/psa/review/secret/train",
+        "/psa/review/..%2Fsecret/train",
+        "/psa/review/%2Ftmp/train",
+        "/psa/review/no%20data/train",
+        "/psa/review/nothing/train",
+        f"/psa/review/{quote(NAME)}/..%2F..%2Fsecret%2Ftrain",
+        f"/psa/review/{quote(NAME)}/harmless",
+        f"/psa/review/{quote(NAME)}/val",
+        f"/psa/review/{quote(NAME)}/.",
+        f"{AT}/99/left",
+        f"{AT}/-1/left",
+        f"{AT}/1e0/left",
+        f"{AT}/{'9' * 400}/left",
+        f"{AT}/0/middle",
+        f"{AT}/0/..%2Fleft",
+    ],
+)
+def test_nothing_but_a_data_sets_own_questions_can_be_asked_for(client, path):
+    status, answer = client.send("GET", path)
+    assert status in (400, 404), answer
+    assert answer is None or answer["error"].endswith(".")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"[]", b"{}", b'{"number": 0}', b"{" * 900, b'{"number": 0, "scene": "x", "answer": "left"}', b"x" * 2000,
+     b'{"number": "0", "scene": "x", "answer": "left"}', b'{"number": 1e99, "scene": null, "answer": {}}'],
+)  # fmt: skip
+def test_other_bodies_are_refused_in_a_sentence(server, client, body):
+    refused(client.send("POST", AT, body))
+    assert not (server.base / "input" / NAME / ANSWERS).exists()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"},
+     {"Sec-Fetch-Site": "same-site"}],
+    ids=str,
+)  # fmt: skip
+def test_a_page_of_another_site_sees_and_does_nothing(server, client, headers):
+    question = client.send("GET", AT)[1]["question"]
+    theirs = {"Content-Type": "application/json", **headers}
+    for answer in (
+        client.send("GET", "/psa/datasets", headers=theirs),
+        client.send("GET", AT, headers=theirs),
+        client.send("GET", f"{AT}/0/left", headers=theirs),
+        say(client, question, "left", headers=theirs),
+    ):
+        assert answer[0] in (400, 403) and question["scene"] not in str(answer[1])
+    assert say(client, question, "left", headers={"Content-Type": "text/plain"})[0] == 400
+    assert not (server.base / "input" / NAME / ANSWERS).exists()
+
+
+def test_a_data_set_that_changes_is_read_again(server, client):
+    old = client.send("GET", AT)[1]["question"]
+    metadata = server.base / "input" / NAME / "train" / "metadata.jsonl"
+    whole = metadata.read_text()
+    try:
+        metadata.write_text(whole.replace('"caption": "', '"caption": "another '))
+        refused(say(client, old, "left"), "has changed")
+        assert client.send("GET", AT)[1]["question"]["caption"].startswith("another ")
+    finally:
+        metadata.write_text(whole)
+
+
+def test_the_log_tells_of_nobody(server, client):
+    client.send("GET", AT)
+    assert not any(str(user(number).user_id) in server.log for number in range(4))
