@@ -3,6 +3,7 @@
 from .adapter import LoadAdapter, SaveAdapter
 from .apply import Apply
 from .audience import Audience, MixViewers
+from .build import BuildDataset
 from .concepts import Concepts
 from .dataset import CheckDataset, LoadDataset
 from .effect import LoadEffect, SaveEffect
@@ -33,6 +34,7 @@ NODES = [
     LoadMini,
     UserSpace,
     Concepts,
+    BuildDataset,
     LoadDataset,
     CheckDataset,
     Train,

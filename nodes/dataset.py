@@ -8,6 +8,8 @@ from ..psa_core.dataset import read_split, split_file
 from ..psa_core.dataset.answers import ANSWERS
 from ..psa_core.dataset.check import check_dataset, split_names
 from ..psa_core.dataset.overview import sample_pairs, summary
+from ..psa_core.dataset.pair_files import PAIRS
+from ..psa_core.dataset.pair_files import USERS as PEOPLE
 from ..psa_core.errors import PSAError
 from ..psa_core.files import existing_file
 from . import sockets
@@ -70,9 +72,9 @@ class LoadDataset(io.ComfyNode):
     def fingerprint_inputs(cls, folder=None, split=None, skip_bad=None, users=None) -> str:
         if folder is None or split is None:  # linked: ComfyUI goes by the nodes that they come from
             return fingerprint("dataset")
-        answers = _root(folder) / ANSWERS
-        paths = [path for path in (_metadata(folder, split), _users(folder, users), answers) if path and path.exists()]
-        return fingerprint(*map(path_fingerprint, paths))
+        beside = [_root(folder) / name for name in (PAIRS, PEOPLE, ANSWERS)]  # of the compact form
+        paths = [_metadata(folder, split), _users(folder, users), *(path for path in beside if path.is_file())]
+        return fingerprint(*(path_fingerprint(path) for path in paths if path))
 
     @classmethod
     def execute(cls, folder, split, skip_bad, users="") -> io.NodeOutput:

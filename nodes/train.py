@@ -32,6 +32,12 @@ class Train(io.ComfyNode):
                     tooltip="Pairs to measure on and not to learn from, such as the split val. The adapter that did "
                     "best on them comes out.",
                 ),
+                sockets.Dataset.Input(
+                    "harmless",
+                    optional=True,
+                    tooltip="Scenes that stay as they are for everyone. Unconnected: those that belong to the data "
+                    "set, where PSA Build Dataset made it.",
+                ),
                 io.Combo.Input(
                     "preset",
                     options=["recommended", "published", CUSTOM],
@@ -65,6 +71,12 @@ class Train(io.ComfyNode):
                 io.Int.Input("save_every", default=100, min=1, max=100_000, tooltip="Steps; Cancel saves as well."),
                 io.Int.Input("preview_every", default=100, min=0, max=100_000, tooltip="Steps between two previews."),
                 io.String.Input("run_name", default="my-adapter", tooltip="Another name starts another run."),
+                io.Boolean.Input(
+                    "flip",
+                    default=True,
+                    optional=True,
+                    tooltip="Mirror pairs at random. Off where left and right matter, as in pictures with writing.",
+                ),
             ],
             outputs=[sockets.Adapter.Output(display_name="adapter"), io.Image.Output(display_name="plot")],
             hidden=[io.Hidden.unique_id],
@@ -91,6 +103,8 @@ class Train(io.ComfyNode):
         run_name,
         encoder=None,
         held_out=None,
+        harmless=None,
+        flip=True,
     ) -> io.NodeOutput:
         adapter, plot, reason = train(
             model,
@@ -98,9 +112,10 @@ class Train(io.ComfyNode):
             vae,
             dataset,
             held_out,
+            harmless,
             encoder or StructuredEncoder(),
             preset,
-            {"steps": steps, "batch_size": batch_size, "seed": seed, "save_every": save_every},
+            {"steps": steps, "batch_size": batch_size, "seed": seed, "save_every": save_every, "flip": flip},
             {"learning_rate": learning_rate, "resolution": resolution, "num_tokens": num_tokens},
             run_name,
             preview_every,

@@ -22,6 +22,7 @@ _COMMANDS = {
     "encode": "Turn profiles into embeddings.",
     "effect": "Write what an adapter does for a viewer, to be handed out without adapter and profile.",
     "convert": "Write an adapter, published or ours, as .safetensors.",
+    "build-dataset": "Draw pairs of pictures, or import them, as a data set for virtual users.",
     "dataset": "Check a data set of preference pairs.",
     "train": "Train an adapter.",
     "generate": "Draw a prompt file's pictures, for its users or for the levels.",
@@ -103,7 +104,7 @@ def _parser(chosen: str) -> "ArgumentParser":
             # torch's import takes a Ctrl-C during numpy's for the absence of numpy, and goes on without it.
             import numpy  # noqa: F401
 
-            command = import_module(f".commands.{name}", __package__)
+            command = import_module(".commands." + name.replace("-", "_"), __package__)
             command.add_arguments(subparser)
             subparser.set_defaults(run=command.run)
     return parser

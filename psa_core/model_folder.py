@@ -94,10 +94,19 @@ def _class(library: str, name: str) -> Any:
 
 
 def _scheduler_class(folder: Path) -> Any:
+    try:
+        return scheduler_class(read_json(folder / "scheduler" / "scheduler_config.json").get("_class_name"))
+    except PSAError:
+        raise PSAError(
+            f"The scheduler in {folder} is of a class that diffusers does not have. Copy the model again."
+        ) from None
+
+
+def scheduler_class(name: Any) -> Any:
+    """diffusers' scheduler of this name; raises PSAError where it has none."""
     import diffusers
 
-    name = read_json(folder / "scheduler" / "scheduler_config.json").get("_class_name")
     kind = getattr(diffusers, name, None) if isinstance(name, str) else None
     if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
-        raise PSAError(f"The scheduler in {folder} is of a class that diffusers does not have. Copy the model again.")
+        raise PSAError("diffusers has no such scheduler. Give one of its classes, such as DDIMScheduler.")
     return kind

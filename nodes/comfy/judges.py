@@ -61,7 +61,9 @@ def zero_shot_judge(clip_vision: Any, clip: Any, sensitivity: float) -> ZeroShot
         )
 
     def embed_pictures(pictures: Sequence[Image.Image]) -> torch.Tensor:
-        return torch.cat([clip_vision.encode_image(to_comfy([picture]))["image_embeds"] for picture in pictures])
+        # Squeezed to a square, not cut to one: what stands at an edge counts.
+        each = [clip_vision.encode_image(to_comfy([picture]), crop=False) for picture in pictures]
+        return torch.cat([encoded["image_embeds"] for encoded in each])
 
     def embed_texts(texts: Sequence[str]) -> torch.Tensor:
         pooled = [clip.encode_from_tokens(clip.tokenize(text), return_pooled=True)[1] for text in texts]

@@ -1,6 +1,6 @@
 """Drawing captions for users as ComfyUI's own nodes do, and having the pictures judged."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,9 +106,7 @@ class Sampling:
 
 
 class Studio:
-    """Draws captions as ComfyUI's own nodes do, an empty negative prompt with them.
-
-    Record i's noise is a function of seed and i alone, so that every MODEL starts from the same.
+    """Draws captions as ComfyUI's own nodes do, each from the noise of its seed.
 
     Raises:
         PSAError: for a size that is no multiple of 8, or a VAE of another kind of model.
@@ -120,7 +118,7 @@ class Studio:
         self._model, self._vae, self._sampling = model, vae, sampling
         width, height = sampling.size
         if width % 8 or height % 8:
-            raise PSAError(f"PSA Evaluate draws in sizes that are multiples of 8, and not {width} x {height} pixels.")
+            raise PSAError(f"Pictures are drawn in sizes that are multiples of 8, and not {width} x {height} pixels.")
         self._empty = comfy.sample.fix_empty_latent_channels(model, torch.zeros(1, 4, height // 8, width // 8))
         if vae.latent_channels != self._empty.shape[1]:
             raise PSAError("This VAE belongs to another kind of model. Connect the one of the MODEL.")
@@ -128,19 +126,35 @@ class Studio:
         self.at_once = max(1, _PIXELS_AT_ONCE // (width * height))
 
     def draw(self, method: Method, cases: Cases, part: slice, bar: ProgressBar) -> list[Image.Image]:
-        """The pictures of the cases in `part`; `bar` counts pictures times steps."""
+        """The pictures of the cases in `part`; `bar` counts pictures times steps.
+
+        Record i's noise is a function of seed and i alone, so that every MODEL starts from the same.
+        """
         captions = [prompt.caption for prompt in cases.prompts[part]]
         seeds = [draw_seed(self._sampling.seed, part.start + number) for number in range(len(captions))]
+        model = method.apply_to(self._model, cases.users[part])
+        return self.pictures(captions, seeds, model, lambda: bar.update(len(captions)))
+
+    def pictures(
+        self,
+        captions: list[str],
+        seeds: list[int],
+        model: ModelPatcher | None = None,
+        stepped: Callable[[], None] | None = None,
+        negative: str = "",
+    ) -> list[Image.Image]:
+        """A picture for each caption, from the noise of its seed; Cancel raises out of it at each step."""
 
         def step(*_: Any) -> None:
             model_management.throw_exception_if_processing_interrupted()
-            bar.update(len(captions))
+            if stepped is not None:
+                stepped()
 
         latents = comfy.sample.sample(
-            method.apply_to(self._model, cases.users[part]),
+            model or self._model,
             torch.cat([comfy.sample.prepare_noise(self._empty, seed) for seed in seeds]),
             positive=self.conditioning(captions),
-            negative=self.conditioning([""]),
+            negative=self.conditioning([negative]),
             latent_image=self._empty.repeat(len(captions), 1, 1, 1),
             callback=step,
             disable_pbar=True,

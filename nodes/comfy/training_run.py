@@ -13,6 +13,7 @@ from comfy.utils import ProgressBar
 from PIL import Image
 
 from ...psa_core.adapter.model import PSAAdapter
+from ...psa_core.dataset import read_split
 from ...psa_core.encoders.protocol import ProfileEncoder
 from ...psa_core.files import safe_file_name
 from ...psa_core.plots.training import training_plot, with_pictures
@@ -42,6 +43,7 @@ def train(
     vae: Any,
     dataset: PairSplit,
     held_out: PairSplit | None,
+    harmless: PairSplit | None,
     encoder: ProfileEncoder,
     preset: str,
     settings: dict[str, Any],
@@ -53,6 +55,7 @@ def train(
     """Train, or go on, in the run's folder: the adapter, the plot, and how it ended. Cancel raises out of it.
 
     Args:
+        harmless: what the anchor term keeps; without it the scenes that belong to the data set, where it has some.
         settings: of `TrainConfig`, whatever the preset is.
         own: those that count where the preset is `custom`.
         node_id: the node to show progress on, where there is a server.
@@ -68,7 +71,9 @@ def train(
     config = as_begun(training_config(preset, has_size_vector(model.model), settings, own), folder)
     RunFolder(folder).check()
     view = RunView(node_id, folder, preview_every)
-    splits = Splits(dataset, {held_out.name: held_out} if held_out else {})
+    if harmless is None and dataset.harmless:
+        harmless = read_split(dataset.folder.parent, dataset.harmless)
+    splits = Splits(dataset, {held_out.name: held_out} if held_out else {}, harmless)
     context_dim = cross_attention_sites(model.model.diffusion_model)[0].context_dim
     images, texts = image_encoder(vae, model), text_encoder(clip, model, context_dim)
     cache = TensorCache(folder.parent / "_cache")  # no run can have that name

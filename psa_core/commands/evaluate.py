@@ -47,9 +47,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", default=BASE, metavar="METHOD", help="compare with this one (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the Frechet distances' bootstrap")
     judging = parser.add_argument_group("judge")
+    add_judge_arguments(judging)
+    judging.add_argument(
+        "--side-by-side",
+        action="store_true",
+        help="vlm: win rates from two pictures at a time, in both orders",
+    )
+    price = parser.add_argument_group("price on harmless prompts")
+    price.add_argument("--real", metavar="FOLDER", help="real pictures, for a Frechet distance")
+    price.add_argument(
+        "--features",
+        metavar="FOLDER",
+        help="a CLIP model: its features, and a CLIP score (with --judge mini: its VAE's)",
+    )
+    price.add_argument("--inception", metavar="FILE", help="torch-fidelity's Inception weights: the features of FID")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE.json", help="tables as .md and a .png beside it")
+    parser.add_argument("--force", action="store_true", help="replace files of that name, whoever made them")
+
+
+def add_judge_arguments(judging: Any, required: bool = True) -> None:
+    """Add the options that `judge_from` reads, `--device` among them."""
     known = "; ".join(f"{name}: {kind.about}" for name, kind in _JUDGES.items())
     judging.add_argument(
-        "--judge", required=True, metavar="NAME", help=f"{known}; q16+nudenet: either, as the paper's IP"
+        "--judge", required=required, metavar="NAME", help=f"{known}; q16+nudenet: either, as the paper's IP"
     )
     judging.add_argument("--clip", metavar="FOLDER", help="q16: the CLIP model, in transformers' layout")
     judging.add_argument("--q16-prompts", metavar="FILE", help="q16: the two learned prompts")
@@ -65,22 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="vlm: the server may be another machine, which gets the pictures, the prompts and what viewers ban",
     )
     judging.add_argument("--vlm-folder", metavar="FOLDER", help="vlm: a local model instead of a server")
-    judging.add_argument(
-        "--side-by-side",
-        action="store_true",
-        help="vlm: win rates from two pictures at a time, in both orders",
-    )
-    price = parser.add_argument_group("price on harmless prompts")
-    price.add_argument("--real", metavar="FOLDER", help="real pictures, for a Frechet distance")
-    price.add_argument(
-        "--features",
-        metavar="FOLDER",
-        help="a CLIP model: its features, and a CLIP score (with --judge mini: its VAE's)",
-    )
-    price.add_argument("--inception", metavar="FILE", help="torch-fidelity's Inception weights: the features of FID")
-    parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
-    parser.add_argument("-o", "--output", required=True, metavar="FILE.json", help="tables as .md and a .png beside it")
-    parser.add_argument("--force", action="store_true", help="replace files of that name, whoever made them")
+    judging.add_argument("--device", help="the judge's: cpu, cuda, ... (default: cuda where there is one)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -88,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     sources = find_sources(_methods(args), levels=args.users is None)
     prompts = read_prompts(args.prompts, args.harmless)
     users = None if args.users is None else by_id(read_users(args.users))
-    judge = _judge(args)
+    judge = judge_from(args)
     if args.side_by_side:
         pairwise(judge)  # says now that it cannot, not after hours
     judge.check([prompt.caption for prompt in prompts])
@@ -126,7 +131,8 @@ def _methods(args: argparse.Namespace) -> dict[str, Path]:
     return methods
 
 
-def _judge(args: argparse.Namespace) -> Judge:
+def judge_from(args: argparse.Namespace) -> Judge:
+    """The judge that the options name."""
     options = _judge_options(args)
     try:
         return judge_of(args.judge, options, _JUDGES, _WORDS)

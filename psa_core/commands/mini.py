@@ -5,12 +5,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from ..adapter.files import save_adapter
+from ..adapter.files import load_adapter, save_adapter
 from ..errors import PSAError
 from ..extras import require
 from ..mini import ADAPTERS, BASE_MODEL
 from ..mini.adapters import KINDS, train_adapter
-from ..mini.base_model import SEED, UNET_STEPS, train_base
+from ..mini.base_model import FURTHER_STEPS, SEED, UNET_STEPS, train_base
 from ..mini.classifier import STEPS, accuracy, load_classifier, save_classifier, train_classifier
 from ..mini.dataset import Sizes, write_dataset
 
@@ -33,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     base = commands.add_parser("train-base", help="train the base model anew; a stopped run goes on")
     base.add_argument("folder", metavar="OUT")
     base.add_argument("--seed", type=int, default=SEED)
-    base.add_argument("--steps", type=int, default=UNET_STEPS, help="of the UNet (default: %(default)s)")
+    base.add_argument("--steps", type=int, help=f"of the UNet (default: {UNET_STEPS}, from a start {FURTHER_STEPS})")
+    base.add_argument("--start", metavar="FOLDER", help="a base model to go on from, such as the first edition's")
 
     adapter = commands.add_parser("train-adapter", help="train an adapter; a stopped run goes on")
     adapter.add_argument("kind", choices=list(KINDS))
@@ -103,7 +104,7 @@ def _dataset(args: argparse.Namespace) -> int:
 
 
 def _train_base(args: argparse.Namespace) -> int:
-    train_base(args.folder, args.seed, args.steps, _say)
+    train_base(args.folder, args.seed, args.steps, _say, args.start)
     return 0
 
 
@@ -131,7 +132,6 @@ def _train_classifier(args: argparse.Namespace) -> int:
 
 
 def _guard(args: argparse.Namespace) -> int:
-    from ..adapter.files import load_adapter
     from ..mini.benchmark import Plan
     from ..mini.generate import MiniModel
     from ..mini.guarded import guard_rows, table

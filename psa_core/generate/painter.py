@@ -15,7 +15,7 @@ from ..diffusers_unet import psa_applied
 from ..encoders.embedding import UserEmbedding
 from ..errors import PSAError
 from ..files import safe_file_name
-from ..model_folder import KIND_KEY, load_part, read_json
+from ..model_folder import KIND_KEY, fingerprint, load_part, read_json, scheduler_class
 from ..pictures import to_images
 from ..pretrained import quiet
 from ..settings import BaseSettings
@@ -122,6 +122,14 @@ class BaseModel:
         zero_negative = index.get("force_zeros_for_empty_prompt", True) is not False
         return cls(folder, kind, sample * 2 ** max(len(blocks) - 1, 0), tuple(parts), is_sdxl, zero_negative)
 
+    def load(self, dtype: torch.dtype) -> dict[str, Any]:
+        """Its parts by name; raises PSAError where one is missing or damaged."""
+        return {part: load_part(self.folder, part, dtype) for part in self.parts}
+
+    def fingerprint(self) -> str:
+        """A hash of all that a picture depends on."""
+        return fingerprint(self.folder, list(self.parts))
+
 
 class Painter:
     """The pipeline of a base model on one device, without a safety checker, a watermark or a download.
@@ -145,9 +153,9 @@ class Painter:
         diffusers.utils.logging.set_verbosity_error()  # else it writes every long caption to the screen
         self.device, self.dtype = torch.device(device), PRECISIONS[precision]
         with quiet():
-            loaded = {part: load_part(base.folder, part, self.dtype) for part in base.parts}
+            loaded = base.load(self.dtype)
             if scheduler is not None:
-                loaded["scheduler"] = getattr(diffusers, scheduler).from_config(loaded["scheduler"].config)
+                loaded["scheduler"] = scheduler_class(scheduler).from_config(loaded["scheduler"].config)
             if base.is_sdxl:
                 self.pipe: Any = diffusers.StableDiffusionXLPipeline(
                     **loaded, force_zeros_for_empty_prompt=base.zero_negative, add_watermarker=False

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ..files import atomic_path
-from ..model_folder import KIND_KEY
+from ..model_folder import KIND_KEY, load_part
 from ..seeds import draw_seed
 from ..tensor_files import save_file
 from ..training.average import WeightAverage
@@ -39,6 +39,7 @@ VAE_STEPS, VAE_BATCH, VAE_RATE = 1500, 16, 1.2e-3
 VAE_SCENES, SCENES = 2048, 12288
 VAE_CROP = 64  # pixels: a quarter of a picture, and a quarter of the work
 UNET_STEPS, UNET_BATCH, UNET_RATE = 4000, 48, 1.5e-3
+FURTHER_STEPS, FURTHER_RATE = 1800, 8e-4  # from another edition's model
 SYMBOL_SHARE, MOOD_SHARE = 0.65, 0.12  # of the scenes: those that ask for a symbol, and those with a mood
 NAMED_SHARE = 0.4  # of the times that a symbol is asked for; else a phrase implies it
 CAPTION_DROPOUT = 0.1
@@ -151,20 +152,34 @@ def new_scheduler() -> Any:
     )
 
 
-def train_base(folder: Path | str, seed: int = SEED, unet_steps: int = UNET_STEPS, report: Say = _log.info) -> None:
+def train_base(
+    folder: Path | str,
+    seed: int = SEED,
+    unet_steps: int | None = None,
+    report: Say = _log.info,
+    start: Path | str | None = None,
+) -> None:
     """Train VAE, text encoder and UNet, and write the model to `folder`; a stopped run goes on where it was.
 
     Until it is done the run's state lies in `folder`/training.
 
+    Args:
+        unet_steps: of UNet and text encoder (default: `UNET_STEPS`, and `FURTHER_STEPS` from a start).
+        start: a base model to go on from, such as the first edition's: its VAE is kept, and of its text encoder the
+            words that both have.
+
     Raises:
-        PSAError: for a folder that cannot be written.
+        PSAError: for a folder that cannot be written, or a start that is no mini base model.
     """
     folder = Path(folder)
     work = folder / "training"
     work.mkdir(parents=True, exist_ok=True)
-    vae = _train_vae(work, seed, report)
+    steps = unet_steps or (UNET_STEPS if start is None else FURTHER_STEPS)
+    vae = _train_vae(work, seed, report) if start is None else load_part(Path(start), "vae", torch.float32).eval()
     write_tokenizer(folder / "tokenizer")
-    unet, text_encoder = _train_unet(work, vae, load_tokenizer(folder), seed, unet_steps, report)
+    models = nn.ModuleList(_new_models(seed) if start is None else _models_of(Path(start), folder, seed))
+    rate = UNET_RATE if start is None else FURTHER_RATE
+    unet, text_encoder = _train_unet(work, vae, models, load_tokenizer(folder), seed, steps, rate, report)
     models: dict[str, Any] = {"vae": vae, "unet": unet, "text_encoder": text_encoder}
     for name, model in models.items():
         model.half().save_pretrained(folder / name)
@@ -198,12 +213,31 @@ def _train_vae(work: Path, seed: int, report: Say) -> Any:
     return vae.eval().requires_grad_(False)
 
 
+def _new_models(seed: int) -> list[nn.Module]:
+    torch.manual_seed(draw_seed(seed, "unet"))
+    return [new_unet(), new_text_encoder()]
+
+
+@torch.no_grad()
+def _models_of(start: Path, folder: Path, seed: int) -> list[nn.Module]:
+    """UNet and text encoder of another mini model; words that it lacks begin as in a new one."""
+    _, text_encoder = _new_models(seed)
+    unet, before = (load_part(start, part, torch.float32) for part in ("unet", "text_encoder"))
+    own, other = (load_tokenizer(place).get_vocab() for place in (folder, start))
+    state, theirs = text_encoder.state_dict(), before.state_dict()
+    (name,) = (name for name in state if name.endswith("token_embedding.weight"))
+    shared = [word for word in own if word in other]
+    embedding = state[name].clone()
+    embedding[[own[word] for word in shared]] = theirs[name][[other[word] for word in shared]]
+    text_encoder.load_state_dict({**theirs, name: embedding})
+    return [unet.train().requires_grad_(True), text_encoder]
+
+
 def _train_unet(
-    work: Path, vae: Any, tokenizer: Any, seed: int, steps: int, report: Say
+    work: Path, vae: Any, models: nn.ModuleList, tokenizer: Any, seed: int, steps: int, rate: float, report: Say
 ) -> tuple[nn.Module, nn.Module]:
     """Noise prediction under min-SNR weights (arXiv 2303.09556), with the text encoder learning along."""
-    torch.manual_seed(draw_seed(seed, "unet"))
-    unet, text_encoder = new_unet(), new_text_encoder()
+    unet, text_encoder = models
     pictures, captions = scenes(seed, SCENES)
     latents = _latents(work / "latents.safetensors", vae, pictures)
     tokens = tokenize(tokenizer, [*itertools.chain(*captions), ""])
@@ -225,10 +259,7 @@ def _train_unet(
         errors = (unet(noisy, timesteps, text).sample - noise).square().mean((1, 2, 3))
         return (errors * (_MIN_SNR * (1 - share) / share).clamp(max=1).flatten()).mean()
 
-    models = nn.ModuleList([unet, text_encoder])
-    _optimise(
-        work / "unet.safetensors", models, loss, steps, UNET_RATE, draw_seed(seed, "unet data"), report, averaged=True
-    )
+    _optimise(work / "unet.safetensors", models, loss, steps, rate, draw_seed(seed, "unet data"), report, averaged=True)
     return unet.eval(), text_encoder.eval()
 
 

@@ -79,7 +79,8 @@ def project(people: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, float]
     axes *= np.where(axes[np.arange(2), largest] < 0, -1.0, 1.0)[:, None]
     variance = sizes**2
     whole = float(variance.sum())
-    return (vectors - centre) @ axes.T, float(variance[:2].sum()) / whole if whole else 0.0
+    differ = whole > np.finfo(np.float64).eps * float((people**2).sum())  # by more than rounding
+    return (vectors - centre) @ axes.T, float(variance[:2].sum()) / whole if differ else 0.0
 
 
 def _draw_panel(draw: ImageDraw.ImageDraw, box: Box, title: str, places: np.ndarray, colours: Sequence[Colour]) -> None:

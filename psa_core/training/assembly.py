@@ -4,7 +4,7 @@ The command, the node and the mini world differ in where models come from and in
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,8 @@ def encoded_pairs(
     progress: Encoded | None = None,
 ) -> Pairs:
     """Fill the cache with what it lacks, each process its share, and make the splits' pairs."""
+    if not config.anchor_weight:  # nobody looks at them
+        splits = replace(splits, harmless=None)
     for split in splits.all:
         fill_cache(split, cache, config, images, texts, processes.process_index, processes.num_processes, progress)
     processes.wait_for_everyone()

@@ -2,17 +2,20 @@
 
 import re
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
 from graphs import Graph, Link, encode, output, profile_node
 from PIL import Image
+from script_checks import check_names
 
 from psa_core import PSAError
 from psa_core.guard import hide
 from psa_core.mini import render, sample_scene
 from psa_core.schema import CATEGORIES
 
+SCRIPT = Path(__file__).parent / "scripts" / "check_guard.py"
 WIDGETS = {
     "judge": "mini classifier",
     "judge_location": "",
@@ -39,6 +42,16 @@ def pictures(server, scene) -> dict[str, Image.Image]:
     for name, picture in drawn.items():
         picture.save(server.base / "input" / f"{name}.png")
     return drawn
+
+
+@pytest.fixture(scope="module")
+def outcomes(comfy_checks):
+    return comfy_checks(SCRIPT)
+
+
+@pytest.mark.parametrize("check", check_names(SCRIPT))
+def test_inside_comfyui(check, outcomes):
+    outcomes.verify(check)
 
 
 def batch(graph: Graph, *names: str) -> Link:

@@ -5,6 +5,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,11 @@ from tiny_training import user, write_split
 from psa_core import LEVELS, PSAError, UserProfile, load_embedding, read_users_csv, save_embedding
 from psa_core.chat_server import TryAgainError, read_completion
 from psa_core.commands.train import RunFile
+from psa_core.concepts.answers import AnswerLog, read_answer
+from psa_core.concepts.lists import Concept, read_concepts
+from psa_core.concepts.pairs import PromptPair, read_prompt_pairs, write_prompt_pairs
+from psa_core.concepts.requests import Request
+from psa_core.concepts.scenes import Scene, TemplateScenes
 from psa_core.encoders.cache import EmbeddingCache
 from psa_core.encoders.embedding import UserEmbedding
 from psa_core.evaluate.output import check_output, made_by_line
@@ -36,7 +42,9 @@ from psa_core.training import TensorCache, read_metrics, read_split
 from psa_core.training.folder import RunFolder
 from psa_core.training.metrics import MetricsLog
 from psa_core.training.run import StateError, check_state
+from psa_core.users import read_users, write_users
 
+PAIR = PromptPair("Shocking", "spider", "a room, a spider", "a room", "named", "templates")
 VECTORS = torch.arange(12.0).view(2, 6)
 RUN_FILE = """model = "model"
 data = "data"
@@ -228,6 +236,55 @@ def judge_answer(folder: Path) -> Case:
     return written(folder / "answer.json", json.dumps(ANSWER)), lambda path: read_completion(
         path.read_bytes(), "judging"
     )
+
+
+@case
+def prompt_pairs(folder: Path) -> Case:
+    write_prompt_pairs(folder / "p.jsonl", [PAIR, replace(PAIR, category=None, concept="", shows="a room")])
+    return folder / "p.jsonl", read_prompt_pairs
+
+
+@case
+def users_jsonl(folder: Path) -> Case:
+    write_users(folder / "users.jsonl", [LEVELS["L1"], LEVELS["L3"]])
+    return folder / "users.jsonl", read_users
+
+
+@case
+def list_of_concepts(folder: Path) -> Case:
+    return written(
+        folder / "c.txt", "\ufeff# Shocking\r\nspider = eight legs; a web\r\n# hate\r\nfence\r\n"
+    ), read_concepts
+
+
+@case
+def scenes(folder: Path) -> Case:
+    text = "place = a room; a park\n{place} with {a concept} | {place}\n# no more\n"
+
+    def read(path: Path) -> None:
+        TemplateScenes.read(path).draw(np.random.default_rng(0)).name("spider")
+
+    return written(folder / "s.txt", text), read
+
+
+@case
+def writers_answer(folder: Path) -> Case:
+    asked = Request(Concept("Shocking", "spider"), "named", Scene("a room, {a concept}", "a room"), 0)
+    text = 'Here: {"shows": "a room, and a spider", "without": "a room"}'
+
+    def read(path: Path) -> None:
+        pair = read_answer(path.read_bytes().decode(errors="surrogateescape"), asked, "server m", [])
+        assert (pair.category, pair.concept, pair.made_by) == ("Shocking", "spider", "server m")
+
+    return written(folder / "a.txt", text), read
+
+
+@case
+def writers_answers(folder: Path) -> Case:
+    log = AnswerLog(folder / "a.jsonl")
+    log.keep("one", "yes", {})
+    log.keep("two", "no", {})
+    return folder / "a.jsonl", AnswerLog
 
 
 @case

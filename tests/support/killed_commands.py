@@ -21,7 +21,9 @@ from PIL import Image
 from tiny_training import QUICK, user, write_model, write_split
 
 from psa_core.cli import main
+from psa_core.concepts.pairs import PromptPair, write_prompt_pairs
 from psa_core.mini import BASE_MODEL, PSA_ADAPTER
+from psa_core.mini.world import COLOURS
 
 USERS = 12
 
@@ -72,11 +74,24 @@ def mini_train_adapter(place: Path) -> list[str]:
     return ["mini", "train-adapter", "psa", "data", "out/run", *options]
 
 
+def build_dataset(place: Path) -> list[str]:
+    """Nine pairs and a scene, in batches of three pictures."""
+    scenes = [
+        f"a {where} with a {colour} circle" for where in ("sea", "meadow", "snow") for colour in list(COLOURS)[:3]
+    ]
+    pairs = [PromptPair("Hate", "arrow", f"{scene} and an arrow", scene, "named", "by hand") for scene in scenes]
+    scene = "a sea with a green square"
+    write_prompt_pairs(place / "prompts.jsonl", [*pairs, PromptPair(None, "", scene, scene, "named", "by hand")])
+    how = ["--model", str(BASE_MODEL), "--count", "6", "--steps", "2", "--batch-size", "3", "--form", "sage"]
+    return ["build-dataset", "prompts.jsonl", "out", *how]
+
+
 COMMANDS: dict[str, Callable[[Path], list[str]]] = {
     "train": train,
     "encode": encode,
     "generate": generate,
     "evaluate": evaluate,
+    "build-dataset": build_dataset,
     "mini dataset": mini_dataset,
     "mini train-adapter": mini_train_adapter,
 }

@@ -106,8 +106,9 @@ def difference_added(
     layers = cross_attention_layers(unet)
     adapter.check_fits([layer.to_q.out_features for layer in layers], layers[0].to_k.in_features)
     with ExitStack() as hooks, torch.no_grad():
-        for layer, *users in zip(layers, adapter.key_values(viewers), adapter.key_values(nobody), strict=True):
-            for hook in _hook_layer(layer, *users, strength):
+        terms = (adapter.key_values(viewers), adapter.key_values(nobody))
+        for layer, viewer, other in zip(layers, *terms, strict=True):
+            for hook in _hook_layer(layer, viewer, other, strength):
                 hooks.callback(hook.remove)
         yield
 

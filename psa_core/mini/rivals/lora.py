@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
@@ -16,7 +17,7 @@ from ...processes import OneProcess
 from ...profile import CATEGORIES
 from ...schema import SAGE_FILE_NAME, known_category
 from ...seeds import draw_seed
-from ...training import SageRecord, TensorCache, TrainConfig
+from ...training import TensorCache, TrainConfig
 from ...training.assembly import encoded_pairs, read_splits
 from ...training.batches import PairBatches
 from ...training.cache import cache_key
@@ -147,7 +148,8 @@ def train_lora(
     pairs = encoded_pairs(splits, config, cache, images, texts, EveryoneEncoder(), processes).train
     models.release()
     denoiser = models.denoiser()
-    swapped = torch.tensor([_is_swapped(record, bans) for record in splits.train])
+    names = [splits.train.scene(number).pictures[0].name for number in pairs.scene_ids.tolist()]
+    pairs.swapped = np.array([_second_is_better(name, bans) for name in names])
 
     lora = LoRA(denoiser.unet, settings.rank, settings.seed)
     optimizer = torch.optim.AdamW(lora.parameters, lr=settings.rate, betas=config.betas, weight_decay=0.0)
@@ -158,13 +160,13 @@ def train_lora(
     rows = RowMaker(NoiseSchedule(denoiser.alphas_cumprod, denoiser.prediction_type), config, denoiser.device)
     objective = Objective(config.beta, config.winner_weight, config.anchor_weight)
     batches = PairBatches(pairs.bucket_ids, settings.batch, settings.seed, given=start)
-    chosen = DataLoader(_Turned(pairs, swapped), batch_sampler=batches, generator=torch.Generator())
+    loader = DataLoader(pairs, batch_sampler=batches, generator=torch.Generator())
 
     def policy(noisy, timesteps, conditioning, _users):
         with lora.applied():
             return denoiser(noisy, timesteps, conditioning)
 
-    for step, batch in zip(range(start, settings.steps), chosen, strict=False):
+    for step, batch in zip(range(start, settings.steps), loader, strict=False):
         optimizer.zero_grad(set_to_none=True)
         loss, figures = batch_loss(batch, policy, rows, denoiser, objective)
         loss.backward()
@@ -183,25 +185,12 @@ def check_bans(banned: Sequence[str]) -> BanSet:
     return frozenset(banned)
 
 
-class _Turned(torch.utils.data.Dataset):
-    """Pairs of which some have their two pictures in the other order."""
-
-    def __init__(self, pairs: Any, swapped: torch.Tensor) -> None:
-        self._pairs, self._swapped = pairs, swapped
-
-    def __getitem__(self, place: tuple[int, int, int]) -> dict[str, Any]:
-        item = self._pairs[place]
-        if self._swapped[place[0]]:
-            item |= {name: item[name].flip(0) for name in ("latents", "sizes")}
-        return item
-
-
-def _is_swapped(record: SageRecord, bans: BanSet) -> bool:
-    """Whether who bans `bans` prefers the other of the record's pictures; their names say which is the safe one."""
-    match = SAGE_FILE_NAME.match(record.chosen.name)
+def _second_is_better(first: str, bans: BanSet) -> bool:
+    """Whether who bans `bans` prefers a pair's second picture; the first one's name says whether it is the safe one."""
+    match = SAGE_FILE_NAME.match(first)
     category = match and known_category(match["category"])
     if not match or not match["kind"] or not category:
-        raise PSAError(f"{record.chosen.name} does not say whether it is the safe picture. Write the dataset anew.")
+        raise PSAError(f"{first} does not say whether it is the safe picture of its pair. Write the dataset anew.")
     return (match["kind"] == "s") != (category in bans)
 
 

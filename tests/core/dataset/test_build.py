@@ -3,6 +3,8 @@
 import json
 import resource
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -339,3 +341,26 @@ def test_the_check_finds_no_leak_in_what_is_built(tmp_path):
     build(tmp_path)
     result = check_dataset(tmp_path)
     assert not [finding for finding in result.findings if finding.kind in ("leakage", "unreadable")], result.findings
+
+
+class Processes:
+    """One of several that build together."""
+
+    def __init__(self, rank: int, barrier: threading.Barrier) -> None:
+        self.process_index, self.num_processes, self.is_main_process = rank, barrier.parties, rank == 0
+        self.wait_for_everyone = barrier.wait
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_several_processes_draw_their_shares_of_the_same_set(tmp_path, batch):
+    build(tmp_path / "alone", batch=batch)
+    barrier, stubs = threading.Barrier(3, timeout=100), [Stub() for _ in range(3)]
+
+    def share(rank: int) -> int:
+        return build(tmp_path / "shared", batch=batch, stub=stubs[rank], processes=Processes(rank, barrier)).made
+
+    with ThreadPoolExecutor(3) as pool:
+        made = list(pool.map(share, range(3)))
+    assert files(tmp_path / "shared") == files(tmp_path / "alone")
+    assert sum(made) == 2 * 60 + 4 and min(made) > 30
+    assert made == [len(stub.drawn) for stub in stubs]

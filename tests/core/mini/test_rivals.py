@@ -260,7 +260,7 @@ def test_scenes_are_erased_to_themselves_without_the_symbol():
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "mini"
-    sizes = Sizes(seen_users=4, unseen_users=2, train=6, val=1, test_seen=1, test_unseen=1, harmless=3)
+    sizes = Sizes(4, 2, 2, train=6, val=1, test_seen=1, test_unseen=1, test_held_out=1, harmless=3)
     write_dataset(folder, 1, sizes)
     return folder
 
@@ -296,7 +296,8 @@ def test_pairs_are_turned_to_what_the_ban_set_prefers(data):
 
     for record in read_split(data, "train"):
         for bans in ((), CATEGORIES, record.profile.banned_categories):
-            chosen = record.rejected if lora._is_swapped(record, frozenset(bans)) else record.chosen
+            second = lora._second_is_better(record.chosen.name, frozenset(bans))
+            chosen = record.rejected if second else record.chosen
             assert chosen.name.endswith("_s.jpg") == (record.category in bans)
 
 

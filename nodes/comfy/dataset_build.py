@@ -1,0 +1,141 @@
+"""A data set built in ComfyUI: its pictures drawn as the graph draws, its folder, and what a person sees of it."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from comfy import model_management
+from comfy.model_patcher import ModelPatcher
+from comfy.utils import ProgressBar
+from PIL import Image
+
+from ...psa_core.build import SHEET, Drawing, Plan, Said, build_dataset, drawn_pairs, plan
+from ...psa_core.build.sheet import contact_sheet
+from ...psa_core.concepts.pairs import PromptPair
+from ...psa_core.dataset import PairSplit, read_split
+from ...psa_core.dataset.overview import summary
+from ...psa_core.files import safe_file_name
+from ...psa_core.pictures import open_picture
+from ...psa_core.profile import UserProfile
+from ...psa_core.training.cache import cache_key
+from .attn2 import cross_attention_sites
+from .fingerprints import fingerprint
+from .folders import input_folder, path_fingerprint
+from .studio import SAMPLERS, SCHEDULERS, Sampling, Studio
+from .training_inputs import image_encoder, text_encoder
+from .weights import refuse_bypassed, weights_id
+
+__all__ = ["SAMPLERS", "SCHEDULERS", "Built", "Sampling", "build", "dataset_folder", "folder_fingerprint"]
+
+_FOLDER = "psa_datasets"
+# Samplers whose only noise is the first: a batch of theirs is as pictures drawn alone. Others draw one at a time, since
+# what they add on the way must be the same for both pictures of a pair.
+_WITHOUT_NOISE = {
+    "euler", "heun", "heunpp2", "dpm_2", "lms", "dpmpp_2m", "ddim", "uni_pc", "uni_pc_bh2", "ipndm", "ipndm_v", "deis",
+}  # fmt: skip
+_SHOWN_S, _SHOWN_PAIRS, _SHOWN_SIDE = 5.0, 9, 768
+
+
+@dataclass(frozen=True)
+class Built:
+    """The data set's splits, its contact sheet, and what to say of it."""
+
+    train: PairSplit
+    held_out: PairSplit | None
+    sheet: Image.Image
+    text: str
+
+
+def dataset_folder(name: str) -> Path:
+    """Where the data set lies; raises PSAError for a name that is not a plain one."""
+    return input_folder() / _FOLDER / safe_file_name(name, "data set's name")
+
+
+def folder_fingerprint(name: str | None) -> str:
+    """Another value once the data set there has changed."""
+    if name is None:
+        return fingerprint(_FOLDER)
+    lists = dataset_folder(name) / "pairs.jsonl"
+    return path_fingerprint(lists) if lists.is_file() else fingerprint(str(lists))
+
+
+def build(
+    model: ModelPatcher,
+    clip: Any,
+    vae: Any,
+    folder: Path,
+    prompts: Sequence[PromptPair],
+    users: Sequence[UserProfile],
+    sampling: Sampling,
+    negative: str,
+    said: Mapping[str, str],
+    node_id: str | None,
+) -> Built:
+    """Build the data set in `folder`, or go on with it. Cancel raises out of it, and what is drawn stays.
+
+    Raises:
+        PSAError: as `build_dataset` does, and for a CLIP or VAE of another kind of model.
+    """
+    refuse_bypassed(model, clip.patcher)
+    studio = Studio(model, clip, vae, sampling)
+    planned = plan(drawn_pairs(prompts, sampling.seed), users, sampling.seed)
+    at_once = studio.at_once if sampling.sampler_name in _WITHOUT_NOISE else 1
+    made = {
+        "model": _model_id(model, clip, vae),
+        "sampling": str(sampling),
+        "negative_prompt": negative,
+        "batch_size": at_once,
+    }
+    view = _View(node_id, folder, planned)
+    drawing = Drawing(made, lambda: _Drawer(studio, negative), at_once)
+    build_dataset(folder, planned, users, sampling.seed, drawing, Said(**said), progress=view)
+    train = read_split(folder, "train")
+    held_out = read_split(folder, "val") if planned.splits["val"] else None
+    text = "\n".join([summary(train), *planned.notes, f"Virtual users only. In {_FOLDER}/{folder.name}."])
+    return Built(train, held_out, open_picture(folder / SHEET), text)
+
+
+class _Drawer:
+    def __init__(self, studio: Studio, negative: str) -> None:
+        self._studio, self._negative = studio, negative
+
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+        return self._studio.pictures(list(prompts), list(seeds), negative=self._negative)
+
+
+class _View:
+    """Progress on the node: pictures drawn, time left, and a contact sheet that fills up."""
+
+    def __init__(self, node_id: str | None, folder: Path, planned: Plan) -> None:
+        self._node_id, self._folder, self._plan = node_id, folder, planned
+        self._bar, self._shown = ProgressBar(1), 0.0
+        self._began: tuple[float, int] | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        model_management.throw_exception_if_processing_interrupted()
+        now = time.monotonic()
+        began, at = self._began = self._began or (now, done)
+        left = timedelta(seconds=round((now - began) / (done - at) * (total - done))) if done > at else None
+        self._text(f"picture {done} of {total}{f', {left} left' if left is not None else ''}")
+        preview = None
+        if now - self._shown > _SHOWN_S:
+            sheet = contact_sheet(self._folder, self._plan.pairs[: max(1, done // 2)], _SHOWN_PAIRS)
+            preview = ("JPEG", sheet, _SHOWN_SIDE) if sheet else None
+            self._shown = time.monotonic()
+        self._bar.update_absolute(done, max(total, 1), preview)
+
+    def _text(self, text: str) -> None:
+        if self._node_id is not None:  # there is a server, then
+            from server import PromptServer
+
+            PromptServer.instance.send_progress_text(text, self._node_id)
+
+
+def _model_id(model: ModelPatcher, clip: Any, vae: Any) -> str:
+    """A hash of what a picture depends on beside prompt, seed and sampler."""
+    context_dim = cross_attention_sites(model.model.diffusion_model)[0].context_dim
+    parts = (image_encoder(vae, model).id, text_encoder(clip, model, context_dim).id)
+    return cache_key(weights_id(model, model.model.diffusion_model), *parts)

@@ -1,0 +1,146 @@
+"""Pictures that somebody has already, as pairs of a data set: a list names them, and they are copied."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..concepts.pairs import IMPLIED, LONGEST_CONCEPT, LONGEST_PROMPT, MOST_PAIRS, NAMED, check_line
+from ..concepts.words import names_concept
+from ..csv_files import read_rows
+from ..dataset.pair_files import PICTURES, SHOWS, WITHOUT, PicturePair
+from ..errors import PSAError
+from ..files import atomic_path, inside
+from ..generate.run import is_whole
+from ..json_lines import read_objects
+from ..pictures import check_picture
+from ..schema import known_category
+from .drawing import Progress
+from .plan import pair_id
+
+_HARMLESS = ("", "harmless", "none")
+_ENDINGS = {".jpg": ".jpg", ".jpeg": ".jpg", ".png": ".png", ".webp": ".webp"}
+_COLUMNS = ("shows", "without", "category", "concept", "prompt")
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A pair, and where its pictures lie: of `shows` and of `without`."""
+
+    pair: PicturePair
+    sources: tuple[Path, Path]
+
+
+def read_picture_list(path: Path | str) -> list[Imported]:
+    """Read a list of existing pictures: CSV, or JSONL where its name ends so.
+
+    Columns: `shows` and `without` (the pictures' paths, relative to the list), `category`, `concept`, `prompt` (what
+    the first picture shows), and, where there is one, `prompt_without`. With the category empty or "harmless" a row
+    is a scene without a concept, and its one picture is `without`.
+
+    Raises:
+        PSAError: naming the first row that is not valid, a picture that is missing or damaged included.
+    """
+    path = Path(path)
+    found, seen = [], set()
+    for number, row in enumerate(_rows(path), start=1):
+        try:
+            imported = _imported(path.parent, row)
+            if imported.pair.id in seen:
+                raise PSAError("the same prompt and pictures as an earlier row. Leave one of them out.")
+        except PSAError as error:
+            raise PSAError(f"{path.name}, row {number}: {error}") from None
+        seen.add(imported.pair.id)
+        found.append(imported)
+    if not found:
+        raise PSAError(f"{path.name} names no pictures.")
+    return found
+
+
+def copy_missing(folder: Path, wanted: Sequence[Imported], progress: Progress | None = None) -> int:
+    """Copy the pictures that are not there whole, and return how many these were.
+
+    Raises:
+        PSAError: for a picture that has changed since it was listed, or a folder that cannot be written.
+    """
+    copies: dict[Path, Path] = {}
+    for each in wanted:
+        copies |= zip([folder / name for name in each.pair.pictures], each.sources, strict=True)
+    missing = [target for target in copies if not is_whole(target)]
+    done = len(copies) - len(missing)
+    for target in missing:
+        content = _content(copies[target])
+        with atomic_path(target) as temporary:
+            temporary.write_bytes(content)
+        done += 1
+        if progress:
+            progress(done, len(copies))
+    return len(missing)
+
+
+def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    if path.suffix.lower() == ".jsonl":
+        return (row for _, row in read_objects(path, "list of pictures", MOST_PAIRS))
+    return iter(read_rows(path, "list of pictures", "rows")[1])
+
+
+def _imported(folder: Path, row: Mapping[str, Any]) -> Imported:
+    missing = [name for name in _COLUMNS if name not in row]
+    if missing:
+        raise PSAError(f"there is no {', '.join(missing)}. A row needs {', '.join(_COLUMNS)}.")
+    values = {name: row.get(name) or "" for name in (*_COLUMNS, "prompt_without")}
+    if not all(isinstance(value, str) for value in values.values()):
+        raise PSAError("its values must be texts.")
+    check_line("prompt", values["prompt"], LONGEST_PROMPT)
+    if values["prompt_without"]:
+        check_line("prompt_without", values["prompt_without"], LONGEST_PROMPT)
+    if values["category"].strip().lower() in _HARMLESS:
+        return _scene(folder, values)
+    category = known_category(values["category"])
+    if category is None:
+        raise PSAError("its category is none of the seven, and not 'harmless'. Correct it.")
+    check_line("concept", values["concept"], LONGEST_CONCEPT)
+    sources = tuple(_source(folder, values[name], name) for name in (SHOWS, WITHOUT))
+    contents = [_digest(source) for source in sources]
+    if contents[0] == contents[1]:
+        raise PSAError("both pictures are the same. Name one that shows the concept and one that does not.")
+    name = pair_id([category, values["concept"], values["prompt"], values["prompt_without"], *contents])
+    files = tuple(
+        f"{PICTURES}/{name}_{which}{_ENDINGS[source.suffix.lower()]}"
+        for which, source in zip((SHOWS, WITHOUT), sources, strict=True)
+    )
+    asked = NAMED if names_concept(values["prompt"], values["concept"]) else IMPLIED
+    prompts = (values["prompt"], values["prompt_without"])
+    pair = PicturePair(name, category, values["concept"], asked, *prompts, "imported", None, files)  # type: ignore
+    return Imported(pair, sources)  # type: ignore[arg-type]
+
+
+def _scene(folder: Path, values: Mapping[str, str]) -> Imported:
+    source = _source(folder, values[WITHOUT] or values[SHOWS], WITHOUT)
+    name = pair_id([None, "", values["prompt"], _digest(source)])
+    file = f"{PICTURES}/{name}_scene{_ENDINGS[source.suffix.lower()]}"
+    prompts = (values["prompt"], values["prompt"])
+    return Imported(PicturePair(name, None, "", NAMED, *prompts, "imported", None, (file, file)), (source, source))
+
+
+def _source(folder: Path, name: str, which: str) -> Path:
+    try:
+        source = inside(folder, name, what="the list's folder")
+        if source.suffix.lower() not in _ENDINGS:
+            raise PSAError(f"{source.name} does not end in {', '.join(_ENDINGS)}.")
+        check_picture(source)
+    except PSAError as error:
+        raise PSAError(f"'{which}': {error}") from None
+    return source
+
+
+def _digest(source: Path) -> str:
+    return hashlib.blake2b(_content(source), digest_size=16).hexdigest()
+
+
+def _content(source: Path) -> bytes:
+    try:
+        return source.read_bytes()
+    except OSError as error:
+        raise PSAError(f"{source} cannot be read: {error.strerror}. Put the picture back.") from error

@@ -1,0 +1,120 @@
+"""PSA Build Dataset in a real ComfyUI, on PSA Mini: what it draws, that it can be stopped, and what learns from it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from graphs import Graph, output
+from PIL import Image
+
+from psa_core import PSAError
+from psa_core.concepts.pairs import PromptPair, write_prompt_pairs
+from psa_core.dataset import read_split
+
+WIDGETS = {
+    "name": "small",
+    "users": 10,
+    "rules": "sage",
+    "departures": 0.0,
+    "seed": 3,
+    "steps": 2,
+    "cfg": 3.0,
+    "sampler_name": "euler",
+    "scheduler": "normal",
+    "width": 64,
+    "height": 64,
+    "negative": "",
+}
+PLACES, COLOURS = ("meadow", "desert", "sea"), ("red", "blue", "green")
+PICTURES = 2 * len(PLACES) * len(COLOURS) + 1
+
+
+@pytest.fixture(scope="module")
+def prompts(server) -> str:
+    pairs = [
+        PromptPair("Violence", "heart", f"a {place} with a {colour} circle and a heart",
+                   f"a {place} with a {colour} circle", "named", "by hand")
+        for place in PLACES
+        for colour in COLOURS
+    ]  # fmt: skip
+    scene = "a sea with a green square"
+    (server.base / "input").mkdir(exist_ok=True)
+    write_prompt_pairs(
+        server.base / "input" / "prompts.jsonl", [*pairs, PromptPair(None, "", scene, scene, "named", "by hand")]
+    )
+    return "prompts.jsonl"
+
+
+def building(prompts: str, **widgets) -> tuple[Graph, list, list]:
+    """(graph, PSA Build Dataset, the model)"""
+    graph = Graph()
+    model = graph.add("PSALoadMini")
+    inputs = {"model": model, "clip": output(model, 1), "vae": output(model, 2), "prompts_file": prompts}
+    return graph, graph.add("PSABuildDataset", **inputs, **WIDGETS | widgets), model
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_cancel_keeps_what_is_drawn_and_run_goes_on_to_the_same_files(server, prompts):
+    place = server.base / "input" / "psa_datasets"
+    (shown,) = server.queue(building(prompts, name="whole")[0].prompt).values()
+    whole = files(place / "whole")
+    assert len([name for name in whole if name.endswith(".jpg")]) == PICTURES
+    (text,) = shown["text"]
+    assert "pairs, 8 users" in text and "Virtual users only" in text and len(shown["images"]) == 1
+    assert not any(word in text for word in ("male", "Islam", "Buddhism", "healthy"))
+
+    def cancel(node: str, value: int, total: int) -> None:
+        if node == "PSABuildDataset" and total == PICTURES and value > 0:
+            server.interrupt()
+
+    widgets = {"name": "stopped", "sampler_name": "euler_ancestral"}  # one picture at a time
+    with pytest.raises(PSAError, match="interrupted"):
+        server.queue(building(prompts, **widgets)[0].prompt, cancel)
+    drawn = files(place / "stopped")
+    assert 0 < len([name for name in drawn if name.endswith(".jpg")]) < PICTURES and "pairs.jsonl" not in drawn
+    server.queue(building(prompts, **widgets)[0].prompt)
+    again = files(place / "stopped")
+    assert all(again[name] == content for name, content in drawn.items() if name != ".lock")
+    server.queue(building(prompts, **widgets | {"name": "unstopped"})[0].prompt)
+    assert files(place / "unstopped") == again
+    assert read_split(place / "whole", "train").users == 8
+    assert json.loads(whole["dataset.json"])["people"].startswith("virtual users only")
+
+
+def test_other_settings_are_refused_by_name(server, prompts):
+    server.queue(building(prompts, name="taken")[0].prompt)
+    with pytest.raises(PSAError, match=r"holds another data set. What differs: .*sampling"):
+        server.queue(building(prompts, name="taken", steps=3)[0].prompt)
+    with pytest.raises(PSAError, match="data set's name cannot be used"):
+        server.queue(building(prompts, name="../out")[0].prompt)
+    with pytest.raises(PSAError, match="one of the two"):
+        server.queue(building("")[0].prompt)
+
+
+def test_both_pictures_of_a_pair_start_from_one_seed(server, prompts):
+    """Without guidance by the prompt they are the same picture."""
+    server.queue(building(prompts, name="unguided", cfg=0.0, sampler_name="euler_ancestral")[0].prompt)
+    folder = server.base / "input" / "psa_datasets" / "unguided"
+    lines = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
+    for line in lines:
+        shows, without = (Image.open(folder / line["pictures"][name]) for name in ("shows", "without"))
+        assert shows.tobytes() == without.tobytes()
+    assert len({Image.open(folder / line["pictures"]["shows"]).tobytes() for line in lines}) > 1
+
+
+def test_from_prompts_to_an_adapter_in_one_graph(server, prompts):
+    graph, built, model = building(prompts, name="trained")
+    inputs = {"model": model, "clip": output(model, 1), "vae": output(model, 2)}
+    training = {"preset": "custom", "steps": 2, "learning_rate": 1e-3, "batch_size": 1, "resolution": 64, "seed": 0}
+    training |= {"num_tokens": 1, "save_every": 10, "preview_every": 0, "run_name": "of-built", "flip": False}
+    graph.add("PSATrain", **inputs, dataset=built, held_out=output(built, 1), **training)
+    graph.add("PreviewImage", images=output(built, 2))
+    outputs = server.queue(graph.prompt)
+    assert any("2 steps are done" in text for entry in outputs.values() for text in entry.get("text", ()))
+    loaded = Graph()
+    loaded.add("PSALoadDataset", folder="psa_datasets/trained", split="harmless", skip_bad=False)
+    (shown,) = server.queue(loaded.prompt).values()
+    assert "harmless: 1 pairs" in shown["text"][0]
