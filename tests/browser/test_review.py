@@ -24,11 +24,14 @@ def opened(page, how=OPEN):
     page.evaluate(how)
     dialog = page.locator("dialog.psa-review")
     dialog.get_by_text(f"of {PAIRS} answered").wait_for()
+    page.locator("dialog.psa-review[aria-busy=false]").wait_for()
     return dialog
 
 
 def answered(dialog, count: int) -> None:
-    dialog.get_by_text(f"{count} of ").wait_for(timeout=30_000)
+    """Until so many are, and the next question can be."""
+    dialog.get_by_text(f"{count} of ").wait_for()
+    dialog.page.locator("dialog.psa-review[aria-busy=false]").wait_for()
 
 
 def words(data) -> list[str]:
