@@ -83,7 +83,11 @@ class RowMaker:
 
 
 def batch_loss(
-    batch: Mapping[str, Any], policy: Callable[..., torch.Tensor], rows: RowMaker, denoiser: Denoiser, objective: Objective
+    batch: Mapping[str, Any],
+    policy: Callable[..., torch.Tensor],
+    rows: RowMaker,
+    denoiser: Denoiser,
+    objective: Objective,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The objective of a batch: the reference pass without gradients, then the policy's, over the same rows.
 
