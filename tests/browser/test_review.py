@@ -109,7 +109,7 @@ def test_what_cannot_be_saved_is_said_and_asked_again(page, data):
     (data / ANSWERS).mkdir()
     try:
         page.keyboard.press("ArrowLeft")
-        dialog.locator(".psa-error").get_by_text("answers.jsonl").wait_for()
+        dialog.get_by_text("answers.jsonl").wait_for()
         assert dialog.get_by_text(f"0 of {PAIRS}").is_visible()
     finally:
         (data / ANSWERS).rmdir()
