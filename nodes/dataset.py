@@ -96,7 +96,7 @@ class CheckDataset(io.ComfyNode):
         return io.Schema(
             node_id="PSACheckDataset",
             display_name="PSA Check Dataset",
-            category=sockets.CATEGORY,
+            category=sockets.TRAINING,
             description="Counts what is in a data set of preference pairs, and looks for leakage between its splits, "
             "pictures that look alike, and files that are damaged, tiny or blank.",
             inputs=[
