@@ -16,7 +16,7 @@ class Audience(io.ComfyNode):
         return io.Schema(
             node_id="PSAAudience",
             display_name="PSA Audience",
-            category=sockets.CATEGORY,
+            category=sockets.VIEWERS,
             description="Several viewers before one picture, which none of them is to mind. PSA Encode instead draws a "
             "picture for each.",
             inputs=[
@@ -63,7 +63,7 @@ class MixViewers(io.ComfyNode):
         return io.Schema(
             node_id="PSAMixViewers",
             display_name="PSA Mix Viewers",
-            category=sockets.CATEGORY,
+            category=sockets.VIEWERS,
             description="Draws between two viewers: a slider from the first to the second.",
             inputs=[
                 sockets.Adapter.Input("adapter", tooltip="The adapter to draw with."),

@@ -16,7 +16,7 @@ class SaveEffect(io.ComfyNode):
         return io.Schema(
             node_id="PSASaveEffect",
             display_name="PSA Save Effect",
-            category=sockets.CATEGORY,
+            category=sockets.DRAWING,
             description="Writes what an adapter does for a viewer into models/psa_effects: a small file that draws "
             "without the adapter and without the profile. It is made from an invented person who bans the same, so it "
             "tells which categories are banned, and nothing else.",
@@ -56,7 +56,7 @@ class LoadEffect(io.ComfyNode):
         return io.Schema(
             node_id="PSALoadEffect",
             display_name="PSA Load Effect",
-            category=sockets.CATEGORY,
+            category=sockets.DRAWING,
             description="An effect from models/psa_effects: what an adapter does for one viewer, in place of the "
             "adapter and the viewer's embedding.",
             inputs=[

@@ -121,7 +121,10 @@ class PictureGuard(io.ComfyNode):
         looking = make_judge(
             judge, judge_location.strip(), judge_model.strip(), judge_clip_vision, judge_clip, sensitivity
         )
-        profiles = [profile, *(more_profiles[key] for key in sockets.MORE_PROFILES if more_profiles.get(key))]
+        profiles = [
+            profile,
+            *(more_profiles[key] for key in sockets.MORE_PROFILES if more_profiles.get(key) is not None),
+        ]
         guard = Guard(looking, profiles, (prompt or "") if judge == HEARS_PROMPT else "", hide_by, replacement)
         seen = guard.look(images, earlier)
         if seen.rounds[-1] and tries:

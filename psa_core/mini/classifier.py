@@ -170,9 +170,9 @@ def renders(seed: int, count: int, worn: bool) -> tuple[torch.Tensor, torch.Tens
         answers.append(_answers(scene))
     pixels = to_tensor(pictures)
     if worn:
-        rng = torch.Generator().manual_seed(seed)
-        spreads = _NOISE * torch.rand(count, 1, 1, 1, generator=rng)
-        pixels = pixels + spreads * torch.randn(pixels.shape, generator=rng)
+        noise = torch.Generator().manual_seed(seed)
+        spreads = _NOISE * torch.rand(count, 1, 1, 1, generator=noise)
+        pixels = pixels + spreads * torch.randn(pixels.shape, generator=noise)
     return pixels, torch.tensor(answers)
 
 

@@ -26,7 +26,7 @@ WIDGETS = {
     "more_strength": 0.5,
 }
 HEART = "a meadow with a red circle and a heart"
-STEPS = {"steps": 12, "cfg": 3.0, "sampler_name": "dpmpp_2m"}
+STEPS = {"steps": 8, "cfg": 3.0, "sampler_name": "dpmpp_2m"}
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_a_replaced_picture_is_the_replacement(server, pictures):
     assert np.array_equal(np.unique(drawn[0].reshape(-1, 3), axis=0), [[0, 0, 255]])
 
 
-def mini(graph: Graph, strength: float, *levels: str, count: int = 4, **settings) -> Link:
+def mini(graph: Graph, strength: float, *levels: str, count: int = 2, **settings) -> Link:
     """Pictures of the mini model with its adapter at some strength."""
     loader = graph.add("PSALoadMini")
     graph.positive = graph.add("CLIPTextEncode", clip=output(loader, 1), text=HEART)

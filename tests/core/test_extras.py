@@ -30,6 +30,8 @@ sys.exit(main())
 """
 ENOUGH = {  # what needs no extra
     "encode": ["encode", "--level", "L3", "-o", "out.safetensors"],
+    "users": ["users", "users.csv", "--count", "5"],
+    "prompts": ["prompts", "mini", "prompts.jsonl"],
     "effect": ["effect", "{adapter}", "--level", "L3", "-o", "out.safetensors"],
     "dataset check": ["dataset", "check", "pairs", "--json", "out.json", "--picture", "out.png"],
     "convert": ["convert", "{adapter}", "out.safetensors"],
@@ -43,6 +45,7 @@ LACKING = {  # command -> the extra, and how it is asked for
     "demo": ("demo", ["demo", "--without-comfyui"]),
     "encode --llm": ("llm", ["encode", "--level", "L3", "--llm", "llm", "-o", "out.safetensors"]),
     "train": ("train", ["train", "--config", "run.toml"]),
+    "build-dataset": ("train", ["build-dataset", "pairs.jsonl", "out", "--model", "{base}", "--count", "5"]),
     "generate": ("train", ["generate", "prompts.csv", "--model", "{base}", "--out", "out"]),
     "evaluate --real": (
         "train",
@@ -89,7 +92,7 @@ def folder(tmp_path) -> Path:
     rows = ["file_name,caption,category"]
     for name in ("a.png", "b.png"):
         Image.new("RGB", (128, 128)).save(tmp_path / "pictures" / name)
-        rows.append(f"{name},{caption},")
+        rows.append(f"{name},{caption},harmless")
     (tmp_path / "prompts.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     record = {"chosen": "a.png", "rejected": "b.png", "caption": caption, "user_data": LEVELS["L0"].to_dict()}
     (tmp_path / "pairs" / "train").mkdir(parents=True)
