@@ -28,6 +28,7 @@ from psa_core.population import sample_users
 from psa_core.schema import CATEGORIES
 
 USERS = 100
+TRAINED_AND_TESTED = ("train", "val", "test_seen", "test_unseen")
 STEPS = ("build", "label", "read", "read Sage's form", "check")
 
 
@@ -73,15 +74,16 @@ def run(records: int, place: Path) -> dict[str, tuple[float, int]]:
             split.examples()
 
     def read() -> None:
-        for name in ("train", "val", "test_seen", "test_unseen"):
+        for name in names:
             read_split(built[0], name)
 
     def read_sage() -> None:
-        for name in ("train", "val", "test_seen", "test_unseen"):
+        for name in names:
             read_sage_split(built[0], name)
 
     found = {"build": measured(build)}
-    splits = [read_split(built[0], name) for name in ("train", "val", "test_seen", "test_unseen")]
+    names = [name for name in TRAINED_AND_TESTED if (built[0] / name).is_dir()]
+    splits = [read_split(built[0], name) for name in names]
     write_sage_form(built[0])
     found |= {"label": measured(label), "read": measured(read), "read Sage's form": measured(read_sage)}
     found["check"] = measured(lambda: check_dataset(built[0]))
