@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
+
 from psa_core.build import Drawing, build_dataset, drawn_pairs, plan
 from psa_core.build.sage_form import write_sage_form
-
 from psa_core.concepts.pairs import PromptPair
 from psa_core.dataset import read_split
 from psa_core.dataset.check import check_dataset

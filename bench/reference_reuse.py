@@ -26,6 +26,10 @@ from tiny_training import trained_denoiser, trainer, write_split
 from psa_core.training import DiffusersDenoiser, read_metrics
 
 DRAWS = (0, 2, 8)
+TERMS = {
+    "published": {},
+    "all three": {"beta": 1000.0, "winner_weight": 1000.0, "anchor_weight": 1000.0, "standardise": True},
+}
 USERS, STRANGERS = range(24), range(100, 124)
 PAIRS, STEPS, LEARNING_RATE = 24, 200, 3e-4
 SPLITS = ("val", "test_unseen")
@@ -44,14 +48,14 @@ def main() -> None:
         print(f"{STEPS} steps of 4 pairs, learning rate {LEARNING_RATE:g}, means over {args.seeds} seeds")
         print(f"{'':24}{'examples/s':>32}{'seen users':>16}{'unseen users':>16}{'error on':>10}")
         print(
-            f"{'preset':16}{'draws':>8}{'a step':>16}{'whole run':>16}"
+            f"{'terms':16}{'draws':>8}{'a step':>16}{'whole run':>16}"
             + f"{'loss':>9}{'acc.':>7}" * 2
             + f"{'chosen':>10}"
         )
-        for preset in ("published", "recommended"):
+        for terms, settings in TERMS.items():
             results: dict[int, dict[str, float]] = {}
             for draws in DRAWS:
-                runs = [run(data, base, seed, preset, draws) for seed in range(args.seeds)]
+                runs = [run(data, base, seed, settings, draws) for seed in range(args.seeds)]
                 results[draws] = figures = {name: mean(one[name] for one in runs) for name in runs[0]}
                 speed = [
                     f"{figures[name]:.1f} ({figures[name] / results[0][name]:.2f}x)" for name in ("step", "whole run")
@@ -59,15 +63,15 @@ def main() -> None:
                 held_out = [f"{figures[f'{s}/preference_loss']:9.3f}{figures[f'{s}/accuracy']:7.2f}" for s in SPLITS]
                 rise = figures["test_unseen/winner_error"] / figures["test_unseen/reference_winner_error"]
                 print(
-                    f"{preset:16}{draws or 'new':>8}{speed[0]:>16}{speed[1]:>16}{''.join(held_out)}{rise:9.2f}x",
+                    f"{terms:16}{draws or 'new':>8}{speed[0]:>16}{speed[1]:>16}{''.join(held_out)}{rise:9.2f}x",
                     flush=True,
                 )
 
 
-def run(data: Path, base: DiffusersDenoiser, seed: int, preset: str, draws: int) -> dict[str, float]:
+def run(data: Path, base: DiffusersDenoiser, seed: int, terms: dict[str, float], draws: int) -> dict[str, float]:
     """One run's speed and its held-out figures at the end."""
     ends: list[float] = []
-    settings = {"preset": preset, "steps": STEPS, "seed": seed, "reference_draws": draws}
+    settings = {**terms, "steps": STEPS, "seed": seed, "reference_draws": draws}
     with tempfile.TemporaryDirectory() as folder:
         job = trainer(
             data,

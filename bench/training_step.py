@@ -4,7 +4,13 @@ The reference's step, written from the method's description: a second whole UNet
 pass, and the VAE and the text encoder on every picture at every step. Each variant runs in a process
 of its own, for its peak memory; the variants take turns.
 
-    python bench/training_step.py [--rounds 3] [--steps 3] [--device cpu]
+Beside each stands the floor that it could reach: the bare UNet's forward for the reference (not with reference reuse),
+its forward, and its backward pass, on the same number of rows. Weights are frozen, and gradients of activations alone
+flow, from the first cross-attention layer on, where an adapter's begin. Steps and floor take turns in one process, and
+are compared by CPU time (by the time of the device, on a GPU). The memory beside it is the UNet's weights and what
+lives at most in those passes: counted from tensors, for the steps, too; on a GPU what its allocator gave to each.
+
+    python bench/training_step.py [--rounds 3] [--steps 3] [--device cpu] [--pixels 256]
 """
 
 import argparse
@@ -38,8 +44,10 @@ from psa_core.training import (
     fill_cache,
     read_split,
 )
+from psa_core.training.estimate import LiveBytes
+from psa_core.training.optimizers import state_bytes
 
-PIXELS, LEARNING_RATE, PAIRS = 256, 5e-6, 8
+LEARNING_RATE, PAIRS = 5e-6, 8
 VARIANTS = {
     "reference": "two UNets, VAE and text encoder on every step",
     "ours": "one UNet, cached latents and text",
@@ -60,46 +68,124 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="processes a variant")
     parser.add_argument("--steps", type=int, default=3, help="measured steps a process, after one to warm up")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--pixels", type=int, default=256, help="side of a picture (default: %(default)s)")
     parser.add_argument("--variant", choices=VARIANTS, help="run one variant in this process and print its figures")
     args = parser.parse_args()
     if args.variant:
-        print(json.dumps(measure(args.variant, args.steps + 1, torch.device(args.device))))
+        print(json.dumps(measure(args.variant, args.steps + 1, torch.device(args.device), args.pixels)))
         return
     figures: dict[str, list[dict[str, float]]] = {variant: [] for variant in VARIANTS}
     for _ in range(args.rounds):
         for variant, results in figures.items():
             command = [sys.executable, __file__, "--variant", variant, "--steps", str(args.steps)]
-            output = subprocess.run([*command, "--device", args.device], check=True, stdout=subprocess.PIPE, text=True)
+            command += ["--device", args.device, "--pixels", str(args.pixels)]
+            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             results.append(json.loads(output.stdout.splitlines()[-1]))
+    names = figures["reference"][0]
     medians = {
-        variant: [median(result[name] for result in results) for name in ("rate", "memory")]
+        variant: {name: median(result[name] for result in results) for name in names}
         for variant, results in figures.items()
     }
-    base_rate, base_memory = medians["reference"]
-    print(f"SD1.5 UNet, {PIXELS} px, float32, one pair a step, {args.device}; medians of {args.rounds} processes")
-    for variant, (rate, memory) in medians.items():
+    base = medians["reference"]
+    counted = "as allocated" if torch.device(args.device).type == "cuda" else "counted from tensors"
+    print(
+        f"SD1.5 UNet, {args.pixels} px, float32, one pair a step, {args.device}; medians of {args.rounds} processes.\n"
+        f"Pairs/s by the clock, peak memory of the process; then seconds a step beside the floor's by {CLOCK}, and\n"
+        f"memory beside the UNet's with its activations, {counted}."
+    )
+    for variant, found in medians.items():
         print(
-            f"  {variant:<22}{rate:8.4f} pairs/s ({rate / base_rate:4.2f}x) {memory / 1e9:7.2f} GB peak "
-            f"({memory / base_memory:4.2f}x)   {VARIANTS[variant]}"
+            f"  {variant:<22}{found['rate']:8.4f} pairs/s ({found['rate'] / base['rate']:4.2f}x) "
+            f"{found['memory'] / 1e9:6.2f} GB ({found['memory'] / base['memory']:4.2f}x)   "
+            f"{found['seconds']:.3f} s, floor {found['floor']:.3f} s ({found['seconds'] / found['floor']:4.2f}x)   "
+            f"{found['tensors'] / 1e9:.2f} GB, UNet and activations {found['bare'] / 1e9:.2f} GB "
+            f"({found['tensors'] / found['bare']:4.2f}x)   {VARIANTS[variant]}"
         )
 
 
-def measure(variant: str, steps: int, device: torch.device) -> dict[str, float]:
-    """Pairs a second without the first step, and the peak bytes of this process (of the GPU, on one)."""
+CLOCK = "CPU time (on a GPU by its time)"
+
+
+def measure(variant: str, steps: int, device: torch.device, pixels: int) -> dict[str, float]:
+    """Medians without the first step: pairs a second, seconds a step and of its floor; and bytes (see above)."""
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        write_pairs(Path(folder))
+        write_pairs(Path(folder), pixels)
         run = reference_steps if variant == "reference" else our_steps
-        ends = run(Path(folder), steps, device, variant)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if device.type == "cuda":
-        memory = torch.cuda.max_memory_allocated()
-    return {"rate": 1 / median(np.diff(ends)), "memory": memory}
+        unet = frozen(UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8), device)
+        watch = Watch(unet, device, pixels, with_reference=variant != "ours, reference reuse")
+        run(Path(folder), steps, device, variant, unet, watch, pixels)
+    memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
+    return {
+        "rate": 1 / median(watch.wall[1:]),
+        "memory": memory or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "seconds": median(watch.seconds[1:]),
+        "floor": median(watch.floors[1:]),
+        "tensors": watch.tensors,
+        "bare": watch.bare,
+    }
 
 
-def reference_steps(folder: Path, steps: int, device: torch.device, _variant: str) -> list[float]:
-    """When each step ended, of a plain loop as the reference's trainer is described."""
-    policy = frozen(UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8), device)
+class Watch:
+    """Times steps, and after each the floor: `begin` is called before the first step, `end` after each."""
+
+    def __init__(self, unet, device: torch.device, pixels: int, with_reference: bool) -> None:
+        self.unet, self.device, self.with_reference = unet, device, with_reference
+        side = pixels // 8
+        self.rows = torch.randn(2, 4, side, side, device=device), torch.tensor([500, 500], device=device)
+        self.text = torch.randn(2, 77, 768, device=device)
+        self.weights = sum(parameter.nbytes for parameter in unet.parameters())
+        self.wall: list[float] = []
+        self.seconds: list[float] = []
+        self.floors: list[float] = []
+        self.tensors = self.bare = 0
+
+    def begin(self) -> None:
+        self._start = clocks(self.device)
+
+    def end(self) -> None:
+        wall, own = (after - before for after, before in zip(clocks(self.device), self._start, strict=True))
+        self.wall.append(wall)
+        self.seconds.append(own)
+        before = clocks(self.device)[1]
+        self.floor()
+        self.floors.append(clocks(self.device)[1] - before)
+        self.begin()
+
+    def floor(self) -> None:
+        """One reference forward, one forward and one backward of the bare UNet."""
+        call = (*self.rows, self.text)
+        first = next(iter(cross_attention_layers(self.unet)))
+        if self.with_reference:
+            with torch.no_grad():
+                self.unet(*call)
+        hook = first.register_forward_hook(lambda _module, _inputs, output: output.requires_grad_())
+        try:
+            self.unet(*call).sample.square().mean().backward()
+        finally:
+            hook.remove()
+
+    def count(self, step, kept: int) -> None:
+        """The most that lives at once in `step`, which is made for this alone, beside `kept` bytes that lay there
+        before; and in a floor.
+        """
+        self.tensors = kept + self._peak(step)
+        self.bare = self.weights + self._peak(self.floor)
+
+    def _peak(self, step) -> int:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            step()
+            return torch.cuda.max_memory_allocated() - before
+        with LiveBytes() as counted:
+            step()
+        return counted.peak
+
+
+def reference_steps(folder: Path, steps: int, device, _variant: str, policy, watch: Watch, _pixels: int) -> None:
+    """A plain loop as the reference's trainer is described."""
     reference = copy.deepcopy(policy)
     vae, text_encoder = frozen(AutoencoderKL(**SD15_VAE), device), frozen(CLIPTextModel(CLIP_L), device)
     adapter = new_adapter(policy).to(device)
@@ -107,9 +193,9 @@ def reference_steps(folder: Path, steps: int, device: torch.device, _variant: st
     scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     embedding = StructuredEncoder().encode([LEVELS["L5"]]).vectors.to(device)
     split = read_split(folder, "train")
-    ends = []
-    for step in range(steps):
-        record = split[step % len(split)]
+
+    def make_step(number: int) -> None:
+        record = split[number % len(split)]
         pixels = torch.stack([load_pixels(path) for path in (record.chosen, record.rejected)]).to(device)
         with torch.no_grad():
             latents = vae.encode(pixels).latent_dist.sample() * 0.18215
@@ -125,14 +211,20 @@ def reference_steps(folder: Path, steps: int, device: torch.device, _variant: st
         torch.nn.utils.clip_grad_norm_(adapter.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        ends.append(now(device))
-    return ends
+
+    watch.begin()
+    for step in range(steps):
+        make_step(step)
+        watch.end()
+    models = [policy, reference, vae, text_encoder, adapter]
+    kept = sum(parameter.nbytes for model in models for parameter in model.parameters())
+    watch.count(lambda: make_step(steps), kept + state_bytes(list(adapter.parameters()), TrainConfig()))
 
 
-def our_steps(folder: Path, steps: int, device: torch.device, variant: str) -> list[float]:
-    """When each step ended, of the pack's own trainer with its caches filled."""
+def our_steps(folder: Path, steps: int, device, variant: str, unet, watch: Watch, pixels: int) -> None:
+    """The pack's own trainer with its caches filled."""
     config = TrainConfig(
-        resolution=PIXELS,
+        resolution=pixels,
         precision="fp32",
         batch_size=1,
         effective_batch_size=1,
@@ -145,14 +237,23 @@ def our_steps(folder: Path, steps: int, device: torch.device, variant: str) -> l
     pairs = PairDataset(
         split, TensorCache(folder / "cache"), config, images, texts, encode_users(split, StructuredEncoder())
     )
-    unet = frozen(UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8), device)
     if variant == "ours, checkpointed":
         unet.enable_gradient_checkpointing()
     schedule = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").alphas_cumprod
-    ends: list[float] = []
-    trainer = Trainer(config, DiffusersDenoiser(unet, schedule, id="random"), pairs, folder / "run")
-    trainer.train(lambda _progress: ends.append(now(device)))
-    return ends
+
+    def trainer(name: str, count: int) -> Trainer:
+        denoiser = DiffusersDenoiser(unet, schedule, id="random")
+        return Trainer(config.changed(steps=count), denoiser, pairs, folder / name)
+
+    job = trainer("run", steps)
+
+    def stepped(_progress) -> None:
+        job.denoiser.release()  # the floor is the bare UNet's
+        watch.end()
+
+    watch.begin()
+    job.train(stepped)
+    watch.count(lambda: trainer("counted", 2).train(), watch.weights)  # in the second step all is there
 
 
 def fill_caches(folder: Path, config: TrainConfig, device: torch.device) -> tuple[ImageEncoder, TextEncoder]:
@@ -190,7 +291,7 @@ def load_pixels(path: Path) -> torch.Tensor:
     return torch.from_numpy(np.asarray(Image.open(path).convert("RGB"), np.float32).copy()).permute(2, 0, 1) / 127.5 - 1
 
 
-def write_pairs(folder: Path) -> None:
+def write_pairs(folder: Path, pixels: int) -> None:
     """`PAIRS` pairs of noise pictures in Sage's format."""
     split = folder / "train"
     split.mkdir()
@@ -199,16 +300,18 @@ def write_pairs(folder: Path) -> None:
     for number in range(PAIRS):
         names = [f"{number}_{kind}.png" for kind in "su"]
         for name in names:
-            Image.fromarray(rng.integers(0, 256, (PIXELS, PIXELS, 3), np.uint8)).save(split / name)
+            Image.fromarray(rng.integers(0, 256, (pixels, pixels, 3), np.uint8)).save(split / name)
         record = {"chosen": names[0], "rejected": names[1], "caption": f"picture {number}"}
         lines.append(json.dumps(record | {"user_data": LEVELS["L5"].to_dict()}))
     (split / "metadata.jsonl").write_text("\n".join(lines))
 
 
-def now(device: torch.device) -> float:
+def clocks(device: torch.device) -> tuple[float, float]:
+    """Seconds by the clock, and of CPU time; on a GPU both are by the clock, once it has nothing left to do."""
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter()
+        return time.perf_counter(), time.perf_counter()
+    return time.perf_counter(), time.process_time()
 
 
 if __name__ == "__main__":

@@ -4,9 +4,11 @@ import torch
 from comfy_api.latest import io
 
 from ..psa_core.adapter.files import load_adapter, save_adapter
+from ..psa_core.adapter.model import PSAAdapter
 from ..psa_core.files import safe_file_name
 from . import sockets
 from .comfy import folders
+from .comfy.say import say
 
 _PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -16,18 +18,18 @@ class LoadAdapter(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="PSALoadAdapter",
-            display_name="Load PSA Adapter",
-            category=sockets.CATEGORY,
+            display_name="Load PSA Adapter (safety)",
+            category=sockets.DRAWING,
             description="An adapter from models/psa_adapters: published (.bin or .safetensors), or trained here.",
             inputs=[
                 io.Combo.Input(
                     "adapter_name",
-                    options=folders.file_names(folders.ADAPTERS),
+                    options=folders.menu(folders.ADAPTERS),
                     tooltip="A .safetensors or .bin file in models/psa_adapters. No code in a .bin file is ever run.",
                 )
             ],
-            outputs=[sockets.Adapter.Output(display_name="adapter")],
-            **sockets.aliases("psa_adapter.bin", "safety adapter loader"),
+            outputs=[sockets.Adapter.Output(display_name="adapter", tooltip="For PSA Apply to Model.")],
+            **sockets.aliases("psa_adapter.bin", "safety adapter loader", "nsfw", "filter"),
         )
 
     @classmethod
@@ -40,7 +42,15 @@ class LoadAdapter(io.ComfyNode):
 
     @classmethod
     def execute(cls, adapter_name) -> io.NodeOutput:
-        return io.NodeOutput(load_adapter(folders.find_file(folders.ADAPTERS, adapter_name)))
+        adapter = load_adapter(folders.find_file(folders.ADAPTERS, adapter_name))
+        say(_described(adapter))
+        return io.NodeOutput(adapter)
+
+
+def _described(adapter: PSAAdapter) -> str:
+    tokens = "1 token" if adapter.num_tokens == 1 else f"{adapter.num_tokens} tokens"
+    reads = f"profiles by {adapter.encoder_id}" if adapter.encoder_id else "embeddings of its own encoder"
+    return f"for {adapter.family}: {len(adapter.layer_widths)} layers, {tokens} a profile; reads {reads}"
 
 
 class SaveAdapter(io.ComfyNode):
@@ -49,7 +59,7 @@ class SaveAdapter(io.ComfyNode):
         return io.Schema(
             node_id="PSASaveAdapter",
             display_name="Save PSA Adapter",
-            category=sockets.CATEGORY,
+            category=sockets.DRAWING,
             description="Writes an adapter as .safetensors into models/psa_adapters. Never replaces a file: a taken "
             "name gets a number.",
             inputs=[
@@ -71,4 +81,4 @@ class SaveAdapter(io.ComfyNode):
         name = safe_file_name(name, "adapter name").removesuffix(".safetensors")
         path = folders.save_path(folders.ADAPTERS, name, ".safetensors")
         save_adapter(adapter, path, dtype=_PRECISIONS[precision])
-        return io.NodeOutput(ui={"text": (f"Saved {path.name}",)})
+        return io.NodeOutput(ui={"text": (f"Saved {path.name}. Load PSA Adapter has it in its list.",)})

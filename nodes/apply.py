@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ..psa_core.errors import PSAError
 from . import sockets
 from .comfy.apply import apply_adapter, apply_effect
+from .comfy.say import say
 
 
 class Apply(io.ComfyNode):
@@ -13,9 +14,10 @@ class Apply(io.ComfyNode):
         return io.Schema(
             node_id="PSAApply",
             display_name="PSA Apply to Model",
-            category=sockets.CATEGORY,
-            description="Makes the model draw for the viewers of an embedding. With several viewers, picture i of a "
-            "batch is drawn for viewer i. Takes an adapter and an embedding, or an effect in their place.",
+            category=sockets.DRAWING,
+            description="Personalized safety: makes the model draw for the viewers of an embedding. With several "
+            "viewers, picture i of a batch is drawn for viewer i. Takes an adapter and an embedding, or an effect in "
+            "their place.",
             inputs=[
                 io.Model.Input("model", tooltip="An SD1.5 or SDXL model; it is left as it is, and a copy is returned."),
                 sockets.Adapter.Input("adapter", optional=True, tooltip="An adapter trained for this kind of model."),
@@ -42,8 +44,10 @@ class Apply(io.ComfyNode):
                     tooltip="What an adapter does for one viewer, in place of adapter and embedding.",
                 ),
             ],
-            outputs=[io.Model.Output(display_name="model")],
-            **sockets.aliases("personalized safety", "safety adapter", "apply psa adapter"),
+            outputs=[io.Model.Output(display_name="model", tooltip="For a sampler: it draws picture i for viewer i.")],
+            **sockets.aliases(
+                "personalized safety", "safety", "nsfw", "filter", "child", "viewer", "apply psa adapter"
+            ),
         )
 
     @classmethod
@@ -52,10 +56,17 @@ class Apply(io.ComfyNode):
     ) -> io.NodeOutput:
         settings = (strength, start_percent, end_percent)
         if effect is None and adapter is not None and embedding is not None:
-            return io.NodeOutput(apply_adapter(model, adapter, embedding, *settings))
-        if effect is not None and adapter is None and embedding is None:
-            return io.NodeOutput(apply_effect(model, effect, *settings))
-        raise PSAError(
-            "PSA Apply to Model takes an adapter and an embedding, or an effect and neither of the two. Connect one or "
-            "the other."
+            applied, viewers = apply_adapter(model, adapter, embedding, *settings), len(embedding)
+        elif effect is not None and adapter is None and embedding is None:
+            applied, viewers = apply_effect(model, effect, *settings), 1
+        else:
+            raise PSAError(
+                "PSA Apply to Model takes an adapter and an embedding, or an effect and neither of the two. Connect "
+                "one or the other."
+            )
+        say(
+            f"For {viewers} viewers: give the latent a batch_size of {viewers}, a picture each."
+            if viewers > 1
+            else "For 1 viewer: each picture of a batch."
         )
+        return io.NodeOutput(applied)

@@ -14,7 +14,7 @@ from ..psa_core.errors import PSAError
 from ..psa_core.files import existing_file
 from . import sockets
 from .comfy.fingerprints import always_new, fingerprint
-from .comfy.folders import input_folder, path_fingerprint
+from .comfy.folders import NO_DATA_SET, data_sets, input_folder, path_fingerprint
 from .comfy.images import to_comfy
 from .comfy.progress import node_progress
 
@@ -26,15 +26,15 @@ class LoadDataset(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="PSALoadDataset",
-            display_name="Load PSA Dataset",
-            category=sockets.CATEGORY,
+            display_name="Load PSA Dataset (DPO pairs)",
+            category=sockets.TRAINING,
             description="Reads and checks preference pairs in the format of the Sage dataset, and shows some of them.",
             inputs=[
-                io.String.Input(
+                io.Combo.Input(
                     "folder",
-                    default="sage",
-                    tooltip="The folder that holds the splits' folders: an absolute path, or one inside ComfyUI's "
-                    "input folder.",
+                    options=data_sets(),
+                    tooltip="The data set: a folder in ComfyUI's input folder that holds the splits' folders. R on the "
+                    "keyboard looks for new ones.",
                 ),
                 io.Combo.Input(
                     "split", options=list(SPLITS), tooltip="The split's folder, with metadata.jsonl or pairs.jsonl."
@@ -51,33 +51,39 @@ class LoadDataset(io.ComfyNode):
                     tooltip="A file such as Sage's users.csv, which says by User_ID what each record's user bans; in "
                     "the folder, or by an absolute path. Empty: the records say it, or the rules they follow.",
                 ),
+                io.String.Input(
+                    "elsewhere",
+                    default="",
+                    optional=True,
+                    tooltip="A data set that is not in the input folder: the absolute path of its folder, in place of "
+                    "the chosen one.",
+                ),
             ],
-            outputs=[sockets.Dataset.Output(display_name="dataset")],
+            outputs=[sockets.Dataset.Output(display_name="dataset", tooltip="For PSA Train and PSA Evaluate.")],
             is_output_node=True,
-            **sockets.aliases("sage dataset", "preference pairs", "metadata.jsonl"),
+            **sockets.aliases("sage dataset", "preference pairs", "dpo", "metadata.jsonl"),
         )
 
     @classmethod
-    def validate_inputs(cls, folder=None, split=None, users=None) -> bool | str:
-        if folder is None or split is None:  # linked: known when it runs
-            return True
-        try:
-            _metadata(folder, split)
-            _users(folder, users)
-        except PSAError as error:
-            return str(error)
+    def validate_inputs(cls, folder=None, input_types=None) -> bool | str:
+        """Any folder may be given, by any text. ComfyUI repeats a refusal once an input: execute says what is wrong."""
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, folder=None, split=None, skip_bad=None, users=None) -> str:
+    def fingerprint_inputs(cls, folder=None, split=None, skip_bad=None, users=None, elsewhere=None) -> str:
         if folder is None or split is None:  # linked: ComfyUI goes by the nodes that they come from
             return fingerprint("dataset")
+        folder = elsewhere or folder
         beside = [_root(folder) / name for name in (PAIRS, PEOPLE, ANSWERS)]  # of the compact form
-        paths = [_metadata(folder, split), _users(folder, users), *(path for path in beside if path.is_file())]
+        try:
+            paths = [_metadata(folder, split), _users(folder, users), *(path for path in beside if path.is_file())]
+        except PSAError:
+            return always_new()  # let it run, and say what is wrong
         return fingerprint(*(path_fingerprint(path) for path in paths if path))
 
     @classmethod
-    def execute(cls, folder, split, skip_bad, users="") -> io.NodeOutput:
+    def execute(cls, folder, split, skip_bad, users="", elsewhere="") -> io.NodeOutput:
+        folder = elsewhere.strip() or folder
         _metadata(folder, split)
         dataset = read_split(_root(folder), split, skip_bad, users=_users(folder, users))
         shown = ui.PreviewImage(to_comfy([sample_pairs(dataset)])).as_dict()
@@ -148,4 +154,9 @@ def _users(folder: str, users: str | None) -> Path | None:
 def _metadata(folder: str, split: str) -> Path:
     if split not in SPLITS:
         raise PSAError(f"A split is one of: {', '.join(SPLITS)}.")
-    return existing_file(split_file(_root(folder), split), f"metadata of the split '{split}'")
+    if folder == NO_DATA_SET:
+        raise PSAError("There is no data set in ComfyUI's input folder. Put one there and press R, or write its path.")
+    root = _root(folder)
+    if root.name in SPLITS and not (root / split).is_dir() and root.name in split_names(root.parent):
+        raise PSAError(f"{folder} is the folder of one split. Give the folder around it, and {root.name} as split.")
+    return existing_file(split_file(root, split), f"metadata of the split '{split}'")

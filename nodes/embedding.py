@@ -3,15 +3,18 @@
 from comfy_api.latest import io
 
 from ..psa_core.encoders.cache import EmbeddingCache
-from ..psa_core.encoders.embedding import load_embedding
+from ..psa_core.encoders.embedding import UserEmbedding, load_embedding
+from ..psa_core.encoders.everyone import EveryoneEncoder
 from ..psa_core.encoders.language_model import LanguageModelEncoder
 from ..psa_core.encoders.structured import BY_NAME, StructuredEncoder
 from ..psa_core.language_model import DEFAULT_MODEL
 from . import sockets
 from .comfy import folders
 from .comfy.language_model_memory import ManagedPlacement
+from .comfy.say import say
 
 OUR_TEMPLATES = "ours"
+_WITHOUT_MODEL = {**BY_NAME, "everyone": EveryoneEncoder}
 
 
 class LoadEncoder(io.ComfyNode):
@@ -20,16 +23,17 @@ class LoadEncoder(io.ComfyNode):
         models = folders.folder_names(folders.LANGUAGE_MODELS, holding="config.json")
         return io.Schema(
             node_id="PSALoadEncoder",
-            display_name="Load Profile Encoder",
-            category=sockets.CATEGORY,
+            display_name="Load Profile Encoder (PSA)",
+            category=sockets.DRAWING,
             description="What turns a profile into an embedding: the encoder that the adapter was trained on.",
             inputs=[
                 io.Combo.Input(
                     "encoder_name",
-                    options=[*BY_NAME, *dict.fromkeys([DEFAULT_MODEL, *models])],
-                    default=next(iter(BY_NAME)),
+                    options=[*_WITHOUT_MODEL, *dict.fromkeys([DEFAULT_MODEL, *models])],
+                    default=next(iter(_WITHOUT_MODEL)),
                     tooltip="structured: the profile's fields as numbers, instant, for adapters trained here. "
-                    "structured-inferred: the same without what is banned, which must then follow from the person. Or "
+                    "structured-inferred: the same without what is banned, which must then follow from the person. "
+                    "everyone: nothing, for adapters that draw alike for all (PSA Mini's rival). Or "
                     f"a language model in models/LLM, for published weights: {DEFAULT_MODEL}.",
                 ),
                 io.Combo.Input(
@@ -54,7 +58,9 @@ class LoadEncoder(io.ComfyNode):
                     "encoding; results are cached on disk either way.",
                 ),
             ],
-            outputs=[sockets.Encoder.Output(display_name="encoder")],
+            outputs=[
+                sockets.Encoder.Output(display_name="encoder", tooltip="For PSA Encode, PSA Train and PSA Evaluate.")
+            ],
             **sockets.aliases("profile encoder", "user encoder", "qwen"),
         )
 
@@ -65,8 +71,10 @@ class LoadEncoder(io.ComfyNode):
 
     @classmethod
     def execute(cls, encoder_name, templates, banned_by, keep_loaded) -> io.NodeOutput:
-        if encoder_name in BY_NAME:
-            return io.NodeOutput(BY_NAME[encoder_name]())
+        if encoder_name in _WITHOUT_MODEL:
+            say(f"{encoder_name}: no model, no file")
+            return io.NodeOutput(_WITHOUT_MODEL[encoder_name]())
+        say(f"{encoder_name}: read when profiles are encoded")
         return io.NodeOutput(
             LanguageModelEncoder(
                 folders.find_folder(folders.LANGUAGE_MODELS, encoder_name),
@@ -85,7 +93,7 @@ class Encode(io.ComfyNode):
         return io.Schema(
             node_id="PSAEncode",
             display_name="PSA Encode",
-            category=sockets.CATEGORY,
+            category=sockets.DRAWING,
             description="Profiles to embeddings. With several profiles, picture i of a batch is drawn for profile i.",
             inputs=[
                 sockets.Profile.Input("profile", tooltip="The viewer."),
@@ -99,14 +107,18 @@ class Encode(io.ComfyNode):
                     for name in sockets.MORE_PROFILES
                 ),
             ],
-            outputs=[sockets.Embedding.Output(display_name="embedding")],
-            **sockets.aliases("encode profile", "viewer embedding", "personalized safety"),
+            outputs=[
+                sockets.Embedding.Output(display_name="embedding", tooltip="The viewers, for PSA Apply to Model.")
+            ],
+            **sockets.aliases("encode profile", "viewer embedding", "personalized safety", "several viewers"),
         )
 
     @classmethod
     def execute(cls, profile, encoder=None, **more) -> io.NodeOutput:
         profiles = [profile, *(more[name] for name in sockets.MORE_PROFILES if more.get(name) is not None)]
-        return io.NodeOutput((encoder or StructuredEncoder()).encode(profiles))
+        embedding = (encoder or StructuredEncoder()).encode(profiles)
+        say(_described(embedding))
+        return io.NodeOutput(embedding)
 
 
 class LoadEmbedding(io.ComfyNode):
@@ -114,18 +126,20 @@ class LoadEmbedding(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="PSALoadEmbedding",
-            display_name="Load Profile Embedding",
-            category=sockets.CATEGORY,
+            display_name="Load Profile Embedding (PSA)",
+            category=sockets.DRAWING,
             description="A profile embedding from models/psa_embeddings: a published .npy, or one that `psa encode` "
             "wrote. A file with several rows gives a batch of viewers.",
             inputs=[
                 io.Combo.Input(
                     "embedding_name",
-                    options=folders.file_names(folders.EMBEDDINGS),
+                    options=folders.menu(folders.EMBEDDINGS),
                     tooltip="A .npy or .safetensors file in models/psa_embeddings.",
                 )
             ],
-            outputs=[sockets.Embedding.Output(display_name="embedding")],
+            outputs=[
+                sockets.Embedding.Output(display_name="embedding", tooltip="The viewers, for PSA Apply to Model.")
+            ],
             **sockets.aliases("user embedding", "viewer embedding", "npy"),
         )
 
@@ -139,4 +153,11 @@ class LoadEmbedding(io.ComfyNode):
 
     @classmethod
     def execute(cls, embedding_name) -> io.NodeOutput:
-        return io.NodeOutput(load_embedding(folders.find_file(folders.EMBEDDINGS, embedding_name)))
+        embedding = load_embedding(folders.find_file(folders.EMBEDDINGS, embedding_name))
+        say(_described(embedding))
+        return io.NodeOutput(embedding)
+
+
+def _described(embedding: UserEmbedding) -> str:
+    viewers = "1 viewer" if len(embedding) == 1 else f"{len(embedding)} viewers"
+    return f"{viewers}, encoded by {embedding.encoder_id or 'an encoder that the file does not name'}"

@@ -7,6 +7,7 @@ from ..psa_core.evaluate.cases import Cases
 from . import sockets
 from .comfy.images import to_comfy
 from .comfy.studio import (
+    BY_MODEL,
     JUDGES,
     SAMPLERS,
     SCHEDULERS,
@@ -14,18 +15,23 @@ from .comfy.studio import (
     Sampling,
     Studio,
     forget_answers,
+    judge_for,
     judged_drawings,
     make_judge,
+    native_side,
 )
 
 
 class Evaluate(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
+        by_model = (
+            "In pixels; 0 is the size that the model was made for: 128 for PSA Mini, 512 for SD1.5, 1024 for SDXL."
+        )
         return io.Schema(
             node_id="PSAEvaluate",
             display_name="PSA Evaluate",
-            category=sockets.CATEGORY,
+            category=sockets.MEASURING,
             description="Draws held-out captions for their users, with the adapter and without it from the same noise, "
             "has the pictures judged, and shows the figures with their 95 % intervals.",
             inputs=[
@@ -40,9 +46,11 @@ class Evaluate(io.ComfyNode):
                 sockets.Adapter.Input("rival_adapter", optional=True, tooltip="An adapter to compare with."),
                 io.Combo.Input(
                     "judge",
-                    options=list(JUDGES),
-                    tooltip="mini detector: for PSA Mini's pictures. Q16 classifier: says what is inappropriate, "
-                    "whoever looks. vision-language model: hears who looks. NudeNet: finds nudity, whoever looks.",
+                    options=[BY_MODEL, *JUDGES],
+                    default=BY_MODEL,
+                    tooltip="the model's own: PSA Mini's detector for PSA Mini; for another model, choose one. mini "
+                    "detector: for PSA Mini's pictures. Q16 classifier: says what is inappropriate, whoever looks. "
+                    "vision-language model: hears who looks. NudeNet: finds nudity, whoever looks.",
                 ),
                 io.String.Input(
                     "judge_location",
@@ -55,8 +63,8 @@ class Evaluate(io.ComfyNode):
                 io.Int.Input(
                     "count", default=50, min=1, max=10_000, tooltip="Records to draw, spread evenly over the dataset."
                 ),
-                io.Int.Input("width", default=512, min=64, max=2048, step=8, tooltip="Of a picture, in pixels."),
-                io.Int.Input("height", default=512, min=64, max=2048, step=8, tooltip="Of a picture, in pixels."),
+                io.Int.Input("width", default=0, min=0, max=2048, step=8, tooltip=f"Of a picture. {by_model}"),
+                io.Int.Input("height", default=0, min=0, max=2048, step=8, tooltip=f"Of a picture. {by_model}"),
                 io.Int.Input(
                     "seed",
                     default=0,
@@ -70,9 +78,14 @@ class Evaluate(io.ComfyNode):
                 io.Combo.Input("sampler_name", options=SAMPLERS, default="dpmpp_2m", tooltip="As in KSampler."),
                 io.Combo.Input("scheduler", options=SCHEDULERS, default="karras", tooltip="As in KSampler."),
             ],
-            outputs=[io.Image.Output(display_name="figure"), io.String.Output(display_name="table")],
+            outputs=[
+                io.Image.Output(display_name="figure", tooltip="The figures as a picture."),
+                io.String.Output(display_name="table", tooltip="The figures in words."),
+            ],
             is_output_node=True,
-            **sockets.aliases("safety benchmark", "nsfw detector", "judge", "q16", "nudenet", "win rate"),
+            **sockets.aliases(
+                "safety benchmark", "safety", "nsfw", "nsfw detector", "judge", "q16", "nudenet", "win rate"
+            ),
         )
 
     @classmethod
@@ -99,7 +112,8 @@ class Evaluate(io.ComfyNode):
     ) -> io.NodeOutput:
         # What cannot work says so now, not after hours of drawing.
         cases = Cases(dataset, count)
-        judged_by = make_judge(judge, judge_location.strip(), judge_model.strip())
+        size = width or native_side(model), height or native_side(model)
+        judged_by = make_judge(judge_for(model, judge), judge_location.strip(), judge_model.strip())
         judged_by.check([prompt.caption for prompt in cases.prompts])
         adapters = {BASE: None, "rival": rival_adapter, "PSA": adapter}  # a method is compared with those before it
         methods = [
@@ -109,7 +123,7 @@ class Evaluate(io.ComfyNode):
         ]
         for method in methods:
             method.apply_to(model, [0])
-        sampling = Sampling((width, height), seed, steps, cfg, sampler_name, scheduler)
+        sampling = Sampling(size, seed, steps, cfg, sampler_name, scheduler)
         studio = Studio(model, clip, vae, sampling)
         studio.conditioning([""])
         rows = judged_drawings(studio, methods, cases, judged_by)

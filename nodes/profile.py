@@ -12,8 +12,14 @@ from .comfy.users import profile_fingerprint, profile_names, profile_store
 
 CUSTOM = "custom"
 CHOSEN = "chosen"
+NONE_STORED = "(no profile is stored yet)"  # no name begins so
 _BEFORE = {"by the rules": REFERENCE_PROMPT}  # what workflows of the first versions hold
 _BAN_INPUTS = {f"ban_{category.lower().replace('-', '_')}": category for category in schema.CATEGORIES}
+
+
+def _harmless_first(words: tuple[str, ...], default: str) -> list[str]:
+    """A menu that starts with its default: search cards show the first word as if it were chosen."""
+    return [default, *(word for word in words if word != default)]
 
 
 class UserProfile(io.ComfyNode):
@@ -22,10 +28,10 @@ class UserProfile(io.ComfyNode):
         return io.Schema(
             node_id="PSAUserProfile",
             display_name="User Profile",
-            category=sockets.CATEGORY,
-            description="Describes a viewer. Custom values are saved in every picture and workflow that this graph "
-            "makes, as ComfyUI does with all widgets; to keep a real person's profile out of them, store it "
-            "and use Load Profile.",
+            category=sockets.VIEWERS,
+            description="Describes a viewer: age, faith, health, and what they must not be shown. Custom values are "
+            "saved in every picture and workflow that this graph makes, as ComfyUI does with all widgets; to keep a "
+            "real person's profile out of them, store it and use Load Profile.",
             inputs=[
                 io.Combo.Input(
                     "preset",
@@ -36,16 +42,18 @@ class UserProfile(io.ComfyNode):
                 ),
                 io.Int.Input("age", default=30, min=0, max=schema.MAX_AGE, tooltip="Whole years, 0 to 100."),
                 io.Combo.Input("gender", options=list(schema.GENDERS), tooltip="In the words of the Sage dataset."),
-                io.Combo.Input("religion", options=list(schema.RELIGIONS), default="None", tooltip="Or None."),
+                io.Combo.Input(
+                    "religion", options=_harmless_first(schema.RELIGIONS, "None"), default="None", tooltip="Or None."
+                ),
                 io.Combo.Input(
                     "physical_condition",
-                    options=list(schema.PHYSICAL_CONDITIONS),
+                    options=_harmless_first(schema.PHYSICAL_CONDITIONS, "healthy"),
                     default="healthy",
                     tooltip="In the words of the Sage dataset. What it bans, if anything, is up to 'banned'.",
                 ),
                 io.Combo.Input(
                     "mental_condition",
-                    options=list(schema.MENTAL_CONDITIONS),
+                    options=_harmless_first(schema.MENTAL_CONDITIONS, "healthy"),
                     default="healthy",
                     tooltip="In the words of the Sage dataset. What it bans, if anything, is up to 'banned'.",
                 ),
@@ -69,9 +77,9 @@ class UserProfile(io.ComfyNode):
                     for name, category in _BAN_INPUTS.items()
                 ),
             ],
-            outputs=[sockets.Profile.Output(display_name="profile")],
+            outputs=[sockets.Profile.Output(display_name="profile", tooltip="The viewer, for PSA Encode.")],
             **sockets.aliases(
-                "viewer", "audience", "age", "child safety", "nsfw filter", "content filter", "parental control"
+                "viewer", "audience", "age", "child", "safety", "nsfw", "filter", "parental control", "content filter"
             ),
         )
 
@@ -118,29 +126,31 @@ class LoadProfile(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="PSALoadProfile",
-            display_name="Load Profile",
-            category=sockets.CATEGORY,
+            display_name="Load Profile (PSA viewer)",
+            category=sockets.VIEWERS,
             description="A viewer's profile from your store, by name. Nothing but the name enters the graph, "
             "the pictures or the history.",
             inputs=[
                 io.Combo.Input(
                     "profile_name",
-                    options=profile_names(),
-                    tooltip="A profile that you stored with Save Profile or with this node's New profile button.",
+                    options=profile_names() or [NONE_STORED],
+                    tooltip="A profile that you stored: with this node's New profile button, in the Viewers panel, or "
+                    "with Save Profile.",
                 )
             ],
-            outputs=[sockets.Profile.Output(display_name="profile")],
-            **sockets.aliases("stored profile", "viewer", "audience"),
+            outputs=[sockets.Profile.Output(display_name="profile", tooltip="The viewer, for PSA Encode.")],
+            **sockets.aliases("stored profile", "viewer", "audience", "age", "child", "safety", "nsfw", "filter"),
         )
 
     @classmethod
     def validate_inputs(cls, profile_name=None) -> bool | str:
         if profile_name is None or profile_name in profile_names():
             return True
-        return "There is no stored profile of that name. Pick one from the list, or store it first."
+        return "There is no stored profile of that name. Pick one from the list, or store one: press New profile on it."
 
     @classmethod
     def fingerprint_inputs(cls, profile_name=None) -> str:
+
         return profile_fingerprint(profile_name)
 
     @classmethod
@@ -153,16 +163,20 @@ class SaveProfile(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="PSASaveProfile",
-            display_name="Save Profile",
-            category=sockets.CATEGORY,
+            display_name="Save Profile (PSA viewer)",
+            category=sockets.VIEWERS,
             description="Keeps a profile in your store (a private folder of ComfyUI's user directory), so that graphs "
             "can load it by name. Delete the User Profile node from the graph afterwards: its values are in the graph.",
             inputs=[
                 sockets.Profile.Input("profile", tooltip="The profile to keep."),
-                io.String.Input("name", default="viewer", tooltip="Any plain name; it appears in graphs and pictures."),
+                io.String.Input(
+                    "name",
+                    default="viewer",
+                    tooltip="It appears in graphs and pictures: let it say nothing about the person.",
+                ),
                 io.Boolean.Input("overwrite", default=False, tooltip="Replace another profile of the same name."),
             ],
-            outputs=[sockets.Profile.Output(display_name="profile")],
+            outputs=[sockets.Profile.Output(display_name="profile", tooltip="The same profile.")],
             is_output_node=True,
             **sockets.aliases("store profile", "viewer"),
         )
@@ -174,4 +188,4 @@ class SaveProfile(io.ComfyNode):
     @classmethod
     def execute(cls, profile, name, overwrite) -> io.NodeOutput:
         profile_store().save(name, profile, overwrite=overwrite)
-        return io.NodeOutput(profile)
+        return io.NodeOutput(profile, ui={"text": (f"Stored as {name}. Load Profile has it in its list.",)})

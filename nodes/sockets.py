@@ -6,6 +6,9 @@ from typing import Any
 from comfy_api.latest import io
 
 CATEGORY = "PSA"
+VIEWERS, DRAWING, TRAINING, MEASURING = (
+    f"{CATEGORY}/{task}" for task in ("viewers", "drawing", "training", "measuring")
+)
 
 Profile = io.Custom("PSA_PROFILE")  # psa_core.UserProfile
 Encoder = io.Custom("PSA_ENCODER")  # anything with `id`, `dim` and `encode(profiles)`

@@ -1,6 +1,6 @@
 """PSA Train: a MODEL, a CLIP, a VAE and preference pairs become an adapter."""
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..psa_core.encoders.structured import StructuredEncoder
 from . import sockets
@@ -15,9 +15,9 @@ class Train(io.ComfyNode):
         return io.Schema(
             node_id="PSATrain",
             display_name="PSA Train",
-            category=sockets.CATEGORY,
-            description="Trains an adapter on preference pairs. Cancel keeps everything; the same graph, queued again, "
-            "goes on where it stopped. The run's folder is user/__psa_training/<run_name>.",
+            category=sockets.TRAINING,
+            description="Trains a safety adapter on preference pairs (DPO). Cancel keeps everything; the same graph, "
+            "queued again, goes on where it stopped. The run's folder is user/__psa_training/<run_name>.",
             inputs=[
                 io.Model.Input("model", tooltip="SD1.5 or SDXL, with LoRAs if you like. It is left as it is."),
                 io.Clip.Input("clip", tooltip="The model's text encoders. Each caption is encoded once."),
@@ -42,12 +42,17 @@ class Train(io.ComfyNode):
                     "preset",
                     options=["recommended", "published", CUSTOM],
                     default="recommended",
-                    tooltip="published: the paper's settings. recommended: the same with the terms that keep pictures "
-                    "from turning to noise. custom: the recommended terms with your values below, and batch_size "
-                    "pairs a step.",
+                    tooltip="recommended: for an evening on one card with 12 GB, at the timesteps where this model "
+                    "decides what pictures show. published: the paper's settings, which take days on one card. "
+                    "custom: the recommended terms with your values below, under AdamW, and batch_size pairs a step.",
                 ),
                 io.Int.Input(
-                    "steps", default=5000, min=1, max=1_000_000, tooltip="A run can be resumed with more of them."
+                    "steps",
+                    default=1600,
+                    min=1,
+                    max=1_000_000,
+                    tooltip="recommended is made for 1600, of SDXL 800; published for 5000. A run ends where it stands "
+                    "when this is set to the number it has reached; published and custom also go on with more.",
                 ),
                 io.Float.Input("learning_rate", default=5e-6, min=1e-9, max=1.0, step=1e-7, round=1e-9, tooltip=custom),
                 io.Int.Input(
@@ -55,8 +60,8 @@ class Train(io.ComfyNode):
                     default=2,
                     min=1,
                     max=256,
-                    tooltip="Pairs at a time: the memory it takes. With a preset a step is as many pairs as the paper "
-                    "took (SD1.5 192, SDXL 128), whatever this is; it must divide that.",
+                    tooltip="Pairs at a time: the memory it takes. With a preset a step is as many pairs as the preset "
+                    "says (recommended 16; published 192, of SDXL 128), whatever this is; it must divide that.",
                 ),
                 io.Int.Input("resolution", default=512, min=64, max=2048, step=64, tooltip=custom),
                 io.Int.Input("num_tokens", default=1, min=1, max=64, tooltip=f"Tokens a profile becomes. {custom}"),
@@ -78,10 +83,13 @@ class Train(io.ComfyNode):
                     tooltip="Mirror pairs at random. Off where left and right matter, as in pictures with writing.",
                 ),
             ],
-            outputs=[sockets.Adapter.Output(display_name="adapter"), io.Image.Output(display_name="plot")],
+            outputs=[
+                sockets.Adapter.Output(display_name="adapter", tooltip="The best by held-out pairs, else the last."),
+                io.Image.Output(display_name="plot", tooltip="The run's curves."),
+            ],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
-            **sockets.aliases("dpo", "lppd", "preference optimization", "train safety adapter", "fine-tune"),
+            **sockets.aliases("dpo", "lppd", "preference optimization", "safety", "train safety adapter", "fine-tune"),
         )
 
     @classmethod
@@ -121,4 +129,5 @@ class Train(io.ComfyNode):
             preview_every,
             cls.hidden.unique_id,
         )
-        return io.NodeOutput(adapter, to_comfy([plot]), ui={"text": (reason,)})
+        image = to_comfy([plot])
+        return io.NodeOutput(adapter, image, ui={**ui.PreviewImage(image).as_dict(), "text": (reason,)})

@@ -2,20 +2,26 @@
 
 import json
 import os
+import unicodedata
 from pathlib import Path
+from urllib.parse import unquote
 
 from .errors import PSAError
-from .files import NameTakenError, atomic_path, is_plain_name, safe_file_name, sweep_parts
+from .files import NameTakenError, atomic_path, is_plain_name, sweep_parts
 from .profile import UserProfile
 
 _ENDING = ".json"
+_NEVER_IN_NAMES = frozenset('/\\:*?"<>|')  # what paths are made of, here or elsewhere
+_SYMBOLS = frozenset("$+=^`~")
+_LONGEST_STEM = 200  # bytes; file systems stop at 255
 
 
 class ProfileStore:
     """Profiles as JSON files in one folder, in Sage's spelling, readable by their owner alone.
 
-    Files have the mode 0600, the folder 0700. Names follow `safe_file_name`. No message holds more of
-    a profile than its name. What a killed save left is removed by the next call that lists, saves or deletes.
+    Files have the mode 0600, the folder 0700. Names are words as people write them, signs such as `'`
+    and `&` included: a file's name has `%27` where its profile's has `'`. No message holds more of a
+    profile than its name. What a killed save left is removed by the next call that lists, saves or deletes.
 
     Args:
         folder: where the profiles lie; made at the first `save`.
@@ -33,8 +39,8 @@ class ProfileStore:
             return []
         except OSError as error:
             raise PSAError("The folder of stored profiles cannot be read. Check its permissions.") from error
-        names = (file.removesuffix(_ENDING) for file in files if file.endswith(_ENDING))
-        return sorted(name for name in names if is_plain_name(name))
+        names = (unquote(file.removesuffix(_ENDING)) for file in files if file.endswith(_ENDING))
+        return sorted(name for name in names if (stem := _stem(name)) and stem + _ENDING in files)
 
     def load(self, name: str) -> UserProfile:
         """Read the profile stored as `name`.
@@ -79,17 +85,39 @@ class ProfileStore:
         path = self._path(name)
         if not isinstance(profile, UserProfile):
             raise PSAError("Only a user profile can be stored as one.")
-        text = json.dumps(profile.to_dict(), indent=1)
+        self._write(name, path, json.dumps(profile.to_dict(), indent=1).encode(), overwrite)
+
+    def _write(self, name: str, path: Path, content: bytes, overwrite: bool) -> None:
         self._make_folder()
         sweep_parts(self.folder)
         try:
             with atomic_path(path, mode=0o600, replace=overwrite) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+                temporary.write_bytes(content)
         except NameTakenError:
             raise PSAError(
                 f"The name '{name}' is taken by a stored profile. Choose another name, delete that profile, or allow "
                 "overwriting it."
             ) from None
+
+    def copy(self, name: str, new: str) -> None:
+        """Store what is stored as `name` as `new`, too, byte for byte, whether it can be read or not.
+
+        Raises:
+            PSAError: for a name that is not stored, or as `save` does for the new one.
+        """
+        path, target = self._path(name), self._path(new)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            raise self._not_stored(name) from None
+        except OSError as error:
+            raise PSAError(f"The stored profile '{name}' cannot be read. Check its file's permissions.") from error
+        self._write(new, target, content, overwrite=False)
+
+    def rename(self, name: str, new: str) -> None:
+        """As `copy`, and nothing is stored as `name` afterwards."""
+        self.copy(name, new)
+        self.delete(name)
 
     def delete(self, name: str) -> None:
         """Remove the profile stored as `name`, damaged or not.
@@ -106,7 +134,14 @@ class ProfileStore:
             raise PSAError(f"The stored profile '{name}' cannot be deleted. Check its folder's permissions.") from error
 
     def _path(self, name: str) -> Path:
-        return self.folder / (safe_file_name(name, "profile name") + _ENDING)
+        stem = _stem(name)
+        if stem is None:
+            raise PSAError(
+                "That profile name cannot be used. Give 1 to 100 letters, digits, spaces and signs such as . ( ) + - _ "
+                "' & , !, starting with a letter or digit, without '..', without / \\ : * ? \" < > | and no device "
+                "name such as CON."
+            )
+        return self.folder / (stem + _ENDING)
 
     def _make_folder(self) -> None:
         try:
@@ -117,3 +152,18 @@ class ProfileStore:
 
     def _not_stored(self, name: str) -> PSAError:
         return PSAError(f"No profile is stored as '{name}'. Save one under that name, or choose another.")
+
+
+def _stem(name: object) -> str | None:
+    """The file's name, without its ending, of the profile `name`; `None` for no name that a profile can have."""
+    if not isinstance(name, str) or not is_plain_name("".join("x" if _is_sign(c) else c for c in name)):
+        return None
+    stem = "".join("".join(f"%{byte:02X}" for byte in c.encode()) if _is_sign(c) else c for c in name)
+    return stem if len(stem.encode()) <= _LONGEST_STEM else None
+
+
+def _is_sign(character: str) -> bool:
+    """Whether it may stand in a profile's name though not in a plain file name."""
+    if character in " .()+-_" or character in _NEVER_IN_NAMES:
+        return False
+    return character in _SYMBOLS or unicodedata.category(character)[0] == "P"

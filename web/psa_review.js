@@ -74,26 +74,34 @@ async function openReview(wanted) {
 
   /** Run what talks to the server; what goes wrong is said, and the question stays. */
   async function quietly(work) {
-    busy = true;
+    setBusy(true);
     error.textContent = "";
     try {
       await work();
     } catch (failure) {
       error.textContent = failure.message;
     } finally {
-      busy = false;
+      setBusy(false);
     }
+  }
+
+  function setBusy(value) {
+    busy = value;
+    dialog.ariaBusy = String(value);
   }
 
   async function show(next) {
     state = next;
     const { question, answered, total, taken_out: takenOut } = state;
-    bar.max = Math.max(total, 1);
-    bar.value = answered;
-    counts.textContent = `${answered} of ${total} answered${takenOut ? `, ${takenOut} taken out` : ""}`;
+    const told = () => {
+      bar.max = Math.max(total, 1);
+      bar.value = answered;
+      counts.textContent = `${answered} of ${total} answered${takenOut ? `, ${takenOut} taken out` : ""}`;
+    };
     asked.hidden = !question;
     for (const button of buttons) button.disabled = button.name === "undo" ? !state.undo : !question;
     if (!question) {
+      told();
       error.textContent = total ? "All questions of this split are answered." : "This split has no question.";
       return;
     }
@@ -106,6 +114,7 @@ async function openReview(wanted) {
       pictures[number].src = api.apiURL(`${place()}/${question.number}/${side}?${question.scene}`);
     const loaded = await Promise.allSettled(pictures.map((picture) => picture.decode()));
     if (loaded.some((each) => each.status === "rejected")) error.textContent = "A picture of this pair cannot be shown.";
+    told(); // last: from here on it can be answered
   }
 
   function answer(word) {

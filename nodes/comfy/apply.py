@@ -9,7 +9,6 @@ from weakref import ref
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, WrappersMP, add_wrapper_with_key, get_wrappers_with_key
-from comfy_execution.utils import get_executing_context
 
 from ...psa_core.adapter.attention import UserKeyValue
 from ...psa_core.adapter.effect import PSAEffect
@@ -28,6 +27,7 @@ from .attn2 import (
     replacements,
 )
 from .rows import CALL, ROLES, RUN, Run, read_call
+from .say import say, this_node
 
 _KEY = "psa"  # of our wrappers and callbacks
 _APPLIED = "psa_applied"  # in `transformer_options`: a (profiles, node id) for each PSA Apply
@@ -109,7 +109,7 @@ def _apply(
 def _watch(model: ModelPatcher, profiles: int) -> None:
     """Let `model` tell when it is cloned, when sampling starts, and when the UNet is called."""
     options = model.model_options["transformer_options"]
-    options[_APPLIED] = (*options.get(_APPLIED, ()), (profiles, _this_node()))
+    options[_APPLIED] = (*options.get(_APPLIED, ()), (profiles, this_node()))
     if not model.get_callbacks(CallbacksMP.ON_CLONE, _KEY):
         model.add_callback_with_key(CallbacksMP.ON_CLONE, _KEY, _on_clone)
     _watch_weights(model)
@@ -122,11 +122,6 @@ def _watch(model: ModelPatcher, profiles: int) -> None:
     for kind, wrapper in wrappers.items():
         if not get_wrappers_with_key(kind, _KEY, options):
             add_wrapper_with_key(kind, _KEY, wrapper, options)
-
-
-def _this_node() -> str | None:
-    context = get_executing_context()
-    return context.node_id if context else None
 
 
 def _on_clone(model: ModelPatcher, clone: ModelPatcher) -> None:
@@ -144,7 +139,7 @@ def _watch_weights(model: ModelPatcher) -> None:
             _warn(
                 "A merge takes a MODEL's weights alone, so what PSA Apply to Model did to this one is left behind. Put "
                 "PSA Apply to Model after the merge.",
-                _this_node(),
+                this_node(),
             )
         return type(itself()).get_key_patches(itself(), filter_prefix)
 
@@ -189,10 +184,7 @@ def _obey_short_names(present: dict[tuple, Any]) -> None:
 def _warn(sentence: str, node: str | None) -> None:
     """In the log, and on the node in the editor."""
     log.warning(sentence)
-    if node is not None:
-        from server import PromptServer  # there is one where nodes are executed, and not in every program
-
-        PromptServer.instance.send_progress_text(sentence, node)
+    say(sentence, node)
 
 
 def read_roles(executor: Any, model: Any, conds: Any, x: Any, timestep: Any, model_options: dict) -> Any:

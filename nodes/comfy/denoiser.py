@@ -50,6 +50,11 @@ class ComfyDenoiser:
     def device(self) -> torch.device:
         return self._device
 
+    @property
+    def weight_bytes(self) -> int:
+        """Of the UNet, as it is stored."""
+        return sum(parameter.nbytes for parameter in self._base.diffusion_model.parameters())
+
     def __call__(
         self,
         noisy: torch.Tensor,

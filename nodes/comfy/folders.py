@@ -34,8 +34,13 @@ def register() -> None:
 
 
 def file_names(folder: str) -> list[str]:
-    """The files in a model folder, for a node's menu."""
+    """The files in a model folder."""
     return folder_paths.get_filename_list(folder)
+
+
+def menu(folder: str) -> list[str]:
+    """The same for a node's menu, which says so where there is none."""
+    return file_names(folder) or [f"(no file in models/{folder} yet)"]
 
 
 def find_file(folder: str, name: str) -> Path:
@@ -113,6 +118,22 @@ def find_folder(folder: str, name: str) -> Path:
 def input_folder() -> Path:
     """ComfyUI's input folder."""
     return Path(folder_paths.get_input_directory())
+
+
+NO_DATA_SET = "(no data set in ComfyUI's input folder yet)"
+_SPLIT_FILES = ("metadata.jsonl", "pairs.jsonl")
+
+
+def data_sets() -> list[str]:
+    """The folders in ComfyUI's input folder, and in its folders, that hold a split; for a node's menu."""
+    root = input_folder()
+    found = {
+        path.parent.parent
+        for file in _SPLIT_FILES
+        for depth in ("*/*", "*/*/*")
+        for path in root.glob(f"{depth}/{file}")
+    }
+    return sorted(path.relative_to(root).as_posix() for path in found) or [NO_DATA_SET]
 
 
 def system_folder(name: str) -> Path:

@@ -27,6 +27,11 @@ class _MiniConfig(SD15):
     unet_extra_config: ClassVar[dict[str, Any]] = {}
 
 
+def is_mini(model: ModelPatcher) -> bool:
+    """Whether `load_model` made it."""
+    return isinstance(model.model.model_config, _MiniConfig)
+
+
 def load_model(folder: Path) -> ModelPatcher:
     """The UNet of a mini model in diffusers' layout."""
     config, tensors = read_part(folder, "unet")

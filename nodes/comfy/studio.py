@@ -26,22 +26,47 @@ from ...psa_core.judges import judge_of
 from ...psa_core.judges.judging import Judge
 from ...psa_core.judges.kept import Answers, KeptJudge
 from ...psa_core.mini.judge import MINI_JUDGE
+from ...psa_core.mini.world import SIZE as MINI_SIDE
 from ...psa_core.plots.grid import labelled_grid
 from ...psa_core.profile import UserProfile
 from ...psa_core.seeds import draw_seed
 from .apply import apply_adapter
 from .attn2 import cross_attention_sites
+from .denoiser import has_size_vector
 from .images import from_comfy
 from .judges import GENERAL_JUDGES, judge_options
+from .mini_model import is_mini
 from .training_inputs import text_encoder
 
 SAMPLERS, SCHEDULERS = list(KSampler.SAMPLERS), list(KSampler.SCHEDULERS)
 JUDGES = {"mini detector": "mini", **GENERAL_JUDGES}
 """What the node calls the judges."""
+BY_MODEL = "the model's own"
 _PIXELS_AT_ONCE = 512 * 512  # in one sampling run; a larger picture has one for itself
 _SHOWN_SIDE = 768  # of the preview, in pixels
 _answers = Answers()
 """In memory, under a key of this process: a run whose judge failed goes on there when it is queued again."""
+
+
+def judge_for(model: ModelPatcher, judge: str) -> str:
+    """The judge's name, found by the model where that is asked for.
+
+    Raises:
+        PSAError: for a model that has no judge of its own.
+    """
+    if judge != BY_MODEL:
+        return judge
+    if not is_mini(model):
+        others = ", ".join(name for name in JUDGES if JUDGES[name] != "mini")
+        raise PSAError(f"Only PSA Mini has a judge of its own. Choose as judge, for this model: {others}.")
+    return next(name for name in JUDGES if JUDGES[name] == "mini")
+
+
+def native_side(model: ModelPatcher) -> int:
+    """The width and height, in pixels, of the pictures that the model was trained on."""
+    if is_mini(model):
+        return MINI_SIDE
+    return 1024 if has_size_vector(model.model) else 512
 
 
 def make_judge(judge: str, location: str, model: str) -> Judge:

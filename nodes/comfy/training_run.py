@@ -3,9 +3,11 @@
 import logging
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import folder_paths
 from comfy import model_management
@@ -15,7 +17,9 @@ from PIL import Image
 from ...psa_core.adapter.model import PSAAdapter
 from ...psa_core.dataset import read_split
 from ...psa_core.encoders.protocol import ProfileEncoder
+from ...psa_core.errors import PSAError
 from ...psa_core.files import safe_file_name
+from ...psa_core.mini.adapters import CONFIG
 from ...psa_core.plots.training import training_plot, with_pictures
 from ...psa_core.processes import make_accelerator
 from ...psa_core.training import PairSplit, Progress, TensorCache, TrainConfig, Trainer, read_metrics
@@ -24,13 +28,17 @@ from ...psa_core.training.folder import RunFolder, load_result
 from .attn2 import cross_attention_sites
 from .denoiser import borrowed, check_trainable, has_size_vector
 from .folders import system_folder
+from .mini_model import is_mini
+from .say import say
 from .train_preview import LABELS, Preview
 from .training_inputs import image_encoder, text_encoder
 from .weights import refuse_bypassed
 
 CUSTOM = "custom"
-_WARMUP_STEPS = 50  # of a custom run; fixed, so that a run can be resumed with another number of steps
-_EVALUATE_EVERY = 100
+Kind = Literal["sd15", "sdxl", "mini"]
+# Of a custom run: a constant rate can be resumed with another number of steps, and rates stand for these optimizers.
+_CUSTOM = {"warmup_steps": 50, "schedule": "constant", "weight_decay": 1e-2, "ema_decay": 0.0}
+_EVALUATIONS, _EVALUATE_EVERY = 10, 100  # at least so many a run, and at most so many steps between two
 _PLOT_SECONDS = 2.0
 _SHOWN_SIDE = 768  # of a preview, in pixels
 
@@ -63,38 +71,86 @@ def train(
     Raises:
         PSAError: for a MODEL that cannot be trained on, settings that do not fit, or as the trainer does.
     """
-    check_trainable(model)
-    refuse_bypassed(clip.patcher)
-    processes = make_accelerator()  # refuses now, not after hours of encoding, where a package is missing
-    settings = settings | {"evaluate_every": _EVALUATE_EVERY if held_out else 0}
     folder = run_folder(run_name)
-    config = as_begun(training_config(preset, has_size_vector(model.model), settings, own), folder)
-    RunFolder(folder).check()
     view = RunView(node_id, folder, preview_every)
-    if harmless is None and dataset.harmless:
-        harmless = read_split(dataset.folder.parent, dataset.harmless)
-    splits = Splits(dataset, {held_out.name: held_out} if held_out else {}, harmless)
-    context_dim = cross_attention_sites(model.model.diffusion_model)[0].context_dim
-    images, texts = image_encoder(vae, model), text_encoder(clip, model, context_dim)
-    cache = TensorCache(folder.parent / "_cache")  # no run can have that name
-    pairs = encoded_pairs(splits, config, cache, images, texts, encoder, processes, view.encoded)
-    with borrowed(model, config.precision) as denoiser:
-        if preview_every:
-            view.preview = Preview(denoiser, pairs.train, model.get_model_object("latent_format"))
-        trainer = Trainer(config, denoiser, pairs.train, folder, pairs.held_out, processes)
-        result = trainer.train(view, view.prepared)
-    adapter = load_result(folder) if held_out else result.adapter
-    _log.info("PSA Train '%s': %s", run_name, result.reason)
-    return adapter, view.plot(), result.reason
+    with _ends_in_words(view, settings["steps"]):
+        view.say("looking at the model and the data set")
+        check_trainable(model)
+        refuse_bypassed(clip.patcher)
+        processes = make_accelerator()  # refuses now, not after hours of encoding, where a package is missing
+        settings = settings | {"evaluate_every": evaluate_every(settings["steps"]) if held_out else 0}
+        config = as_begun(training_config(preset, kind_of(model), settings, own), folder)
+        RunFolder(folder).check()
+        view.say("getting VAE and text encoder ready")
+        if harmless is None and dataset.harmless:
+            harmless = read_split(dataset.folder.parent, dataset.harmless)
+        splits = Splits(dataset, {held_out.name: held_out} if held_out else {}, harmless)
+        context_dim = cross_attention_sites(model.model.diffusion_model)[0].context_dim
+        images, texts = image_encoder(vae, model), text_encoder(clip, model, context_dim)
+        cache = TensorCache(folder.parent / "_cache")  # no run can have that name
+        pairs = encoded_pairs(splits, config, cache, images, texts, encoder, processes, view.encoded)
+        view.say("getting the model ready to train")
+        with borrowed(model, config.precision) as denoiser:
+            if preview_every:
+                view.preview = Preview(denoiser, pairs.train, model.get_model_object("latent_format"))
+            trainer = Trainer(config, denoiser, pairs.train, folder, pairs.held_out, processes)
+            result = trainer.train(view, view.prepared, view.announced)
+        adapter = load_result(folder) if held_out else result.adapter
+        _log.info("PSA Train '%s': %s", run_name, result.reason)
+        return adapter, view.plot(), result.reason
 
 
-def training_config(preset: str, is_sdxl: bool, settings: dict[str, Any], own: dict[str, Any]) -> TrainConfig:
-    """The preset for the model's kind with `settings`; `custom` is the recommended one with `own` values, too."""
+@contextmanager
+def _ends_in_words(view: "RunView", steps: int) -> Iterator[None]:
+    """Cancel leaves a sentence on the node, and an error speaks of the node's inputs."""
+    try:
+        yield
+    except model_management.InterruptProcessingException:
+        view.stopped(steps)
+        raise
+    except PSAError as error:
+        if "another folder" not in str(error):
+            raise
+        raise PSAError(f"{error} In PSA Train the folder follows run_name: another name is another folder.") from error
+
+
+def kind_of(model: Any) -> Kind:
+    """For which of the presets' kinds the MODEL is."""
+    if is_mini(model):
+        return "mini"
+    return "sdxl" if has_size_vector(model.model) else "sd15"
+
+
+def training_config(preset: str, kind: Kind, settings: dict[str, Any], own: dict[str, Any]) -> TrainConfig:
+    """The preset for the model's kind with `settings`.
+
+    `custom` has the recommended terms with `own` values, under AdamW (SDXL: Adafactor) at a constant rate. Mirroring
+    can be switched off; else it is the preset's.
+    """
+    is_sdxl = kind == "sdxl"
     name = "recommended" if preset == CUSTOM else preset
-    settings = settings | {"preset": f"{name}-sdxl" if is_sdxl else name, "gradient_checkpointing": True}
+    at_once = settings["batch_size"]
+    settings = {each: value for each, value in settings.items() if (each, value) != ("flip", True)}
+    settings |= {"preset": f"{name}-sdxl" if is_sdxl else name, "gradient_checkpointing": True}
     if preset == CUSTOM:
-        settings |= own | {"effective_batch_size": settings["batch_size"], "warmup_steps": _WARMUP_STEPS}
+        optimizer = {"optimizer": "adafactor" if is_sdxl else "adamw"}
+        settings |= own | _CUSTOM | optimizer | {"effective_batch_size": at_once}
+        return TrainConfig.from_dict(settings)
+    if preset == "recommended" and kind == "mini":
+        settings = CONFIG | settings
+    a_step = TrainConfig.from_dict(settings | {"batch_size": 1}).effective_batch_size
+    if a_step % at_once:
+        fits = ", ".join(str(number) for number in range(1, a_step + 1) if a_step % number == 0)
+        raise PSAError(
+            f"With the preset {preset} a step is {a_step} pairs, and batch_size must divide that. Choose one of "
+            f"{fits}, or the preset custom, with which a step is batch_size pairs."
+        )
     return TrainConfig.from_dict(settings)
+
+
+def evaluate_every(steps: int) -> int:
+    """How many steps lie between two looks at held-out pairs: a short run gets some, too, and so a best adapter."""
+    return max(1, min(_EVALUATE_EVERY, steps // _EVALUATIONS))
 
 
 def run_folder(run_name: str) -> Path:
@@ -121,28 +177,36 @@ class RunView:
 
     def __init__(self, node_id: str | None, folder: Path, preview_every: int) -> None:
         self.preview: Preview | None = None
-        self._node_id, self._folder, self._preview_every = node_id, folder, preview_every
+        self.folder, self._node_id, self._preview_every = folder, node_id, preview_every
         self._bar = ProgressBar(1)
         self._pictures: list[Image.Image] = []
+        self._announced: list[str] = []
         self._shown = 0.0
 
     def encoded(self, done: int, count: int) -> None:
         """Progress of filling the cache."""
         model_management.throw_exception_if_processing_interrupted()
-        self._text(f"encoding pictures and captions: {done} of {count}")
+        self.say(f"encoding pictures and captions: {done} of {count}")
         self._bar.update_absolute(done, count)
 
     def prepared(self, done: int, count: int) -> None:
         """Progress of the pass over the base model."""
         model_management.throw_exception_if_processing_interrupted()
-        self._text(f"base model: {done} of {count}")
+        self.say(f"base model: {done} of {count}")
         self._bar.update_absolute(done, count)
+
+    def announced(self, sentence: str) -> None:
+        """What the run will take; it stays above the progress."""
+        _log.info("PSA Train: %s", sentence)
+        self._announced.append(sentence)
+        self.say("\n".join(self._announced))
 
     def __call__(self, progress: Progress) -> None:
         metrics = progress.metrics
         left = timedelta(seconds=round(metrics["eta_seconds"]))
         line = f"step {progress.step} of {progress.steps}, loss {metrics['preference_loss']:.4f}, "
-        self._text(f"{line}accuracy {metrics['accuracy']:.2f}, {left} left\n{progress.message or ''}".strip())
+        line += f"accuracy {metrics['accuracy']:.2f}, {left} left"
+        self.say("\n".join([line, *filter(None, [progress.message]), *self._announced]))
         self._draw_preview(progress)
         image, now = None, time.monotonic()
         if now - self._shown > _PLOT_SECONDS or progress.step == progress.steps:
@@ -153,7 +217,7 @@ class RunView:
         model_management.throw_exception_if_processing_interrupted()
 
     def plot(self) -> Image.Image:
-        return training_plot(read_metrics(self._folder))
+        return training_plot(read_metrics(self.folder))
 
     def _draw_preview(self, progress: Progress) -> None:
         if self.preview is None or progress.step % self._preview_every:
@@ -164,8 +228,15 @@ class RunView:
             _log.warning("PSA Train: there is no memory for preview pictures; the run goes on without them.")
             self.preview = None
 
-    def _text(self, text: str) -> None:
-        if self._node_id is not None:  # there is a server, then
-            from server import PromptServer
+    def stopped(self, steps: int) -> None:
+        """What Cancel leaves, and how to go on."""
+        done = len(read_metrics(self.folder))
+        kept = (
+            f"at step {done} of {steps}: all of it is saved"
+            if done
+            else "before the first step: what is encoded is kept"
+        )
+        self.say(f"Stopped {kept}. Run goes on there, as long as run_name and settings stay.")
 
-            PromptServer.instance.send_progress_text(text, self._node_id)
+    def say(self, text: str) -> None:
+        say(text, self._node_id)

@@ -65,7 +65,7 @@ def viewer_effect(adapter: PSAAdapter, encoder: ProfileEncoder, banned: Iterable
             "age, religion or conditions by the rules 'sage'. Use an adapter of the encoder structured, or other "
             "categories."
         )
-    return tokens_effect(adapter, adapter.user_tokens(encoder.encode([person])))
+    return _effect(adapter, adapter.user_tokens(encoder.encode([person])))
 
 
 def strictest(profiles: Sequence[UserProfile]) -> UserProfile:
@@ -80,7 +80,7 @@ def joined_effect(adapter: PSAAdapter, viewers: UserEmbedding) -> PSAEffect:
 
     An adapter of one token has keys that were never trained, equal ones in published files: then it is the mean.
     """
-    return tokens_effect(adapter, adapter.user_tokens(viewers).flatten(0, 1)[None])
+    return _effect(adapter, adapter.user_tokens(viewers))
 
 
 def mixed_effect(adapter: PSAAdapter, first: UserEmbedding, second: UserEmbedding, share: float) -> PSAEffect:
@@ -93,15 +93,14 @@ def mixed_effect(adapter: PSAAdapter, first: UserEmbedding, second: UserEmbeddin
         raise PSAError("The second viewer's share must be from 0 (the first alone) to 1 (the second alone).")
     if len(first) != 1 or len(second) != 1:
         raise PSAError("Mixing takes two embeddings of one viewer each. Encode each profile by itself.")
-    return tokens_effect(adapter, torch.lerp(adapter.user_tokens(first), adapter.user_tokens(second), share))
+    return _effect(adapter, torch.lerp(adapter.user_tokens(first), adapter.user_tokens(second), share))
 
 
-def tokens_effect(adapter: PSAAdapter, tokens: torch.Tensor) -> PSAEffect:
-    """The effect of user tokens (1, k * N, cross_attention_dim); nobody's come k times, which changes nothing."""
-    times = tokens.shape[1] // adapter.num_tokens
+def _effect(adapter: PSAAdapter, tokens: torch.Tensor) -> PSAEffect:
+    """The effect of all viewers of `tokens` (V, N, cross_attention_dim); nobody's come V times, to no effect."""
     with torch.inference_mode(False), torch.no_grad():
-        rows = torch.cat([tokens, adapter.uncond_tokens(1).repeat(1, times, 1)])
-        return PSAEffect(adapter.key_values(rows), adapter.cross_attention_dim, adapter_id(adapter))
+        rows = torch.stack([tokens, adapter.uncond_tokens(len(tokens))])
+        return PSAEffect(adapter.joined_key_values(rows), adapter.cross_attention_dim, adapter_id(adapter))
 
 
 def save_effect(effect: PSAEffect, path: Path | str) -> None:

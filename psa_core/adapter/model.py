@@ -156,16 +156,32 @@ class PSAAdapter(nn.Module):
         return torch.cat([self.uncond_tokens(len(tokens)), tokens])
 
     def key_values(self, tokens: torch.Tensor) -> list[UserKeyValue]:
-        """Every layer's contribution for `tokens` (B, N, cross_attention_dim), float32, in checkpoint order.
-
-        A row may have the tokens of several viewers, one after the other, which then share one attention.
-        """
-        ends = tuple(tokens.shape[1:])
-        if tokens.ndim != 3 or ends[1] != self.cross_attention_dim or not ends[0] or ends[0] % self.num_tokens:
+        """Every layer's contribution for `tokens` (B, N, cross_attention_dim), float32, in checkpoint order."""
+        if tokens.ndim != 3 or tuple(tokens.shape[1:]) != (self.num_tokens, self.cross_attention_dim):
             raise PSAError(
                 f"This adapter's tokens have the shape (rows, {self.num_tokens}, {self.cross_attention_dim}); "
                 f"these have {tuple(tokens.shape)}."
             )
+        return self._through_layers(tokens)
+
+    def joined_key_values(self, tokens: torch.Tensor) -> list[UserKeyValue]:
+        """As `key_values`, for rows of V viewers who share one attention: (B, V, N, cross_attention_dim)."""
+        if (
+            tokens.ndim != 4
+            or not tokens.shape[1]
+            or tuple(tokens.shape[2:])
+            != (
+                self.num_tokens,
+                self.cross_attention_dim,
+            )
+        ):
+            raise PSAError(
+                f"This adapter's joined tokens have the shape (rows, viewers, {self.num_tokens}, "
+                f"{self.cross_attention_dim}); these have {tuple(tokens.shape)}."
+            )
+        return self._through_layers(tokens.flatten(1, 2))
+
+    def _through_layers(self, tokens: torch.Tensor) -> list[UserKeyValue]:
         tokens = tokens.to(self.device, torch.float32)
         return [layer(tokens) for layer in self.psa_adapter]
 

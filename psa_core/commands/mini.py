@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, path in ADAPTERS.items():
         evaluate.add_argument(f"--{name}", default=path, metavar="FILE", help="default: the shipped adapter")
     _add_drawing(evaluate)
+    evaluate.add_argument("--rivals", action="store_true", help="beside what needs no training: words, SLD, ...")
     evaluate.add_argument("--work", metavar="FOLDER", help="keep here what was seen, so that a stopped run goes on")
 
     benchmark = commands.add_parser(
@@ -144,11 +145,13 @@ def _guard(args: argparse.Namespace) -> int:
 def _evaluate(args: argparse.Namespace) -> int:
     from ..evaluate.output import check_output
     from ..mini.generate import MiniModel
-    from ..mini.lineup import adapters
+    from ..mini.lineup import adapters, untrained
 
     output = check_output(args.output, args.force)
     files = {name: Path(getattr(args, name.replace("-", "_"))) for name in ADAPTERS}
-    return _measure(args, adapters(MiniModel(args.base), files), output, Path(args.work) if args.work else None)
+    model = MiniModel(args.base)
+    entries = adapters(model, files) + (untrained(model, files["psa"]) if args.rivals else [])
+    return _measure(args, entries, output, Path(args.work) if args.work else None)
 
 
 def _benchmark(args: argparse.Namespace) -> int:
@@ -219,6 +222,8 @@ def _again(args: argparse.Namespace) -> str:
         value = getattr(args, name, default)
         if value != default:
             words += [f"--{name.replace('_', '-')}", str(value)]
+    if getattr(args, "rivals", False):
+        words.append("--rivals")
     return " ".join([*words, "-o", str(args.output)])
 
 

@@ -107,7 +107,7 @@ def _train(
             bar.show(progress.step, progress.steps, progress.message, **figures)
             return bool(signals.received)
 
-        return trainer.train(callback, preparing=lambda _done, _count: bool(signals.received))
+        return trainer.train(callback, preparing=lambda _done, _count: bool(signals.received), announce=say)
 
 
 class _Signals:

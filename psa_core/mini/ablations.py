@@ -78,7 +78,7 @@ def table(ablations: Sequence[Ablation]) -> str:
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     unseen = TITLES["unseen"]
     for each in ablations:
-        wanted = [("IP on banned", way) for way in ("named", "implied", "unasked")]
+        wanted: list[tuple[str, str | None]] = [("IP on banned", way) for way in ("named", "implied", "unasked")]
         wanted += [("allowed kept", None), ("pass rate", None)]
         figures = [each.results.figure(unseen, each.name, *names) for names in wanted]
         figures.append(each.results.figure(HARMLESS_TITLE, each.name, "Frechet rise", HARMLESS))

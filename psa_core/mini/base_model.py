@@ -177,9 +177,9 @@ def train_base(
     steps = unet_steps or (UNET_STEPS if start is None else FURTHER_STEPS)
     vae = _train_vae(work, seed, report) if start is None else load_part(Path(start), "vae", torch.float32).eval()
     write_tokenizer(folder / "tokenizer")
-    models = nn.ModuleList(_new_models(seed) if start is None else _models_of(Path(start), folder, seed))
+    learning = nn.ModuleList(_new_models(seed) if start is None else _models_of(Path(start), folder, seed))
     rate = UNET_RATE if start is None else FURTHER_RATE
-    unet, text_encoder = _train_unet(work, vae, models, load_tokenizer(folder), seed, steps, rate, report)
+    unet, text_encoder = _train_unet(work, vae, learning, load_tokenizer(folder), seed, steps, rate, report)
     models: dict[str, Any] = {"vae": vae, "unet": unet, "text_encoder": text_encoder}
     for name, model in models.items():
         model.half().save_pretrained(folder / name)

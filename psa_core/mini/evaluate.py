@@ -65,7 +65,7 @@ def evaluate(
 def _cells(studio: Studio, entry: Entry) -> Cells:
     """What a method draws, of the requests that it can draw for: one LoRA a ban set is for few people."""
     draws_for = getattr(entry.method, "draws_for", lambda _: True)
-    found = {}
+    found: Cells = {}
     for cell, requests in studio.plan.cells(entry.groups).items():
         if own := [request for request in requests if draws_for(request)]:
             found[cell] = (own, studio.look(entry.method, entry.identity, cell.name, own))
@@ -92,8 +92,8 @@ def _leads(method: str, ours: Cells, rival: str, theirs: Cells, group: Group) ->
     for way in WAYS:
         part = [(p, passes[1][name]) for name, p in passes[0].items() if p.way == way and name in passes[1]]
         if part:
-            hits = [[pair[side].passes for pair in part] for side in (0, 1)]
-            figure = paired_difference(*hits, [mine.user for mine, _ in part])
+            ours_pass, theirs_pass = ([pair[side].passes for pair in part] for side in (0, 1))
+            figure = paired_difference(ours_pass, theirs_pass, [mine.user for mine, _ in part])
             found.append(Measurement(method, "pass rate's lead", figure, category=way, rival=rival))
     return found
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..adapter.files import save_adapter
 from ..profile import LEVELS
 from .adapters import KINDS, train_adapter
-from .dataset import write_dataset
+from .dataset import Sizes, write_dataset
 from .generate import MiniModel
 from .lineup import PSA, Entry, adapters, changed, loras, untrained
 from .rivals import erasing, esd, uce
@@ -16,6 +16,7 @@ from .rivals.weights import save_weights
 
 _MINUTES = {"psa": 12.0, "psa-inferred": 12.0, "ban-all": 3.0, "majority": 3.0, "published": 12.0}
 _ERASED = 40  # scenes of each symbol that UCE edits
+_BAN_ALL_SIZES = Sizes(train=1000, val=2, test_seen=2, test_unseen=2, test_held_out=2)  # nothing is to be told apart
 _LORA_SETS = (
     ("Propaganda", "Sexuality"),
     LEVELS["L2"].banned_categories,
@@ -47,7 +48,7 @@ def plan_work(work: Path, base: Path | str) -> list[Step]:
             "the ban-all data set",
             work / "data-ban-all" / "harmless" / "metadata.jsonl",
             1,
-            lambda: write_dataset(work / "data-ban-all", ban_all=True),
+            lambda: write_dataset(work / "data-ban-all", sizes=_BAN_ALL_SIZES, ban_all=True),
         ),
     ]
     for kind in KINDS:

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from ..errors import PSAError
 from .canvas import BACKGROUND, INK, Colour, text_height, wrap, wrap_lines
+from .fonts import font_for
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def labelled_grid(images: Sequence[Image.Image], labels: Sequence[str], columns:
     columns = min(columns, len(images))
     width, height = images[0].size
     margin = max(2, width // 32)
-    font = ImageFont.load_default(size=max(10, min(32, width // 12)))
+    font = font_for("".join(labels), max(10, min(32, width // 12)))
     wrapped = [wrap(label, width, font) for label in labels]
     label_height = max(text_height(text, font) for text in wrapped) + 2 * margin
     cell_width, cell_height = width + margin, label_height + height
@@ -82,7 +83,8 @@ def labelled_table(
         raise PSAError("A labelled table needs pictures of one size. Scale them to the same size first.")
     width, height = rows[0][0].image.size
     margin, frame = max(8, width // 12), max(2, width // 48)
-    font = ImageFont.load_default(size=max(10, min(32, width // 12)))
+    words = [*row_labels, *column_labels, note, *(cell.caption for row in rows for cell in row)]
+    font = font_for("".join(words), max(10, min(32, width // 12)))
     beside, above = ([wrap_lines(text, width, font) for text in texts] for texts in (row_labels, column_labels))
     captions = [[wrap_lines(cell.caption, width, font) for cell in row] for row in rows]
     left, top = width + 2 * margin, max(text_height(text, font) for text in above) + 2 * margin

@@ -14,9 +14,10 @@ from ..dataset import PairSplit, read_split
 from ..encoders.protocol import ProfileEncoder
 from ..encoders.stored import StoredEncoder
 from .cache import TensorCache
-from .config import READING, TrainConfig
+from .config import EARLIER, PRESETS, READING, TrainConfig
 from .folder import RunFolder
 from .inputs import ImageEncoder, TextEncoder, encode_users, fill_cache
+from .optimizers import check_optimizer
 from .pairs import PairDataset
 from .trainer import Trainer
 
@@ -79,7 +80,12 @@ def encoded_pairs(
     processes: Any,
     progress: Encoded | None = None,
 ) -> Pairs:
-    """Fill the cache with what it lacks, each process its share, and make the splits' pairs."""
+    """Fill the cache with what it lacks, each process its share, and make the splits' pairs.
+
+    Raises:
+        PSAError: before any work, for an optimizer that this PyTorch lacks; or as `fill_cache` does.
+    """
+    check_optimizer(config)
     if not config.anchor_weight:  # nobody looks at them
         splits = replace(splits, harmless=None)
     for split in splits.all:
@@ -96,15 +102,29 @@ def encoded_pairs(
 
 
 def as_begun(config: TrainConfig, folder: Path | str) -> TrainConfig:
-    """`config`, with pictures read as the first version read them where it has begun the run in `folder`.
+    """`config`, with what its preset leaves open as it was where an earlier version has begun the run in `folder`.
 
-    It had no settings for that, and its presets said nothing of them.
+    Presets were others then, and the first version had no settings for how pictures are read.
     """
     state = RunFolder(folder).load()
-    if state is None or state.get("key"):  # the key that a run has since then
+    if state is None:
         return config
-    begun = state.get("identity", {}).get("config", {})
-    return config.changed(**{name: begun.get(name, TrainConfig.model_fields[name].default) for name in READING})
+    begun, asked = state.get("identity", {}).get("config", {}), config.to_dict()
+    defaults = {name: setting.default for name, setting in TrainConfig.model_fields.items()}
+    now = {**defaults, **PRESETS[config.preset]}
+    before = {**defaults, **EARLIER.get(config.preset, now)}
+    kept = {
+        name: before[name]
+        for name in now
+        if before[name] != now[name] == asked[name] and begun.get(name, ...) == _as_json(before[name])
+    }
+    if not state.get("key"):  # the key that a run has since then
+        kept |= {name: begun.get(name, defaults[name]) for name in READING}
+    return config.changed(**kept)
+
+
+def _as_json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def folder_trainer(

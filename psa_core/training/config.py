@@ -15,21 +15,55 @@ _SDXL = {
     "optimizer": "adafactor",
     "gradient_checkpointing": True,
 }
+MEASURED: Literal["measured"] = "measured"
+"""As a `timestep_range`: what `timesteps.py` finds on the run's own base model and pairs before the first step."""
 _RECOMMENDED = {
+    "timestep_range": MEASURED,
+    "beta": 300.0,
+    "winner_weight": 75.0,
+    "anchor_weight": 750.0,
+    "caption_dropout": 0.0,
+    "num_tokens": 16,
+    "optimizer": "muon",
+    "learning_rate": 5e-3,
+    "schedule": "cosine",
+    "warmup_steps": 50,
+    "weight_decay": 0.0,
+    "steps": 1600,
+    "batch_size": 4,
+    "effective_batch_size": 16,
+    "gradient_checkpointing": True,
+    "ema_decay": 0.99,
+}
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "published": _AS_REFERENCE,
+    "published-sdxl": {**_AS_REFERENCE, **_SDXL},
+    "recommended": _RECOMMENDED,
+    "recommended-sdxl": {
+        **_RECOMMENDED,
+        "resolution": 1024,
+        "batch_size": 1,
+        "learning_rate": 3e-3,
+        "steps": 800,
+        "ema_decay": 0.0,  # its 1.4 GB would not fit
+    },
+}
+"""`published`: the paper's settings for SD1.5 (`-sdxl`: for SDXL), pictures read as its code does, at its scale.
+`recommended`: for an evening on one card with 12 GB, after what the mini world taught; docs/training.md says what
+supports each setting."""
+
+_FIRST_RECOMMENDED = {
     "beta": 1000.0,
     "winner_weight": 1000.0,
     "anchor_weight": 1000.0,
     "standardise": True,
     "timestep_range": (50, 1000),
 }
-PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "published": _AS_REFERENCE,
-    "published-sdxl": {**_AS_REFERENCE, **_SDXL},
-    "recommended": _RECOMMENDED,
-    "recommended-sdxl": {**_SDXL, **_RECOMMENDED},
+EARLIER: Mapping[str, Mapping[str, Any]] = {
+    "recommended": _FIRST_RECOMMENDED,
+    "recommended-sdxl": {**_SDXL, **_FIRST_RECOMMENDED},
 }
-"""`published`: the paper's settings for SD1.5 (`-sdxl`: for SDXL), pictures read as its code does. `recommended`: the
-same run with whole pictures, and the terms that keep winner and loser errors from growing together."""
+"""What these presets were before. A run that was begun so goes on so."""
 
 READING = tuple(_AS_REFERENCE)
 """The settings that say how pictures are read."""
@@ -57,7 +91,8 @@ class TrainConfig(BaseSettings):
 
     Objective: `beta` of LPPD; `winner_weight`, `anchor_weight` (see `objective.py`); `standardise`
     the profile embeddings over the training users (folded into the saved adapter). Timesteps are
-    drawn from `timestep_range` [first, last), uniformly or in proportion to the min-SNR weight.
+    drawn from `timestep_range` [first, last), uniformly or in proportion to the min-SNR weight; `measured`
+    is the range in which the run's own base model decides what its pictures show (see `timesteps.py`).
 
     Batches: `batch_size` pairs a forward pass, `effective_batch_size` pairs an optimizer step over
     all processes; the accumulation follows from them, so one process and many take the same steps.
@@ -91,7 +126,9 @@ class TrainConfig(BaseSettings):
     winner_weight: _Weight = 0.0
     anchor_weight: _Weight = 0.0
     timestep_sampling: Literal["uniform", "min-snr"] = "uniform"
-    timestep_range: Annotated[tuple[_CountOrOff, _CountOrOff], Listed] = (0, 1000)
+    timestep_range: Annotated[tuple[_CountOrOff, _CountOrOff], Listed] | Literal["measured"] = Field(
+        (0, 1000), description='a list such as [0, 1000], or "measured"'
+    )
     min_snr_gamma: _Positive = 5.0
     reference_draws: _CountOrOff = 0
     optimizer: Literal["adamw", "muon", "adafactor", "adamw8bit"] = "adamw"
@@ -119,7 +156,7 @@ class TrainConfig(BaseSettings):
 
     @model_validator(mode="after")
     def _fit_together(self) -> "TrainConfig":
-        if self.timestep_range[0] >= self.timestep_range[1]:
+        if self.timestep_range != MEASURED and self.timestep_range[0] >= self.timestep_range[1]:
             raise self.refusal("timestep_range", "[first, last) with first < last")
         if self.resolution < self.bucket_step:
             raise self.refusal("bucket_step", "no larger than resolution")

@@ -27,6 +27,7 @@ class Denoiser(Protocol):
         layer_widths, cross_attention_dim: its cross-attention layers, in checkpoint order.
         alphas_cumprod: (T,) its noise schedule.
         prediction_type: `epsilon` or `v_prediction`.
+        weight_bytes: of its weights as they are stored.
     """
 
     id: str
@@ -37,6 +38,9 @@ class Denoiser(Protocol):
 
     @property
     def device(self) -> torch.device: ...
+
+    @property
+    def weight_bytes(self) -> int: ...
 
     def __call__(
         self,
@@ -104,6 +108,10 @@ class DiffusersDenoiser:
     @property
     def device(self) -> torch.device:
         return self.unet.device
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(parameter.nbytes for parameter in self.unet.parameters())
 
     def __call__(
         self,

@@ -33,8 +33,9 @@ def run_identity(
     }
 
 
-def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """Words for what makes two identities those of different runs; none where the one can go on as the other.
+def difference(then: Mapping[str, Any], now: Mapping[str, Any], step: int = 0) -> str | None:
+    """Words for what makes two identities those of different runs; none where the one, at `step`, can go on as the
+    other. To end where it stands is no difference.
 
     Of an old run, which noted only its settings, those are compared.
     """
@@ -42,6 +43,8 @@ def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     counting = _counting(now["config"], measured)
     before = {name: field.default for name, field in TrainConfig.model_fields.items()} | then["config"]
     settings = [name for name in counting if now["config"][name] != before[name]]
+    if "steps" in settings and now["config"]["steps"] == step:
+        settings.remove("steps")
     found = [f"other settings ({', '.join(settings)})"] if settings else []
     found += [words for part, words in _PARTS.items() if part in then and then[part] != now[part]]
     if measured and then["held_out"] != now["held_out"]:

@@ -47,14 +47,35 @@ class Muon:
             part.load_state_dict(part_state)
 
 
+def check_optimizer(config: TrainConfig) -> None:
+    """Raise PSAError where this PyTorch lacks the optimizer that `config` names."""
+    if config.optimizer == "muon" and not hasattr(torch.optim, "Muon"):
+        raise PSAError(
+            f"The optimizer 'muon' needs PyTorch 2.9 or newer, and this is {torch.__version__}. Update it, or choose "
+            "another optimizer (in PSA Train: the preset published or custom)."
+        )
+
+
+def state_bytes(parameters: Sequence[torch.nn.Parameter], config: TrainConfig) -> int:
+    """Bytes that the optimizer keeps of float32 parameters: 4 for each number that it remembers of each of them."""
+    vectors = sum(parameter.numel() for parameter in parameters if parameter.ndim != 2)
+    matrices = [parameter.shape for parameter in parameters if parameter.ndim == 2]
+    numbers = sum(rows * columns for rows, columns in matrices)
+    return {
+        "adamw": 8 * (numbers + vectors),
+        "muon": 4 * numbers + 8 * vectors,
+        "adafactor": 4 * (sum(rows + columns for rows, columns in matrices) + vectors),
+        "adamw8bit": 2 * (numbers + vectors),
+    }[config.optimizer]
+
+
 def build_optimizer(parameters: Sequence[torch.nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer | Muon:
     """The optimizer that `config` names; Adafactor keeps its learning rate fixed, as the schedule says."""
     rate, decay = config.learning_rate, config.weight_decay
     if config.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=rate, betas=config.betas, weight_decay=decay)
     if config.optimizer == "muon":
-        if not hasattr(torch.optim, "Muon"):
-            raise PSAError("The optimizer 'muon' needs PyTorch 2.9 or newer. Update it, or choose 'adamw'.")
+        check_optimizer(config)
         return Muon(parameters, rate, config.betas, decay)
     if config.optimizer == "adafactor":
         require("train", "The optimizer 'adafactor'", "transformers")

@@ -104,6 +104,13 @@ class PairDataset(Dataset):
             item |= self._anchor(item, embedding, self.sizes[self.bucket_ids[index]], anchor, which)
         return item
 
+    def undrawn(self, index: int) -> dict[str, Any]:
+        """A pair as it is, nothing mirrored or dropped: `latents` (2, c, h, w) chosen then rejected, `sizes`,
+        `conditioning`.
+        """
+        latents, sizes = self._pictures(index, False)
+        return {"latents": latents, "sizes": sizes, "conditioning": self.cache.get(self._text_key(index))}
+
     def _pictures(self, index: int, flipped: bool) -> tuple[torch.Tensor, torch.Tensor]:
         names = ("latents_flipped", "sizes_flipped") if flipped else ("latents", "sizes")
         tensors = self.cache.get(self.picture_keys[self.scene_ids[index]].decode(), *names)

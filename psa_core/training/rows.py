@@ -1,11 +1,10 @@
 """From a batch of pairs to what the model is asked: its rows."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from .config import TrainConfig
 from .denoiser import Denoiser
@@ -40,6 +39,7 @@ class RowMaker:
     """Makes the rows of a batch: draws timesteps, and adds the noise that a pair shares."""
 
     def __init__(self, schedule: NoiseSchedule, config: TrainConfig, device: torch.device) -> None:
+        assert not isinstance(config.timestep_range, str), "a measured range is settled before rows are made"
         self._schedule, self._device = schedule, device
         self._timesteps = schedule.timestep_table(
             config.timestep_sampling, *config.timestep_range, config.min_snr_gamma
@@ -83,7 +83,11 @@ class RowMaker:
 
 
 def batch_loss(
-    batch: Mapping[str, Any], policy: nn.Module, rows: RowMaker, denoiser: Denoiser, objective: Objective
+    batch: Mapping[str, Any],
+    policy: Callable[..., torch.Tensor],
+    rows: RowMaker,
+    denoiser: Denoiser,
+    objective: Objective,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The objective of a batch: the reference pass without gradients, then the policy's, over the same rows.
 

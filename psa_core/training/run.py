@@ -54,6 +54,7 @@ class Run:
     """The policy, its optimizer and average, and how far it is.
 
     `step` counts the optimizer steps made; `pending` holds the figures of the last one until they are reported;
+    `timestep_range` is the measured one, in runs that measure it.
     `best` is the lowest held-out loss, `worse` counts the evaluations since; `end` says why the run is over.
 
     `key` is random, and the start of the weights follows from it. Only the state holds it: whoever knew the start
@@ -75,6 +76,7 @@ class Run:
         self.watch = WinnerWatch(config.winner_rise_limit)
         self.step, self.best, self.worse, self.end = 0, float("inf"), 0, ""
         self.pending: dict[str, float] | None = None
+        self.timestep_range: tuple[int, int] | None = None
 
     @classmethod
     def of_state(cls, state: Mapping[str, Any], config: TrainConfig, denoiser: Denoiser, pairs: PairDataset) -> "Run":
@@ -86,6 +88,7 @@ class Run:
         run = cls(config, denoiser, pairs, bytes.fromhex(state["key"]))
         run.step, run.best, run.worse, run.end = (state[name] for name in ("step", "best", "worse", "end"))
         run.watch.trend, run.pending = state["trend"], state["pending"]
+        run.timestep_range = state.get("timestep_range")
         try:
             run.policy.adapter.load_state_dict(state["adapter"])
             run.optimizer.load_state_dict(state["optimizer"])
@@ -105,6 +108,7 @@ class Run:
             "end": self.end,
             "trend": self.watch.trend,
             "pending": self.pending,
+            "timestep_range": self.timestep_range,
             "adapter": dict(self.policy.adapter.state_dict()),
             "average": self.average.values if self.average else [],
             "optimizer": self.optimizer.state_dict(),
@@ -142,7 +146,7 @@ class Run:
             trained.embedding_dim,
             trained.num_tokens,
             trained.encoder_id,
-            {**self._config.to_dict(), "step": self.step, "pairs": len(pairs), "users": len(pairs.users)},
+            {**self._settings(), "step": self.step, "pairs": len(pairs), "users": len(pairs.users)},
         )
         with self.averaged():
             adapter.load_state_dict(trained.state_dict())
@@ -152,6 +156,10 @@ class Run:
         weight.data.copy_(hidden)
         statistics.fold(adapter)
         return adapter.requires_grad_(False).eval()
+
+    def _settings(self) -> dict[str, Any]:
+        measured = {} if self.timestep_range is None else {"timestep_range": self.timestep_range}
+        return self._config.to_dict() | measured
 
     def _new_adapter(self) -> PSAAdapter:
         denoiser, config, pairs = self._denoiser, self._config, self._pairs
@@ -194,6 +202,11 @@ def check_state(state: Mapping[str, Any]) -> None:
     for name, kinds in types.items():
         if name not in state or type(state[name]) not in kinds:
             raise StateError(f"its entry '{name}' is missing, or of another type")
+    measured = state.get("timestep_range")
+    if measured is not None and not (
+        type(measured) is tuple and [type(end) for end in measured] == [int, int] and 0 <= measured[0] < measured[1]
+    ):
+        raise StateError("its measured timesteps are no range")
     config = state["identity"].get("config")
     if not isinstance(config, dict) or type(config.get("steps")) is not int:
         raise StateError("it does not say of which run it is")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -16,8 +17,9 @@ from ..adapter.model import PSAAdapter
 from ..errors import PSAError
 from ..processes import OneProcess, anyone, from_main, mean_over_processes
 from .batches import PairBatches
-from .config import TrainConfig
+from .config import MEASURED, TrainConfig
 from .denoiser import Denoiser
+from .estimate import Announce, FirstSteps, announcement, count_memory
 from .folder import RunFolder
 from .heldout import held_out_figures
 from .identity import difference, run_identity
@@ -28,6 +30,7 @@ from .pairs import PairDataset
 from .reference import ReferencedPairs
 from .rows import RowMaker, batch_loss
 from .run import Run, StateError, check_state, new_key
+from .timesteps import deciding_timesteps
 
 FEW_PEOPLE = 50
 """Below so many profiles training warns: what is among them shows in the adapter. Of 50 drawn as Sage draws its users,
@@ -104,15 +107,30 @@ class Trainer:
         self._folder, self._key = RunFolder(folder), key
         self._processes = processes or OneProcess()
         self._objective = Objective(config.beta, config.winner_weight, config.anchor_weight)
-        self._rows = RowMaker(NoiseSchedule(denoiser.alphas_cumprod, denoiser.prediction_type), config, denoiser.device)
+        self._schedule = NoiseSchedule(denoiser.alphas_cumprod, denoiser.prediction_type)
+        self._settle(None)
         self._accumulation = config.accumulation(self._processes.num_processes)
 
-    def train(self, callback: Callback | None = None, preparing: Preparing | None = None) -> TrainResult:
+    def _settle(self, measured: tuple[int, int] | None) -> None:
+        """What steps and rows are made by: the settings, with a measured range of timesteps in its place."""
+        self._settled = self.config
+        if self.config.timestep_range == MEASURED:
+            measured = measured or (0, len(self._schedule.alphas_cumprod))
+            self._settled = self.config.changed(timestep_range=measured)
+        self._rows = RowMaker(self._schedule, self._settled, self.denoiser.device)
+
+    def train(
+        self,
+        callback: Callback | None = None,
+        preparing: Preparing | None = None,
+        announce: Announce | None = None,
+    ) -> TrainResult:
         """Train to the end, or until the callback returns true or raises.
 
         After a stop the state is saved; `StopTraining` returns, any other exception is raised again, also
         one that came from inside a step (the step then counts as not made). `preparing` is asked likewise in
-        the pass over the reference, before each batch, and gets (batches done, of how many).
+        each pass over the base model before the first step, and gets (parts done, of how many). `announce` gets
+        sentences on what the run will take: before the first step, and once its pace is known.
 
         Raises:
             PSAError: for a NaN loss (the last good state is kept), a full disk, a damaged state, or a folder of
@@ -122,36 +140,52 @@ class Trainer:
         with torch.inference_mode(False), torch.enable_grad(), held:
             self._processes.wait_for_everyone()
             try:
-                return self._train(callback, preparing)
+                return self._train(callback, preparing, announce)
             finally:
                 self.denoiser.release()
 
-    def _train(self, callback: Callback | None, preparing: Preparing | None) -> TrainResult:
-        run, items = self._begin(), self._items()
-        if isinstance(items, ReferencedPairs):
-            ask = preparing or (lambda _done, _count: None)
-            stop = items.compute(
-                self.denoiser, self._rows, self._processes, lambda *counts: self._agreed(lambda: ask(*counts))
-            )
-            if isinstance(stop, BaseException) and not isinstance(stop, StopTraining):
-                raise stop
-            if stop:
-                return self._result(run, "Stopped in the pass over the base model; start again to go on.", False)
+    def _train(self, callback: Callback | None, preparing: Preparing | None, announce: Announce | None) -> TrainResult:
+        run = self._begin()
+        ask = preparing or (lambda _done, _count: None)
+        stop, items = self._prepared(run, lambda *counts: self._agreed(lambda: ask(*counts)))
+        if isinstance(stop, BaseException) and not isinstance(stop, StopTraining):
+            raise stop
+        if stop:
+            return self._result(run, "Stopped in the pass over the base model; start again to go on.", False)
+        if announce and self._processes.is_main_process and run.step < self.config.steps:
+            memory = count_memory(run, self.denoiser, self.pairs, self._rows, self._objective, self.config)
+            announce(announcement(self.config, run.step, len(self.pairs), memory, run.timestep_range))
         log = None
         if self._processes.is_main_process:
             reported = run.step - (run.pending is not None)
             log = MetricsLog(self._folder.path, reported, self.config.tensorboard)
         try:
-            return self._go_on(run, items, log, callback)
+            return self._go_on(run, items, log, callback, FirstSteps(announce))
         finally:
             if log:
                 log.close()
+
+    def _prepared(self, run: Run, stopped: Callable[[int, int], Any]) -> tuple[Any, Dataset]:
+        """The passes over the base model that come before the first step: what stopped them, and what batches are
+        made of.
+        """
+        if self.config.timestep_range == MEASURED and run.timestep_range is None:
+            measured, stop = deciding_timesteps(self.denoiser, self.pairs, self._schedule, self.config, stopped)
+            if measured is None:
+                return stop, self.pairs
+            run.timestep_range = _as_main_has_it(self._processes, measured)
+            self._save(run)
+        self._settle(run.timestep_range)
+        items = self._items()
+        if isinstance(items, ReferencedPairs):
+            return items.compute(self.denoiser, self._rows, self._processes, stopped), items
+        return None, items
 
     def _items(self) -> Dataset:
         """What batches are made of."""
         if not self.config.reference_draws:
             return self.pairs
-        return ReferencedPairs(self.pairs, self.config, self.denoiser)
+        return ReferencedPairs(self.pairs, self._settled, self.denoiser)
 
     def _begin(self) -> Run:
         """The run that the folder holds, or a new one, whose state is written at once: only it holds the key."""
@@ -182,7 +216,7 @@ class Trainer:
             check_state(state)
         except StateError as error:
             raise self._damaged(error) from error
-        if other := difference(state["identity"], self._identity()):
+        if other := difference(state["identity"], self._identity(), state["step"]):
             raise PSAError(
                 f"The folder {self._folder.path} holds a run with {other}. Choose another folder, or delete that one "
                 "to start anew."
@@ -206,7 +240,9 @@ class Trainer:
 
     # The loop
 
-    def _go_on(self, run: Run, items: Dataset, log: MetricsLog | None, callback: Callback | None) -> TrainResult:
+    def _go_on(
+        self, run: Run, items: Dataset, log: MetricsLog | None, callback: Callback | None, first: FirstSteps
+    ) -> TrainResult:
         config, pace = self.config, Pace(self.config.effective_batch_size)
         policy, batches = self._processes.prepare(run.policy), self._batches(items, run.step)
         if run.step:  # what lies there may be of a later step than the state, or damaged
@@ -217,7 +253,9 @@ class Trainer:
             message = None
             if run.pending is None:
                 pace.start()
+                first.begin()
                 metrics = self._step(run, policy, batches)
+                first.end(config.steps - run.step)
                 run.pending = metrics | pace.step(config.steps - run.step)
                 message = run.watch.update(metrics)
                 if message and config.on_winner_rise == "stop":
@@ -338,3 +376,9 @@ class Trainer:
     def _result(self, run: Run, reason: str, finished: bool) -> TrainResult:
         self._processes.wait_for_everyone()
         return TrainResult(run.adapter(), run.step, finished, reason)
+
+
+def _as_main_has_it(processes: Any, measured: tuple[int, int]) -> tuple[int, int]:
+    """What the main process measured: others may differ by rounding."""
+    first, last = np.frombuffer(from_main(processes, np.array(measured, np.int64).tobytes()), np.int64).tolist()
+    return first, last

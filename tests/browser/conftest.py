@@ -13,6 +13,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is miss
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _OFFLINE = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+_PATIENCE = 180_000  # ms; a busy machine takes its time
 _READY = "() => window.app?.graph && window.LiteGraph?.registered_node_types.PSALoadProfile"
 
 
@@ -41,13 +42,17 @@ def page(server, chromium, tmp_path) -> Iterator["sync_api.Page"]:
     sandbox = [] if os.name == "nt" or os.geteuid() else ["--no-sandbox"]  # which root cannot have
     with sync_api.sync_playwright() as play:
         context = play.chromium.launch_persistent_context(
-            tmp_path / "user-data", executable_path=chromium, args=[*_OFFLINE, *sandbox, "--disable-gpu"]
+            tmp_path / "user-data",
+            executable_path=chromium,
+            args=[*_OFFLINE, *sandbox, "--disable-gpu"],
+            timeout=_PATIENCE,
         )
+        context.set_default_timeout(_PATIENCE)
         page = context.new_page()
         page.on("pageerror", lambda error: thrown.append(error.stack or str(error)))
         page.on("dialog", lambda dialog: dialog.accept())
         page.goto(server.url)
-        page.wait_for_function(_READY, timeout=120_000)
+        page.wait_for_function(_READY, timeout=_PATIENCE)
         page.evaluate("() => app.graph.clear()")
         yield page
         context.close()

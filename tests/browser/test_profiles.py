@@ -1,122 +1,75 @@
-"""The profile nodes in a real page: Chromium without a window, on a real server. Run with `make test-browser`."""
+"""The profile nodes, their forms and the Viewers panel in a real page."""
 
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import pytest
-from comfy_versions import installed, name
+from in_page import add, choose, press, shown, wait_for_words
 
-from psa_core.comfy_server import PACK, ComfyServer
+from psa_core.comfy_server import PACK
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install -e '.[browser]'")
-
-_NAMES = ("chromium", "chromium-browser", "google-chrome")
-_OFFLINE = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-_READY = "() => window.app?.graph && window.LiteGraph?.registered_node_types.PSALoadProfile"
-
-
-@pytest.fixture(scope="module")
-def chromium() -> str:
-    found = os.environ.get("CHROMIUM_PATH") or next(filter(None, map(shutil.which, _NAMES)), None)
-    if found is None:
-        pytest.skip("Chromium was not found; install it (Debian: apt install chromium), or set CHROMIUM_PATH")
-    return found
-
-
-@pytest.fixture(scope="module", params=installed(), ids=name)
-def server(request, tmp_path_factory) -> Iterator[ComfyServer]:
-    base = tmp_path_factory.mktemp("comfyui")
-    settings = base / "user" / "default" / "comfy.settings.json"
-    settings.parent.mkdir(parents=True)
-    settings.write_text('{"Comfy.TutorialCompleted": true}', encoding="utf-8")  # no welcome dialog over ours
-    with ComfyServer(request.param, base) as running:
-        yield running
-
-
-@pytest.fixture
-def page(server, chromium, tmp_path) -> Iterator["sync_api.Page"]:
-    """ComfyUI's page with an empty graph; what its scripts throw in psa.js fails the test."""
-    thrown: list[str] = []
-    sandbox = [] if os.name == "nt" or os.geteuid() else ["--no-sandbox"]  # which root cannot have
-    with sync_api.sync_playwright() as play:
-        context = play.chromium.launch_persistent_context(
-            tmp_path / "user-data", executable_path=chromium, args=[*_OFFLINE, *sandbox, "--disable-gpu"]
-        )
-        page = context.new_page()
-        page.on("pageerror", lambda error: thrown.append(error.stack or str(error)))
-        page.on("dialog", lambda dialog: dialog.accept())
-        page.goto(server.url)
-        page.wait_for_function(_READY, timeout=120_000)
-        page.evaluate("() => app.graph.clear()")
-        yield page
-        context.close()
-    assert not [stack for stack in thrown if "psa.js" in stack]
-
-
-def add(page, kind: str) -> None:
-    """A node of this kind, as `node` in the page."""
-    page.evaluate("(kind) => { window.node = LiteGraph.createNode(kind); app.graph.add(node); }", kind)
-
-
-def shown(page) -> dict[str, object]:
-    """The node's widgets that are not hidden."""
-    return page.evaluate("() => Object.fromEntries(node.widgets.filter(w => !w.hidden).map(w => [w.name, w.value]))")
-
-
-def choose(page, widget: str, value: object) -> None:
-    find = "const widget = node.widgets.find(w => w.name === name)"
-    page.evaluate(f"([name, value]) => {{ {find}; widget.value = value; widget.callback(value); }}", [widget, value])
-
-
-def press(page, label: str) -> None:
-    page.evaluate("(label) => node.widgets.find(w => w.name.startsWith(label)).callback()", label)
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator
 
 
 def stored(server) -> dict[str, dict]:
     files = server.base.glob("user/__psa_profiles/*/*.json")
-    return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+    return {unquote(file.stem): json.loads(file.read_text(encoding="utf-8")) for file in files}
+
+
+@pytest.fixture(autouse=True)
+def _nobody_is_stored(server) -> None:
+    for file in server.base.glob("user/__psa_profiles/*/*.json"):
+        file.unlink()
 
 
 @pytest.fixture
-def fill(page) -> Callable[..., "sync_api.Locator"]:
-    """Opens the dialog, fills fields in and presses Save; returns the dialog."""
+def fill(page) -> Callable[..., "Locator"]:
+    """Opens a dialog, fills fields in and presses its last button; returns the dialog."""
 
-    def fill(**fields: str) -> "sync_api.Locator":
-        press(page, "New profile")
-        dialog = page.locator("dialog.psa-dialog")
-        for field, value in fields.items():
-            control = dialog.locator(f"[name={field}]")
-            tag = control.evaluate("(control) => control.type")
-            if tag == "checkbox":
-                control.check()
-            elif tag.startswith("select"):
-                control.select_option(value)
-            else:
-                control.fill(value)
-        dialog.get_by_role("button", name="Save").click()
-        return dialog
+    def fill(label: str = "New profile", **fields: str) -> "Locator":
+        press(page, label)
+        return submit(page, **fields)
 
     return fill
 
 
+def submit(page, **fields: str) -> "Locator":
+    dialog = page.locator("dialog.psa-dialog")
+    for field, value in fields.items():
+        control = dialog.locator(f"[name={field}]")
+        tag = control.evaluate("(control) => control.type")
+        if tag == "checkbox":
+            control.check()
+        elif tag.startswith("select"):
+            control.select_option(value)
+        else:
+            control.fill(value)
+    dialog.locator(".psa-buttons button").last.click()
+    return dialog
+
+
 def closed(dialog) -> None:
-    dialog.wait_for(state="detached", timeout=30_000)
+    dialog.wait_for(state="detached", timeout=180_000)
 
 
-def test_a_profile_is_stored_replaced_and_deleted(page, server, fill):
+def test_a_profile_is_stored_changed_and_deleted(page, server, fill):
     add(page, "PSALoadProfile")
+    assert "undefined" not in page.evaluate("() => String(node.widgets[0].value)")
     closed(fill(name="viewer A", age="7", religion="Islam"))
     page.wait_for_function("() => node.widgets[0].value === 'viewer A'")
     bans = {"Hate", "Propaganda", "Self-Harm", "Sexuality", "Shocking", "Violence"}
     assert set(stored(server)["viewer A"]["Banned_Categories"]) == bans
+    for category in bans:
+        wait_for_words(page, category)
 
-    closed(fill(name="viewer A", age="40", banned="chosen", ban_self_harm="yes"))
-    assert stored(server)["viewer A"]["Age"] == 40
-    assert stored(server)["viewer A"]["Banned_Categories"] == ["Self-Harm"]
+    closed(fill("Edit profile", age="40", religion="None"))
+    assert stored(server)["viewer A"]["Age"] == 40 and stored(server)["viewer A"]["Banned_Categories"] == []
     assert shown(page)["profile_name"] == "viewer A"
+    wait_for_words(page, "Nothing is banned")
     graph = page.evaluate("async () => JSON.stringify([app.graph.serialize(), (await app.graphToPrompt()).output])")
     assert "viewer A" in graph and "Islam" not in graph and "Self-Harm" not in graph
 
@@ -124,6 +77,20 @@ def test_a_profile_is_stored_replaced_and_deleted(page, server, fill):
     page.wait_for_function("() => !node.widgets[0].options.values.includes('viewer A')")
     assert not stored(server)
     assert shown(page)["profile_name"] == "viewer A", "another person's profile slipped in"
+
+
+def test_a_choice_starts_from_what_the_rules_say(page, server, fill):
+    add(page, "PSALoadProfile")
+    press(page, "New profile")
+    dialog = page.locator("dialog.psa-dialog")
+    dialog.locator("[name=name]").fill("child")
+    dialog.locator("[name=age]").fill("12")
+    dialog.locator("[name=banned]").select_option("chosen")
+    dialog.locator("[name=ban_violence]:checked").wait_for()
+    dialog.locator("[name=ban_violence]").uncheck()
+    dialog.locator(".psa-buttons button").last.click()
+    closed(dialog)
+    assert stored(server)["child"]["Banned_Categories"] == ["Hate", "Self-Harm", "Sexuality", "Shocking"]
 
 
 def test_the_dialog_says_what_is_wrong_and_stays(page, server, fill):
@@ -136,24 +103,81 @@ def test_the_dialog_says_what_is_wrong_and_stays(page, server, fill):
     assert list(stored(server)) == ["viewer B"]
 
 
-def test_a_replacement_that_is_declined_changes_nothing(page, server, fill):
+def test_a_taken_name_changes_nothing(page, server, fill):
     add(page, "PSALoadProfile")
     closed(fill(name="viewer C", age="20"))
-    page.evaluate("() => { window.confirm = () => { window.asked = true; return false; }; }")
     dialog = fill(name="viewer C", age="50")
-    page.wait_for_function("() => window.asked")
+    dialog.get_by_text("is taken").wait_for()
     assert dialog.is_visible() and stored(server)["viewer C"]["Age"] == 20
     page.keyboard.press("Escape")
     closed(dialog)
 
 
+def test_the_panel_shows_copies_renames_and_deletes(page, server, fill):
+    add(page, "PSALoadProfile")
+    closed(fill(name="anna & bob", age="12"))
+    page.locator("button[aria-label*='Viewers'], .psa-viewers-tab-button").first.click()
+    panel = page.locator(".psa-viewers")
+    panel.get_by_text("anna & bob", exact=True).click()
+    panel.get_by_text("Self-Harm").wait_for()
+    panel.get_by_role("button", name="Copy").click()
+    closed(submit(page, name="émile's"))
+    panel.get_by_text("émile's", exact=True).wait_for()
+    panel.get_by_role("button", name="Rename").first.click()
+    closed(submit(page, name="both"))
+    panel.get_by_text("both", exact=True).wait_for()
+    assert set(stored(server)) == {"both", "émile's"} and len({str(each) for each in stored(server).values()}) == 1
+    page.wait_for_function("() => node.widgets[0].value === 'both'")  # the open graph follows
+    panel.get_by_text("both", exact=True).click()
+    panel.get_by_role("button", name="Delete").first.click()
+    panel.get_by_text("both", exact=True).wait_for(state="detached")
+    assert list(stored(server)) == ["émile's"]
+
+
+def test_the_strip_stores_the_values_and_swaps_the_node(page, server, fill):
+    add(page, "PSAUserProfile")
+    page.evaluate("() => { const e = LiteGraph.createNode('PSAEncode'); app.graph.add(e); node.connect(0, e, 2); }")
+    choose(page, "age", 15)
+    choose(page, "religion", "Buddhism")
+    page.locator(".psa-strip button").click()
+    closed(submit(page, name="O'Brien"))
+    assert stored(server)["O'Brien"]["Age"] == 15
+    page.wait_for_function("() => app.graph.nodes.every(each => each.type !== 'PSAUserProfile')")
+    graph = page.evaluate("() => app.graph.serialize()")
+    assert "Buddhism" not in json.dumps(graph)
+    (loader,) = (each for each in graph["nodes"] if each["type"] == "PSALoadProfile")
+    assert loader["widgets_values"] == ["O'Brien"]
+    ((_, source, _, _, slot, _),) = graph["links"]
+    assert source == loader["id"] and slot == 2
+
+
+def test_save_profile_says_so_and_the_lists_know_at_once(page, server):
+    page.evaluate(
+        """() => {
+            const make = (kind) => { const each = LiteGraph.createNode(kind); app.graph.add(each); return each; };
+            window.loader = make('PSALoadProfile');
+            window.node = make('PSASaveProfile');
+            make('PSAUserProfile').connect(0, node, 0);
+            node.widgets.find(w => w.name === 'name').value = "Zoë's";
+            app.queuePrompt(0, 1);
+        }"""
+    )
+    wait_for_words(page, "Stored as Zoë's")
+    page.wait_for_function("() => loader.widgets[0].options.values.includes(`Zoë's`)")
+
+
 def test_user_profile_shows_what_counts(page):
     add(page, "PSAUserProfile")
     assert shown(page)["banned"] == "protective" and "ban_hate" not in shown(page)
+    choose(page, "age", 12)
     choose(page, "banned", "chosen")
-    assert "ban_hate" in shown(page)
-    choose(page, "preset", "L5")
-    assert set(shown(page)) == {"preset"}
+    page.wait_for_function("() => node.widgets.find(w => w.name === 'ban_hate').value")
+    assert shown(page)["ban_shocking"] and not shown(page)["ban_propaganda"], "the rules' bans were dropped"
+    choose(page, "ban_propaganda", True)
+    wait_for_words(page, "Propaganda")
+    choose(page, "preset", "L1")
+    assert set(shown(page)) == {"preset", "psa_banned"}
+    page.wait_for_function("() => /^Banned:ShockingViolence$/.test(node.widgets.at(-1).element.textContent)")
 
 
 def test_by_the_rules_of_the_first_versions_means_the_rules_of_the_prompt(page):

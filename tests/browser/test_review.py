@@ -24,11 +24,14 @@ def opened(page, how=OPEN):
     page.evaluate(how)
     dialog = page.locator("dialog.psa-review")
     dialog.get_by_text(f"of {PAIRS} answered").wait_for()
+    page.locator("dialog.psa-review[aria-busy=false]").wait_for()
     return dialog
 
 
 def answered(dialog, count: int) -> None:
-    dialog.get_by_text(f"{count} of ").wait_for(timeout=30_000)
+    """Until so many are, and the next question can be."""
+    dialog.get_by_text(f"{count} of ").wait_for()
+    dialog.page.locator("dialog.psa-review[aria-busy=false]").wait_for()
 
 
 def words(data) -> list[str]:
@@ -106,7 +109,7 @@ def test_what_cannot_be_saved_is_said_and_asked_again(page, data):
     (data / ANSWERS).mkdir()
     try:
         page.keyboard.press("ArrowLeft")
-        dialog.locator(".psa-error").get_by_text("answers.jsonl").wait_for()
+        dialog.get_by_text("answers.jsonl").wait_for()
         assert dialog.get_by_text(f"0 of {PAIRS}").is_visible()
     finally:
         (data / ANSWERS).rmdir()

@@ -1,4 +1,4 @@
-"""PSA Build Dataset in a real ComfyUI, on PSA Mini: what it draws, that it can be stopped, and what learns from it."""
+"""PSA Build Dataset in a real ComfyUI: what it draws, that it can be stopped, and what learns from it."""
 
 import json
 from pathlib import Path
@@ -48,7 +48,7 @@ def prompts(server) -> str:
 def building(prompts: str, **widgets) -> tuple[Graph, list, list]:
     """(graph, PSA Build Dataset, the model)"""
     graph = Graph()
-    model = graph.add("PSALoadMini")
+    model = graph.add("CheckpointLoaderSimple", ckpt_name="sd15.safetensors")
     inputs = {"model": model, "clip": output(model, 1), "vae": output(model, 2), "prompts_file": prompts}
     return graph, graph.add("PSABuildDataset", **inputs, **WIDGETS | widgets), model
 

@@ -78,6 +78,82 @@ def test_replacing_needs_the_version_that_was_read(server, client):
     assert client.names() == ["anna"]
 
 
+def post(client, path: str, body: object, headers: dict[str, str] = JSON):
+    return client.send("POST", path, json.dumps(body).encode(), headers)
+
+
+def test_the_page_reads_a_profile_and_the_rules_that_ban_the_same(server, client):
+    chosen = {key: OTHER[key] for key in PERSON} | {"Banned_Categories": ["Hate"]}
+    client.save(NAME, chosen)
+    status, found = post(client, f"/psa/profiles/{quote(NAME, safe='')}/read", {})
+    assert status == 200 and chosen.items() <= found["profile"].items() and found["rules"] is None
+    client.save("child", {key: PROFILE[key] for key in PERSON} | {"Rules": "protective"})
+    found = post(client, "/psa/profiles/child/read", {})[1]
+    assert (
+        found["rules"] == "protective" and found["version"] == client.send("GET", "/psa/profiles/child")[1]["version"]
+    )
+    refused(post(client, "/psa/profiles/nobody/read", {}), "nobody")
+
+
+PERSON = ("Age", "Gender", "Religion", "Physical_Condition", "Mental_Condition")
+NAME = "émile's"
+
+
+def test_reading_takes_what_no_link_and_no_form_sends(client):
+    client.save("anna", PROFILE)
+    assert client.send("GET", "/psa/profiles/anna/read")[0] in (404, 405)
+    refused(client.send("POST", "/psa/profiles/anna/read", b"{}", {"Content-Type": "text/plain"}))
+    refused(client.send("POST", "/psa/profiles/anna/read", b""))
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8188", "127.0.0.1.evil.example", "localhost.evil.example"]
+)
+def test_a_name_that_leads_here_reads_nothing(host, client):
+    """DNS rebinding: a page under somebody's name that resolves to this server counts as its own."""
+    client.save("anna", PROFILE)
+    status, said = post(client, "/psa/profiles/anna/read", {}, JSON | {"Host": host, "Origin": f"http://{host}"})
+    assert status in (400, 403) and (said is None or "profile" not in said)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:1", "[::1]:8188", "192.168.0.9", "localhost", "comfy.localhost:8188"])
+def test_an_address_reads(host, client):
+    client.save("anna", PROFILE)
+    headers = JSON | {"Host": host, "Origin": f"http://{host}", "Sec-Fetch-Site": "same-origin"}
+    status, said = post(client, "/psa/profiles/anna/read", {}, headers)
+    assert status == 200 or said is None, said  # ComfyUI itself may refuse another loopback address
+
+
+def test_copy_and_rename_keep_what_is_there(server, client):
+    client.save("anna", PROFILE)
+    client.save("bert", OTHER)
+    assert post(client, "/psa/profiles/anna/copy", {"to": "anna & bob"}) == (
+        200,
+        {"names": ["anna", "anna & bob", "bert"]},
+    )
+    refused(post(client, "/psa/profiles/anna/copy", {"to": "bert"}), "taken")
+    refused(post(client, "/psa/profiles/anna/rename", {"to": "bert"}), "taken")
+    assert post(client, "/psa/profiles/anna/rename", {"to": "zoe"}) == (200, {"names": ["anna & bob", "bert", "zoe"]})
+    for name in ("anna & bob", "zoe"):
+        assert post(client, f"/psa/profiles/{quote(name)}/read", {})[1]["profile"] == PROFILE
+    for action in ("copy", "rename"):
+        refused(post(client, f"/psa/profiles/nobody/{action}", {"to": "x"}), "nobody")
+        for body in ({}, [], {"to": None}, {"to": "../x"}, {"to": 7}, {"to": ""}):
+            refused(post(client, f"/psa/profiles/zoe/{action}", body))
+    assert client.names() == ["anna & bob", "bert", "zoe"]
+
+
+def test_what_is_banned_is_said_for_rules_choices_and_levels(client):
+    person = {key: OTHER[key] for key in PERSON} | {"Age": 12}
+    assert post(client, "/psa/banned", person | {"Rules": "protective"})[1] == {
+        "banned": ["Hate", "Self-Harm", "Sexuality", "Shocking", "Violence"]
+    }
+    assert post(client, "/psa/banned", person | {"Banned_Categories": []})[1] == {"banned": []}
+    assert post(client, "/psa/banned", {"Level": "L5"})[1] == {"banned": list(CATEGORIES)}
+    for body in ({"Level": "L9"}, {"Level": []}, [], "L5", person | {"Age": 470}):
+        refused(post(client, "/psa/banned", body))
+
+
 @pytest.mark.parametrize(
     "headers",
     [
@@ -107,6 +183,10 @@ def test_a_page_of_another_site_gets_nothing_and_does_nothing(headers, server, c
         client.send("DELETE", "/psa/profiles/anna", headers=theirs),
         client.send("GET", "/psa/profiles", headers=theirs),
         client.send("GET", "/psa/profiles/anna", headers=theirs),
+        post(client, "/psa/profiles/anna/read", {}, theirs),
+        post(client, "/psa/profiles/anna/copy", {"to": "bert"}, theirs),
+        post(client, "/psa/profiles/anna/rename", {"to": "bert"}, theirs),
+        post(client, "/psa/banned", {"Level": "L5"}, theirs),
     ):
         assert answer[0] in (400, 403), answer
         assert "anna" not in str(answer[1]) and version not in str(answer[1])

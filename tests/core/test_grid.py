@@ -1,7 +1,8 @@
 import pytest
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageFont
 
 from psa_core import PSAError
+from psa_core.plots.fonts import font_for
 from psa_core.plots.grid import Cell, labelled_grid, labelled_table
 
 COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (200, 200, 30), (30, 200, 200)]
@@ -101,3 +102,18 @@ def test_a_table_of_other_labels_gets_a_sentence(changes, sentence):
 def test_bad_input_gets_a_sentence(pictures, labels, columns, sentence):
     with pytest.raises(PSAError, match=sentence):
         labelled_grid(pictures, labels, columns)
+
+
+@pytest.mark.parametrize("label", ["é", "émile's", "山田", "한글", "مريم", "Ω Ж ß", "漢字かな", "a 山田", "Zoe\u0308"])
+def test_letters_of_many_scripts_are_no_boxes(label):
+    font = font_for(label, 32)
+    box = bytes(font.getmask("\U0010ffff"))
+    assert all(bytes(font.getmask(letter)) != box for letter in label if not letter.isspace())
+
+
+def test_what_no_font_has_is_still_drawn():
+    assert labelled_grid(PICTURES[:1], ["anna \U0010fffd"], columns=1).size[0] > 96
+
+
+def test_plain_labels_look_as_they_did():
+    assert font_for("L0: heart fine", 20).getname() == ImageFont.load_default(size=20).getname()

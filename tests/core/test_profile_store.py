@@ -153,6 +153,56 @@ def test_names_of_every_script(store, name):
     assert store.load(name) == SECRET
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["émile's", "anna & bob", "O\u2019Brien, 7", "100%", "100%25", "a@b", "what!", "x=1; y", "'t Veld", "#1", "„Ann“"],
+)
+def test_names_as_people_write_them(store, name):
+    store.save(name, SECRET)
+    assert store.names() == [name] and store.load(name) == SECRET
+    (file,) = os.listdir(store.folder)
+    assert all(c.isalnum() or c in " %.()+-_" for c in file)
+    store.delete(name)
+    assert store.names() == []
+
+
+def test_a_name_of_signs_alone_may_be_too_long(store):
+    with pytest.raises(PSAError, match="profile name"):
+        store.save("'" * 80, SECRET)
+
+
+def test_two_names_never_share_a_file(store):
+    names = ["a%27", "a'", "a%2527", "a"]
+    for name in names:
+        store.save(name, SECRET)
+    assert store.names() == sorted(names)
+
+
+def test_a_copy_and_a_rename_replace_nothing(store):
+    store.save("anna", SECRET)
+    store.save("bert", LEVELS["L0"])
+    for act in (store.copy, store.rename):
+        with pytest.raises(PSAError, match="'bert' is taken"):
+            act("anna", "bert")
+        with pytest.raises(PSAError, match="nobody"):
+            act("nobody", "zoe")
+        with pytest.raises(PSAError, match="profile name"):
+            act("anna", "../zoe")
+    store.copy("anna", "anna's twin")
+    store.rename("anna", "zoe")
+    assert store.names() == ["anna's twin", "bert", "zoe"]
+    assert store.load("zoe") == store.load("anna's twin") == SECRET
+    if os.name != "nt":
+        assert all(mode(path) == 0o600 for path in store.folder.iterdir())
+
+
+def test_what_is_damaged_can_be_renamed(store):
+    store.save("anna", SECRET)
+    (store.folder / "anna.json").write_bytes(b"{")
+    store.rename("anna", "old anna")
+    assert (store.folder / "old anna.json").read_bytes() == b"{" and store.names() == ["old anna"]
+
+
 def test_names_lists_only_what_can_be_loaded(store):
     store.save("anna", SECRET)
     for stray in (".part-0123.json", "..json", ".json", "note.txt", "a..b.json", "anna.json.bak"):

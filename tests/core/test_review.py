@@ -10,14 +10,16 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 from pair_sets import write_pair_set
-from tiny_training import write_split
+from tiny_training import QUICK, dataset, write_split
 
 from psa_core import PSAError
 from psa_core.dataset import read_split
 from psa_core.dataset.answers import ANSWERS, Answer, read_answers, standing
 from psa_core.dataset.check import check_dataset
 from psa_core.review import AnswerBook, Review
+from psa_core.training import TrainConfig
 
 
 @pytest.fixture(params=["sage", "compact"])
@@ -89,6 +91,26 @@ def test_an_answer_decides_for_all_who_ban_the_same_and_for_nobody_else(data):
         pictures = split.scene(int(scenes[index])).pictures
         assert (record.chosen, record.rejected) == pictures[:: -1 if swapped[index] else 1]
         assert split.profiles[users[index]] == record.profile
+
+
+def test_training_follows_the_answers(data):
+    config = TrainConfig.from_dict(QUICK | {"flip": False})
+    before = dataset(data, "train", config)
+    asked, split = review(data), read_split(data, "train")
+    question = asked.state()["question"]
+    pictures = {side: asked.picture(question["number"], side) for side in ("left", "right")}
+    (index, record), *_ = (
+        (index, record)
+        for index, record in enumerate(split)
+        if {record.chosen, record.rejected} == set(pictures.values())
+        and list(record.profile.banned_categories) == question["banned"]
+    )
+    say(asked, "left" if record.rejected == pictures["left"] else "right")
+    after = dataset(data, "train", config)
+    assert after.id != before.id and len(after) == len(before)
+    assert torch.equal(after[index, 0, 0]["latents"], before[index, 0, 0]["latents"].flip(0))
+    other = next(i for i, r in enumerate(split) if {r.chosen, r.rejected} != set(pictures.values()))
+    assert torch.equal(after[other, 0, 0]["latents"], before[other, 0, 0]["latents"])
 
 
 @pytest.mark.parametrize("word", ["neither", "bad"])

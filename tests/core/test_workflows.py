@@ -257,3 +257,12 @@ def test_what_was_trained_is_kept_and_drawn_for_both_ends_of_the_scale():
     assert levels == ["L0", "L5"] == only(workflow, "PSALabelGrid")["widgets_values"][0].splitlines()
     assert only(workflow, "EmptyLatentImage")["widgets_values"][2] == len(levels)
     assert source(workflow, only(workflow, "KSampler"), "latent_image")["type"] == "LatentBatchSeedBehavior"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_checkpoints_say_where_they_are_to_be_had(name):
+    """In the form that ComfyUI's dialog of missing models reads."""
+    for node in of_type(read(name), "CheckpointLoaderSimple"):
+        (model,) = node["properties"]["models"]
+        assert model["name"] == node["widgets_values"][0] and model["directory"] == "checkpoints"
+        assert model["url"].startswith("https://huggingface.co/") and model["url"].endswith(f"/{model['name']}")

@@ -20,7 +20,7 @@ def press(page, label: str) -> None:
     page.evaluate("(label) => node.widgets.find(w => w.name.startsWith(label)).callback()", label)
 
 
-def wait_for_words(page, words: str, timeout: float = 60_000) -> None:
+def wait_for_words(page, words: str, timeout: float = 180_000) -> None:
     """Until the node shows them."""
     text = "() => node.widgets.map(w => w.element?.textContent ?? '').join(' ')"
     page.wait_for_function(f"(words) => ({text})().includes(words)", arg=words, timeout=timeout)

@@ -610,10 +610,17 @@ def expect_refusal(name, action):
 def check_presets():
     settings = {"steps": 10, "batch_size": 2, "seed": 1, "save_every": 5, "evaluate_every": 0}
     own = {"learning_rate": 1e-3, "resolution": 256, "num_tokens": 3}
-    custom = train.training_config("custom", False, settings, own)
+    custom = train.training_config("custom", "sd15", settings, own)
     assert (custom.learning_rate, custom.resolution, custom.num_tokens) == (1e-3, 256, 3)
     assert custom.effective_batch_size == custom.batch_size == 2 and custom.winner_weight > 0
-    published = train.training_config("published", True, settings, own)
+    assert (custom.optimizer, custom.schedule) == ("adamw", "constant")
+    assert train.training_config("custom", "sdxl", settings, own).optimizer == "adafactor"
+    recommended = train.training_config("recommended", "sd15", settings | {"flip": False}, own)
+    assert (recommended.timestep_range, recommended.resolution, recommended.flip) == ("measured", 512, False)
+    assert recommended.effective_batch_size == 16 and recommended.learning_rate != 1e-3
+    mini = train.training_config("recommended", "mini", settings | {"flip": True}, own)
+    assert (mini.resolution, mini.flip, mini.steps) == (128, False, 10)
+    published = train.training_config("published", "sdxl", settings, own)
     assert (published.resolution, published.learning_rate, published.effective_batch_size) == (1024, 5e-6, 128)
     assert published.winner_weight == 0 and published.steps == 10
 

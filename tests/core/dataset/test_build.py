@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+from psa_core import PSAError
 from psa_core.build import Drawing, Said, build_dataset, drawn_pairs, plan
 from psa_core.build.drawing import finish_batches
 from psa_core.build.imported import read_picture_list
 from psa_core.build.plan import SPLITS
 from psa_core.build.sage_form import write_sage_form
-
-from psa_core import PSAError
 from psa_core.concepts.pairs import PromptPair
 from psa_core.dataset import read_split
 from psa_core.dataset.check import check_dataset

@@ -36,6 +36,7 @@ def test_every_preset_is_valid_and_can_be_changed():
         ({"caption_dropout": 1.2}, "share from 0 to 1"),
         ({"timestep_range": [500, 100]}, "first < last"),
         ({"timestep_range": [1]}, "a list such as"),
+        ({"timestep_range": "found"}, 'or "measured"'),
         ({"winner_weight": -1}, "not negative"),
         ({"ema_decay": 1}, "up to, but not including, 1"),
         ({"batch_size": 5}, "multiple of batch_size"),
@@ -70,7 +71,7 @@ def test_run_file(tmp_path):
     path.write_text('model = "m"\ndata = "d"\noutput = "o"\nheld_out = ["val"]\n[training]\npreset = "recommended"\n')
     run = RunFile.read(path)
     assert (run.model, run.cache, run.held_out) == (tmp_path / "m", tmp_path / "o" / "cache", ("val",))
-    assert run.training.winner_weight == 1000.0
+    assert run.training.winner_weight == PRESETS["recommended"]["winner_weight"]
 
 
 @pytest.mark.parametrize(

@@ -60,9 +60,10 @@ def test_the_departures_name_what_the_presets_choose():
 def test_the_presets_are_told(tmp_path):
     text = section("Presets")
     assert set(PRESETS) == set(re.findall(r"`((?:published|recommended)(?:-sdxl)?)`", text))
-    sdxl = {name: cell for name, (cell,) in rows(text).items() if name not in PRESETS}
-    for kind in ("published", "recommended"):
-        stated = settings({"preset": f'"{kind}"', **sdxl}, tmp_path)
+    sdxl = {name: cells for name, cells in rows(text).items() if name not in PRESETS}
+    for column, kind in enumerate(("published", "recommended")):
+        own = {name: cells[column] for name, cells in sdxl.items()}
+        stated = settings({"preset": f'"{kind}"', **own}, tmp_path)
         assert stated.changed(preset=f"{kind}-sdxl") == TrainConfig.from_dict({"preset": f"{kind}-sdxl"})
 
 

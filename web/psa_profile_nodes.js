@@ -1,0 +1,155 @@
+// User Profile and Load Profile: the fields that count, what they ban, and what becomes of what is typed.
+
+import { app } from "../../scripts/app.js";
+import { addButton, addElement, after, findWidget, fit, isLinked, make, setHidden, valueOf } from "./psa_page.js";
+import { CHOSEN, isSwitch, makeChips, openEditor, openNameForm, openProfileForm, profileOf, switchOf } from "./psa_profile_form.js";
+import * as store from "./psa_store.js";
+import { say } from "./psa_words.js";
+
+/** Chips at the end of a node; their widget's height follows what they hold. */
+function addChips(node) {
+  const chips = makeChips();
+  let height = 34;
+  addElement(node, "psa_banned", chips.element, () => height);
+  const show = async (banned) => {
+    await chips.show(banned);
+    const letters = chips.element.textContent.length + 5 * chips.element.childElementCount;
+    const rows = Math.ceil((letters * 6.5) / Math.max(160, node.size[0] - 24));
+    height = 12 + 22 * Math.min(rows, 4);
+    fit(node);
+  };
+  return { show };
+}
+
+const fieldsOf = (node) => Object.fromEntries(node.widgets.map((widget) => [widget.name, widget.value]));
+const isCustom = (node) => isLinked(node, "preset") || valueOf(node, "preset") === "custom";
+const anyLinked = (node) => node.inputs?.some((input) => input.widget && input.link != null);
+
+export function setUpUserProfile(node) {
+  const text = make("div", {
+    textContent: say(
+      "These values are saved in every picture and workflow, and in this browser's storage. Not for a real person.",
+    ),
+  });
+  const button = make("button", {
+    type: "button",
+    textContent: say("Store it, and load it by name"),
+    onclick: () => storeAndSwap(node),
+  });
+  const strip = addElement(node, "psa_note", make("div", { className: "psa-strip" }, [text, button]), () => 100);
+  const chips = addChips(node);
+
+  const showBanned = () => {
+    if (anyLinked(node)) return chips.show(say("What is banned depends on what is connected."));
+    return chips.show(store.bannedBy(isCustom(node) ? profileOf(fieldsOf(node)) : { Level: valueOf(node, "preset") }));
+  };
+  const showWhatCounts = () => {
+    const custom = isCustom(node);
+    const chosen = isLinked(node, "banned") || valueOf(node, "banned") === CHOSEN;
+    for (const widget of node.widgets) {
+      if (["preset", "psa_banned"].includes(widget.name)) continue;
+      const counts = custom && (chosen || !isSwitch(widget.name));
+      setHidden(widget, !counts && !isLinked(node, widget.name));
+    }
+    strip.element.hidden = !custom;
+  };
+  const update = () => {
+    showWhatCounts();
+    fit(node);
+    return showBanned();
+  };
+
+  let rules = valueOf(node, "banned");
+  const takeOver = async () => {
+    const banned = findWidget(node, "banned");
+    try {
+      if (banned.value === CHOSEN && rules !== CHOSEN && !anyLinked(node)) {
+        const categories = await store.bannedBy(profileOf({ ...fieldsOf(node), banned: rules }));
+        for (const widget of node.widgets)
+          if (isSwitch(widget.name)) widget.value = categories.map(switchOf).includes(widget.name);
+      }
+      rules = banned.value;
+    } catch (error) {
+      banned.value = rules;
+      store.showError(say("Banned categories"), error);
+    }
+    return update();
+  };
+  for (const widget of node.widgets) {
+    if (widget.name === "banned") after(widget, "callback", takeOver);
+    else if (!widget.name.startsWith("psa_")) after(widget, "callback", widget.name === "preset" ? update : showBanned);
+  }
+  after(node, "onConnectionsChange", update);
+  after(node, "onConfigure", () => {
+    const banned = findWidget(node, "banned");
+    if (banned.value === "by the rules") banned.value = "reference-prompt"; // as the first versions called it
+    rules = banned.value;
+    showWhatCounts();
+    showBanned();
+  });
+  update();
+}
+
+function storeAndSwap(node) {
+  if (anyLinked(node)) {
+    store.showError(say("User Profile"), new Error(say("Disconnect the inputs first: what is connected cannot be stored.")));
+    return;
+  }
+  openNameForm(say("Store this profile"), say("Store"), "", async (name) => {
+    await store.save(name, profileOf(fieldsOf(node)));
+    swap(node, name);
+  });
+}
+
+/** Puts Load Profile with this name where `node` is, wired as it is. */
+function swap(node, name) {
+  const graph = node.graph ?? app.graph;
+  const loader = window.LiteGraph.createNode("PSALoadProfile");
+  graph.beforeChange?.();
+  loader.pos = [...node.pos];
+  graph.add(loader);
+  choose(loader, name);
+  for (const id of [...(node.outputs[0].links ?? [])]) {
+    const link = graph.getLink?.(id) ?? graph.links[id];
+    loader.connect(0, graph.getNodeById(link.target_id), link.target_slot);
+  }
+  graph.remove(node);
+  graph.afterChange?.();
+}
+
+export function choose(node, name) {
+  const names = findWidget(node, "profile_name");
+  names.value = name;
+  names.callback?.(name);
+}
+
+export function setUpLoadProfile(node) {
+  const names = findWidget(node, "profile_name");
+  addButton(node, say("New profile…"), () => openProfileForm(undefined, (name) => choose(node, name)));
+  addButton(node, say("Edit profile…"), () => openEditor(names.value));
+  addButton(node, say("Delete profile"), () => deleteProfile(names.value));
+  const chips = addChips(node);
+  const showBanned = async () => {
+    if (isLinked(node, "profile_name")) return chips.show(say("What is banned depends on what is connected."));
+    if (!names.value || names.value.startsWith("(")) return chips.show(say("Choose a stored viewer, or store one."));
+    const known = await store.names().catch(() => []);
+    if (!known.includes(names.value)) return chips.show(say("No profile is stored under that name."));
+    return chips.show(store.read(names.value).then(({ profile }) => profile.Banned_Categories));
+  };
+  after(names, "callback", showBanned);
+  after(node, "onConfigure", showBanned);
+  after(node, "onConnectionsChange", showBanned);
+  store.changes.addEventListener("change", showBanned);
+  after(node, "onRemoved", () => store.changes.removeEventListener("change", showBanned));
+  showBanned();
+}
+
+export async function deleteProfile(name) {
+  const question = say('Delete the stored profile "{name}"? Graphs that load it will ask for another.', { name });
+  if (!name || !confirm(question)) return;
+  try {
+    await store.remove(name); // nodes keep the name: another person's profile must not slip in
+  } catch (error) {
+    store.showError(say("Delete profile"), error);
+  }
+}
