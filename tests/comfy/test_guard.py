@@ -75,7 +75,8 @@ def look(server, graph: Graph, guarded: Link) -> tuple[list[np.ndarray], str]:
     outputs = server.queue(graph.prompt)
     files = [server.image(**image) for image in outputs[saved[0]]["images"]]
     (words,) = outputs[shown[0]]["text"]
-    (on_node,) = (text for entry in outputs.values() for text in entry.get("text", ()) if "looked at by" in text)
+    others = (entry for node, entry in outputs.items() if node != shown[0])
+    (on_node,) = (text for entry in others for text in entry.get("text", ()))
     assert on_node == words
     return [np.asarray(Image.open(BytesIO(file)).convert("RGB")) for file in files], words
 
