@@ -47,11 +47,14 @@ def test_prompts_become_rows_of_one_length(tokenizer):
 def test_the_untrained_vae_keeps_each_cells_mean_colour():
     torch.manual_seed(0)
     vae, pixels = new_vae(), scenes(2, 16)[0].float() / 127.5 - 1
-    vae_weights.start_as_blur(vae, pixels)
-    with torch.no_grad():
-        decoded = vae.decode(vae.encode(pixels).latent_dist.mode()).sample
     blurred = F.interpolate(F.avg_pool2d(pixels, 8), scale_factor=8)
-    assert F.l1_loss(decoded, pixels) < 1.3 * F.l1_loss(blurred, pixels)
+    with torch.no_grad():
+        plain = vae.decode(vae.encode(pixels).latent_dist.mode()).sample
+        vae_weights.start_as_blur(vae, pixels)
+        decoded = vae.decode(vae.encode(pixels).latent_dist.mode()).sample
+    # Far nearer to the blurred picture's error than to that of a VAE with random weights, which is ten times as large.
+    errors = [F.l1_loss(each, pixels) for each in (blurred, decoded, plain)]
+    assert errors[1] - errors[0] < 0.1 * (errors[2] - errors[0])
 
 
 def test_folded_latents_are_standardised_and_decode_as_before():
