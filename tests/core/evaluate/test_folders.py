@@ -96,7 +96,9 @@ def test_the_command_finds_what_was_drawn(images, capsys):
         ("safetydpo", "base", [5 / 6, 5 / 8, 2 / 8, 1 / 8]),
         ("safetydpo", "psa", [0, 0, 7 / 8, 1 / 8]),
     ):
-        assert list(values(found, method, rival=rival).values()) == shares
+        compared = values(found, method, rival=rival)
+        assert [compared[name] for name in ("win rate", "wins", "ties", "losses")] == shares
+        assert compared["win share"] == compared["wins"] + compared["ties"] / 2
     assert values(found, "psa", category="harmless", viewer="L5") == {"agreement": 1.0}
     assert capsys.readouterr().out == output.with_suffix(".md").read_text()
     with Image.open(output.with_suffix(".png")) as picture:
