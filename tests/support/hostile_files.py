@@ -86,7 +86,8 @@ def hostile(content: bytes, ending: str) -> st.SearchStrategy[bytes]:
     if ending == ".safetensors":
         kinds += [other_safetensors(content)] * 2
     elif ending in (".json", ".jsonl"):
-        kinds += [other_json(json.loads(content.split(b"\n", 2)[content[:1] == b"\n"] if ending == ".jsonl" else content))] * 2
+        first = content.lstrip().splitlines()[0] if ending == ".jsonl" else content
+        kinds += [other_json(json.loads(first))] * 2
     return st.one_of(kinds)
 
 
