@@ -40,6 +40,10 @@ ENOUGH = {  # what needs no extra
         *("evaluate", "--method", "base=pictures", "--prompts", "prompts.csv", "--judge", "mini"),
         *("-o", "out.json"),
     ],
+    "evaluate --real": [
+        *("evaluate", "--method", "base=pictures", "--prompts", "prompts.csv", "--judge", "mini"),
+        *("--real", "pictures", "-o", "out.json"),
+    ],
 }
 LACKING = {  # command -> the extra, and how it is asked for
     "demo": ("demo", ["demo", "--without-comfyui"]),
@@ -47,13 +51,6 @@ LACKING = {  # command -> the extra, and how it is asked for
     "train": ("train", ["train", "--config", "run.toml"]),
     "build-dataset": ("train", ["build-dataset", "pairs.jsonl", "out", "--model", "{base}", "--count", "5"]),
     "generate": ("train", ["generate", "prompts.csv", "--model", "{base}", "--out", "out"]),
-    "evaluate --real": (
-        "train",
-        [
-            *("evaluate", "--method", "base=pictures", "--prompts", "prompts.csv", "--judge", "mini"),
-            *("--real", "pictures", "-o", "out.json"),
-        ],
-    ),
     "evaluate --judge q16": (
         "llm",
         [
