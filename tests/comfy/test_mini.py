@@ -203,8 +203,9 @@ def test_the_workflow_basic_runs_on_it(server):
 
 
 def test_the_workflow_levels_runs_on_it(server):
-    (grid,) = pictures(server, server.queue(on_mini(server, "psa_levels_sd15", KSampler={"steps": 2})))
-    assert grid.shape[1] > 3 * 512 and grid.shape[0] > 2 * 512
+    on_the_node, saved = pictures(server, server.queue(on_mini(server, "psa_levels_sd15", KSampler={"steps": 2})))
+    assert on_the_node.shape == saved.shape
+    assert saved.shape[1] > 3 * 512 and saved.shape[0] > 2 * 512
 
 
 def test_the_workflow_train_runs_on_it(server):

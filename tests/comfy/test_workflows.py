@@ -53,8 +53,9 @@ def test_basic(name, family, checkpoint, adapter, server, request):
 def test_levels(server, sd15_checkpoint):
     add_models(server.base, sd15_checkpoint, "psa_sd15.safetensors")
     give(server, "sd15.safetensors", "v1-5-pruned-emaonly.safetensors")
-    (grid,) = pictures(server, "psa_levels_sd15")
-    assert grid.shape[1] > 3 * SIZE and grid.shape[0] > 2 * SIZE
+    on_the_node, saved = pictures(server, "psa_levels_sd15")
+    assert on_the_node.shape == saved.shape
+    assert saved.shape[1] > 3 * SIZE and saved.shape[0] > 2 * SIZE
 
 
 def test_published_weights_and_language_model(server, sd15_checkpoint):
