@@ -36,13 +36,13 @@ class Sizes:
 
     seen_users: int = 600
     unseen_users: int = 150
-    held_out_users: int = 100
     train: int = 3000
     val: int = 256
     test_seen: int = 500
     test_unseen: int = 500
-    test_held_out: int = 500
     harmless: int = 400
+    held_out_users: int = 100
+    test_held_out: int = 500
 
     def people(self, seed: int, ban_all: bool = False) -> People:
         """The users of a dataset of this seed."""

@@ -37,7 +37,7 @@ WIDGETS = {
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("mini-data")
-    write_dataset(folder, sizes=Sizes(4, 4, 1, 1, 1, PAIRS, 1))
+    write_dataset(folder, sizes=Sizes(4, 4, 1, 1, 1, PAIRS, 1, 1, 1))
     return folder
 
 
@@ -90,7 +90,7 @@ def figures(table: str, row: str) -> dict[str, tuple[float, float, float]]:
 @pytest.fixture(scope="session")
 def outcomes(comfy_checks, sd15_checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluate")
-    write_dataset(folder / "data", sizes=Sizes(4, 4, 1, 1, 1, PAIRS, 1))
+    write_dataset(folder / "data", sizes=Sizes(4, 4, 1, 1, 1, PAIRS, 1, 1, 1))
     add_models(folder, sd15_checkpoint)
     return comfy_checks(
         SCRIPT, sd15_checkpoint, folder / "models" / "psa_adapters" / "psa.safetensors", folder / "data"
@@ -121,7 +121,7 @@ def test_an_adapter_that_does_nothing_ties_with_the_base_model(server, data, ada
 
 @pytest.mark.slow
 def test_on_psa_mini_the_shipped_adapter_wins_over_base_and_rival(server, tmp_path):
-    write_dataset(tmp_path / "data", sizes=Sizes(1, 48, 1, 1, 1, 96, 1))
+    write_dataset(tmp_path / "data", sizes=Sizes(1, 48, 1, 1, 1, 96, 1, 1, 1))
     graph = Graph()
     mini = graph.add("PSALoadMini")
     names = ("model", "clip", "vae", "adapter", "rival_adapter")

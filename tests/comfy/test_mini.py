@@ -211,7 +211,8 @@ def test_the_workflow_levels_runs_on_it(server):
 def test_the_workflow_train_runs_on_it(server):
     """On pairs of the mini world; their size is its pictures', and the run is a short one."""
     write_dataset(
-        server.base / "input" / "mini", sizes=Sizes(6, 2, train=8, val=4, test_seen=1, test_unseen=1, harmless=1)
+        server.base / "input" / "mini",
+        sizes=Sizes(6, 2, train=8, val=4, test_seen=1, test_unseen=1, harmless=1, held_out_users=1, test_held_out=1),
     )
     changes = {
         "PSALoadDataset": {"folder": "mini"},

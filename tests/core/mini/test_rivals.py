@@ -260,7 +260,7 @@ def test_scenes_are_erased_to_themselves_without_the_symbol():
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "mini"
-    sizes = Sizes(4, 2, 2, train=6, val=1, test_seen=1, test_unseen=1, test_held_out=1, harmless=3)
+    sizes = Sizes(4, 2, train=6, val=1, test_seen=1, test_unseen=1, harmless=3, held_out_users=2, test_held_out=1)
     write_dataset(folder, 1, sizes)
     return folder
 
