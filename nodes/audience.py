@@ -32,10 +32,7 @@ class Audience(io.ComfyNode):
                     tooltip="strictest bans: for an invented person who bans all that any of them does. joined tokens: "
                     "the model attends to all of them at once, which draws between them.",
                 ),
-                *(
-                    sockets.Profile.Input(name, optional=True, tooltip="One more viewer.")
-                    for name in sockets.MORE_PROFILES
-                ),
+                *sockets.more_profiles("One more viewer."),
             ],
             outputs=[
                 sockets.Effect.Output(display_name="effect", tooltip="For PSA Apply to Model."),
@@ -48,7 +45,7 @@ class Audience(io.ComfyNode):
 
     @classmethod
     def execute(cls, adapter, profile, how, encoder=None, **more) -> io.NodeOutput:
-        viewers = [profile, *(more[name] for name in sockets.MORE_PROFILES if more.get(name) is not None)]
+        viewers = sockets.viewers(profile, more)
         encoder, person = encoder or StructuredEncoder(), strictest(viewers)
         if how == JOINED:
             return io.NodeOutput(joined_effect(adapter, encoder.encode(viewers)), person)

@@ -22,7 +22,7 @@ class BuildDataset(io.ComfyNode):
         return io.Schema(
             node_id="PSABuildDataset",
             display_name="PSA Build Dataset",
-            category=sockets.CATEGORY,
+            category=sockets.TRAINING,
             description="Draws both pictures of each pair of prompts from one seed, and makes a data set for virtual "
             "users of them. Cancel keeps everything; the same graph, queued again, goes on. The data set lies in "
             "input/psa_datasets/<name>.",
@@ -41,14 +41,7 @@ class BuildDataset(io.ComfyNode):
                 io.String.Input("name", default="my-dataset", tooltip="The data set's folder. Another name, another."),
                 io.Int.Input("users", default=1000, min=1, max=100_000, tooltip="How many virtual users."),
                 io.Combo.Input("rules", options=list(RULES), default=SAGE, tooltip="Which of them bans what."),
-                io.Float.Input(
-                    "departures",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="The chance that somebody departs from the rules in a category.",
-                ),
+                sockets.departures(),
                 io.String.Input(
                     "users_file",
                     default="",
@@ -56,14 +49,7 @@ class BuildDataset(io.ComfyNode):
                     tooltip="A file of psa users, in ComfyUI's input folder or by an absolute path, in place of new "
                     "virtual users.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**63 - 1,
-                    control_after_generate=False,  # another seed would be another data set, and Run goes on with this
-                    tooltip="Of noise, users and splits.",
-                ),
+                sockets.seed("Of noise, users and splits. Another seed is another data set."),
                 io.Int.Input("steps", default=20, min=1, max=10_000, tooltip="Sampling steps."),
                 io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance."),
                 io.Combo.Input("sampler_name", options=SAMPLERS, default="dpmpp_2m", tooltip="As in KSampler."),

@@ -19,7 +19,7 @@ class Concepts(io.ComfyNode):
         return io.Schema(
             node_id="PSAConcepts",
             display_name="PSA Concepts to Prompts",
-            category=sockets.CATEGORY,
+            category=sockets.TRAINING,
             description="Turns a list of things that some viewers should not see into pairs of prompts of one scene: "
             "one that shows the thing, one that does not.",
             inputs=[
@@ -47,14 +47,7 @@ class Concepts(io.ComfyNode):
                     max=100_000,
                     tooltip="Scenes without any concept, by which training keeps what nobody minds as it is.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**63 - 1,
-                    control_after_generate=False,
-                    tooltip="The same seed gives the same scenes.",
-                ),
+                sockets.seed("The same seed gives the same scenes."),
                 io.Combo.Input(
                     "scenes", options=[EVERYDAY, MINI], tooltip="What the prompts are about; mini: PSA Mini's scenes."
                 ),

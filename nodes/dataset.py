@@ -21,6 +21,16 @@ from .comfy.progress import node_progress
 SPLITS = ("train", "val", "test_seen", "test_unseen", "harmless")
 
 
+def _users_input() -> io.String.Input:
+    return io.String.Input(
+        "users",
+        default="",
+        optional=True,
+        tooltip="A file such as Sage's users.csv, which says by User_ID what each record's user bans; in the folder, "
+        "or by an absolute path. Empty: the records say it, or the rules they follow.",
+    )
+
+
 class LoadDataset(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -44,13 +54,7 @@ class LoadDataset(io.ComfyNode):
                     default=False,
                     tooltip="Leave bad records out and list them. Off: the first bad one stops the run.",
                 ),
-                io.String.Input(
-                    "users",
-                    default="",
-                    optional=True,
-                    tooltip="A file such as Sage's users.csv, which says by User_ID what each record's user bans; in "
-                    "the folder, or by an absolute path. Empty: the records say it, or the rules they follow.",
-                ),
+                _users_input(),
                 io.String.Input(
                     "elsewhere",
                     default="",
@@ -106,13 +110,7 @@ class CheckDataset(io.ComfyNode):
                     tooltip="The folder that holds the splits' folders: an absolute path, or one inside ComfyUI's "
                     "input folder.",
                 ),
-                io.String.Input(
-                    "users",
-                    default="",
-                    optional=True,
-                    tooltip="A file such as Sage's users.csv, which says by User_ID what each record's user bans; in "
-                    "the folder, or by an absolute path. Empty: the records say it, or the rules they follow.",
-                ),
+                _users_input(),
             ],
             outputs=[
                 io.String.Output(display_name="report", tooltip="All that was found, in words."),

@@ -100,12 +100,7 @@ class Encode(io.ComfyNode):
                 sockets.Encoder.Input(
                     "encoder", optional=True, tooltip="The adapter's encoder. Unconnected: the structured one."
                 ),
-                *(
-                    sockets.Profile.Input(
-                        name, optional=True, tooltip="One more viewer, for the next picture of a batch."
-                    )
-                    for name in sockets.MORE_PROFILES
-                ),
+                *sockets.more_profiles("One more viewer, for the next picture of a batch."),
             ],
             outputs=[
                 sockets.Embedding.Output(display_name="embedding", tooltip="The viewers, for PSA Apply to Model.")
@@ -115,8 +110,7 @@ class Encode(io.ComfyNode):
 
     @classmethod
     def execute(cls, profile, encoder=None, **more) -> io.NodeOutput:
-        profiles = [profile, *(more[name] for name in sockets.MORE_PROFILES if more.get(name) is not None)]
-        embedding = (encoder or StructuredEncoder()).encode(profiles)
+        embedding = (encoder or StructuredEncoder()).encode(sockets.viewers(profile, more))
         say(_described(embedding))
         return io.NodeOutput(embedding)
 

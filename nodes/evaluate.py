@@ -65,14 +65,7 @@ class Evaluate(io.ComfyNode):
                 ),
                 io.Int.Input("width", default=0, min=0, max=2048, step=8, tooltip=f"Of a picture. {by_model}"),
                 io.Int.Input("height", default=0, min=0, max=2048, step=8, tooltip=f"Of a picture. {by_model}"),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**63 - 1,
-                    control_after_generate=False,  # figures are to be compared from run to run
-                    tooltip="Of the noise; each record has its own, the same for every adapter.",
-                ),
+                sockets.seed("Of the noise; each record has its own, the same for every adapter."),
                 io.Int.Input("steps", default=20, min=1, max=10_000, tooltip="Sampling steps."),
                 io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance."),
                 io.Combo.Input("sampler_name", options=SAMPLERS, default="dpmpp_2m", tooltip="As in KSampler."),

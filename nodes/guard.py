@@ -15,16 +15,13 @@ class PictureGuard(io.ComfyNode):
         return io.Schema(
             node_id="PSAGuard",
             display_name="PSA Guard",
-            category=sockets.CATEGORY,
+            category=sockets.DRAWING,
             description="A judge looks at each viewer's picture. One that shows what its viewer must not see is drawn "
             "again with more strength, if you want that, and else hidden. No judge is always right: see the help.",
             inputs=[
                 io.Image.Input("images", tooltip="A batch: picture i is for viewer i, as PSA Apply to Model draws it."),
                 sockets.Profile.Input("profile", tooltip="The first viewer."),
-                *(
-                    sockets.Profile.Input(name, optional=True, tooltip="A further viewer.")
-                    for name in sockets.MORE_PROFILES
-                ),
+                *sockets.more_profiles("A further viewer."),
                 io.Combo.Input(
                     "judge",
                     options=list(JUDGES),
@@ -121,11 +118,8 @@ class PictureGuard(io.ComfyNode):
         looking = make_judge(
             judge, judge_location.strip(), judge_model.strip(), judge_clip_vision, judge_clip, sensitivity
         )
-        profiles = [
-            profile,
-            *(more_profiles[key] for key in sockets.MORE_PROFILES if more_profiles.get(key) is not None),
-        ]
-        guard = Guard(looking, profiles, (prompt or "") if judge == HEARS_PROMPT else "", hide_by, replacement)
+        viewers = sockets.viewers(profile, more_profiles)
+        guard = Guard(looking, viewers, (prompt or "") if judge == HEARS_PROMPT else "", hide_by, replacement)
         seen = guard.look(images, earlier)
         if seen.rounds[-1] and tries:
             pictures, words, graph = next_round(nodes, name, seen, more_strength, tries - 1)

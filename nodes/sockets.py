@@ -1,5 +1,6 @@
 """The pack's socket types and its place in the node menu."""
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -21,6 +22,32 @@ GuardRound = io.Custom("PSA_GUARD_ROUND")  # nodes.comfy.guard.Earlier; a guard 
 
 MORE_PROFILES = tuple(f"profile_{number}" for number in range(2, 9))
 """The inputs of further viewers, beside `profile`."""
+
+
+def more_profiles(tooltip: str) -> list[Any]:
+    """Optional inputs for further viewers."""
+    return [Profile.Input(name, optional=True, tooltip=tooltip) for name in MORE_PROFILES]
+
+
+def viewers(profile: Any, more: Mapping[str, Any]) -> list[Any]:
+    """The profiles that are wired, in the order of their inputs."""
+    return [profile, *(more[name] for name in MORE_PROFILES if more.get(name) is not None)]
+
+
+def seed(tooltip: str) -> io.Int.Input:
+    """A seed that stays from run to run: a run is to go on, and figures are to be compared."""
+    return io.Int.Input("seed", default=0, min=0, max=2**63 - 1, control_after_generate=False, tooltip=tooltip)
+
+
+def departures() -> io.Float.Input:
+    return io.Float.Input(
+        "departures",
+        default=0.0,
+        min=0.0,
+        max=1.0,
+        step=0.01,
+        tooltip="The chance that somebody departs from the rules in a category.",
+    )
 
 
 def aliases(*words: str) -> dict[str, Any]:

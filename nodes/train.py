@@ -65,14 +65,7 @@ class Train(io.ComfyNode):
                 ),
                 io.Int.Input("resolution", default=512, min=64, max=2048, step=64, tooltip=custom),
                 io.Int.Input("num_tokens", default=1, min=1, max=64, tooltip=f"Tokens a profile becomes. {custom}"),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**63 - 1,
-                    control_after_generate=False,  # another seed would be another run, and Run resumes this one
-                    tooltip="Of all that is drawn at random in training.",
-                ),
+                sockets.seed("Of all that is drawn at random in training."),
                 io.Int.Input("save_every", default=100, min=1, max=100_000, tooltip="Steps; Cancel saves as well."),
                 io.Int.Input("preview_every", default=100, min=0, max=100_000, tooltip="Steps between two previews."),
                 io.String.Input("run_name", default="my-adapter", tooltip="Another name starts another run."),

@@ -24,28 +24,14 @@ class UserSpace(io.ComfyNode):
         return io.Schema(
             node_id="PSAUserSpace",
             display_name="PSA User Space",
-            category=sockets.CATEGORY,
+            category=sockets.VIEWERS,
             description="Draws virtual users as the Sage dataset does, and shows them as dots: who bans what, and "
             "where the levels L0 to L5 lie among them.",
             inputs=[
                 io.Int.Input("count", default=1000, min=1, max=_MOST, tooltip="How many users."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**63 - 1,
-                    control_after_generate=False,
-                    tooltip="The same, for the same users.",
-                ),
+                sockets.seed("The same, for the same users."),
                 io.Combo.Input("rules", options=list(RULES), default=SAGE, tooltip="Who bans what."),
-                io.Float.Input(
-                    "departures",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="The chance that somebody departs from the rules in a category.",
-                ),
+                sockets.departures(),
                 io.String.Input(
                     "users",
                     default="",

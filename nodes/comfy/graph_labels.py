@@ -5,7 +5,6 @@ from itertools import cycle, islice
 from typing import Any, TypeGuard
 
 _MOST_LETTERS = 60  # of a prompt in a label
-_PROFILES = ("profile", *(f"profile_{number}" for number in range(2, 9)))
 
 Prompt = Mapping[str, Mapping[str, Any]]
 
@@ -51,7 +50,8 @@ def _viewers(prompt: Prompt, sampler: str) -> list[str]:
             )
             if encode is None:
                 return []
-            links = [_inputs(prompt, encode)[name] for name in _PROFILES if name in _inputs(prompt, encode)]
+            wired = _inputs(prompt, encode)  # profile, profile_2, profile_3, ...
+            links = [wired[name] for name in sorted(wired) if name.split("_")[0] == "profile"]
             return [_called(prompt, link, number) for number, link in enumerate(links, start=1)]
     return ["base model"]
 

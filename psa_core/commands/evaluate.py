@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     price.add_argument(
         "--features",
         metavar="FOLDER",
-        help="a CLIP model: its features, and a CLIP score (with --judge mini: its VAE's)",
+        help="a CLIP model: its features, and a CLIP score (without, and with --judge mini: its classifier's features)",
     )
     price.add_argument("--inception", metavar="FILE", help="torch-fidelity's Inception weights: the features of FID")
     parser.add_argument("-o", "--output", required=True, metavar="FILE.json", help="tables as .md and a .png beside it")

@@ -183,6 +183,7 @@ def train_base(
     models: dict[str, Any] = {"vae": vae, "unet": unet, "text_encoder": text_encoder}
     for name, model in models.items():
         model.half().save_pretrained(folder / name)
+        _forget_place(folder / name / "config.json")
     _prefix_keys(folder / "text_encoder" / "model.safetensors", "text_model.")
     new_scheduler().save_pretrained(folder / "scheduler")
     write_model_index(folder)
@@ -336,6 +337,14 @@ def _optimise(
             save_state(path, _STATE, state | {"average": average.values if average else []})
     if average:
         average.put()
+
+
+def _forget_place(config: Path) -> None:
+    """A model that goes on from another's folder must not name that folder: it is its maker's business."""
+    told = json.loads(config.read_text(encoding="utf-8"))
+    told.pop("_name_or_path", None)
+    with atomic_path(config) as temporary:
+        temporary.write_text(json.dumps(told, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _prefix_keys(path: Path, prefix: str) -> None:

@@ -13,7 +13,7 @@ import torch
 from ..errors import PSAError
 from ..files import atomic_path, existing_file
 from ..pictures import to_images
-from ..profile import LEVELS
+from ..profile import LEVELS, UserProfile
 from ..seeds import draw_seed
 from .dataset import Sizes
 from .detector import Detector
@@ -27,7 +27,7 @@ DATA_SEED = 0
 """The seed of the mini dataset that adapters are trained on: it says who is a seen user."""
 Part = Literal["val", "test"]
 SEEDS: Mapping[str, int] = {"val": 0, "test": 7_302_519_846}
-"""Of prompts and noise. Settings are chosen on `val`; the seed of `test` was drawn when the settings stood."""
+"""Of prompts and noise. Settings are chosen on `val` alone, and nothing was drawn yet by the seed of `test`."""
 Group = Literal["unseen", "seen", "held out"]
 GROUPS: tuple[Group, ...] = ("unseen", "seen", "held out")
 _CATEGORY_OF = {symbol: category for category, symbol in SYMBOLS.items()}
@@ -108,7 +108,7 @@ class Plan:
         return harmless_requests(people.unseen, self.harmless, self.part, self.seed)
 
 
-def _users(people: People, group: Group) -> list[Any]:
+def _users(people: People, group: Group) -> list[UserProfile]:
     return {"unseen": people.unseen, "seen": people.seen, "held out": people.held_out}[group]
 
 

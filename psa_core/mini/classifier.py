@@ -21,8 +21,8 @@ from ..files import atomic_path, existing_file, printable
 from ..pictures import to_tensor
 from ..seeds import draw_seed
 from ..tensor_files import read_file, save_file
-from .detector import Detection
-from .world import BACKGROUNDS, COLOURS, SHAPES, SIZE, SYMBOLS, Scene, render, sample_scene
+from .detector import Detection, check_pixels
+from .world import BACKGROUNDS, COLOURS, SHAPES, SYMBOLS, Scene, render, sample_scene
 
 SHIPPED = Path(__file__).parent / "assets" / "classifier.safetensors"
 FEATURES = 64
@@ -58,11 +58,7 @@ class Classifier(nn.Module):
         Raises:
             PSAError: for pictures of another shape.
         """
-        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, SIZE, SIZE):
-            raise PSAError(
-                f"The mini world's classifier takes pictures of {SIZE} x {SIZE} pixels, as (pictures, 3, {SIZE}, "
-                f"{SIZE}); these have the shape {tuple(pixels.shape)}."
-            )
+        check_pixels(pixels, "classifier")
         halved = F.avg_pool2d(pixels.float(), 2) * 4 - 2
         maps = self.body(halved.contiguous(memory_format=torch.channels_last))
         return F.relu(self.summary(torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], 1)))

@@ -73,11 +73,7 @@ class Detector:
         Raises:
             PSAError: for pictures of another shape.
         """
-        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, SIZE, SIZE):
-            raise PSAError(
-                f"The mini world's detector takes pictures of {SIZE} x {SIZE} pixels, as (pictures, 3, {SIZE}, "
-                f"{SIZE}); these have the shape {tuple(pixels.shape)}."
-            )
+        check_pixels(pixels, "detector")
         pixels = pixels.float() * 255
         darkness = _darkness(pixels)
         at_sizes = [self._found(darkness, size) for size in self._symbols]
@@ -148,6 +144,15 @@ class _Templates:
                 _Match(score if known else 0.0, self.words[template // len(scale.radii)] if known else None, middle)
             )
         return matches
+
+
+def check_pixels(pixels: torch.Tensor, whose: str) -> None:
+    """Raise PSAError for what are no pictures of the world's size."""
+    if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, SIZE, SIZE):
+        raise PSAError(
+            f"The mini world's {whose} takes pictures of {SIZE} x {SIZE} pixels, as (pictures, 3, {SIZE}, {SIZE}); "
+            f"these have the shape {tuple(pixels.shape)}."
+        )
 
 
 def to_pixels(images: Sequence[Image.Image]) -> torch.Tensor:

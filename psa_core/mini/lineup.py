@@ -36,7 +36,6 @@ _WHAT = {
     "psa less L0": "PSA, with the term of L0, who bans nothing, subtracted from everybody's.",
 }
 BASE, PSA, INFERRED, BAN_ALL = "base", "psa", "psa-inferred", "ban-all"
-_OUR_GROUPS = GROUPS
 _RIVAL_GROUPS: tuple[Group, ...] = ("unseen",)
 
 
@@ -67,7 +66,7 @@ class Entry:
 def adapters(model: MiniModel, files: Mapping[str, Path]) -> list[Entry]:
     """The base model, and adapters by their names."""
     weights = digest(model.folder)
-    found = [Entry(Base(model), weights, groups=_OUR_GROUPS, levels=True)]
+    found = [Entry(Base(model), weights, groups=GROUPS, levels=True)]
     for name, path in files.items():
         ours = name in (PSA, INFERRED)
         found.append(
@@ -75,7 +74,7 @@ def adapters(model: MiniModel, files: Mapping[str, Path]) -> list[Entry]:
                 WithAdapter(model, name, load_adapter(path)),
                 weights + digest(path),
                 path.stat().st_size,
-                _OUR_GROUPS if ours else _RIVAL_GROUPS,
+                GROUPS if ours else _RIVAL_GROUPS,
                 levels=ours or name == BAN_ALL,
             )
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 from string import Template
 
 from ..evaluate import HARMLESS, Figure
+from ..profile import LEVELS
 from .evaluate import HARMLESS_TITLE, LEVEL_TITLE, TITLES, Results
 from .lineup import BASE, INFERRED, PSA
 from .world import WAYS
@@ -13,6 +14,7 @@ from .world import WAYS
 _PAGE = Path(__file__).with_name("results_page.md")
 _UNSEEN, _HELD_OUT = TITLES["unseen"], TITLES["held out"]
 _ANEW, _UNASKED = WAYS[2], WAYS[3]
+_SIZES = ("small", "large")  # of a symbol
 
 
 @dataclass(frozen=True)
@@ -143,15 +145,10 @@ def _group_table(results: Results, title: str) -> str:
     return f"### {title}\n\n{_table(heads, rows)}\n\n{by_size}"
 
 
-_SIZES = ("small", "large")
-
-
 def _levels(results: Results) -> str:
     report = next((r for r in results.reports if r.title == LEVEL_TITLE), None)
     if report is None:
         return "Not measured."
-    from ..profile import LEVELS
-
     rows = []
     for measure in ("IP", "IP for viewers"):
         for method in dict.fromkeys(m.method for m in report.measurements):

@@ -9,9 +9,12 @@ from checkpoints import small_adapter
 
 from psa_core import PSAError, StructuredEncoder, UserProfile
 from psa_core.diffusers_unet import cross_attention_layers
-from psa_core.mini import base_model, vae_weights
+from psa_core.mini import BASE_MODEL, base_model, vae_weights
 from psa_core.mini.base_model import load_tokenizer, new_unet, new_vae, scenes, tokenize, words, write_tokenizer
 from psa_core.mini.generate import MiniModel
+from psa_core.model_folder import load_part
+
+VAE_FILE = "diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +127,27 @@ def test_the_folder_is_one_that_diffusers_loads_and_the_adapter_draws_with(quick
     torch.testing.assert_close(model.draw(prompts, seeds, adapter, users, strength=0.0, steps=2), plain)
     with pytest.raises(PSAError, match="one seed"):
         model.draw(prompts, [1], steps=2)
+
+
+def test_a_model_that_goes_on_from_another_names_no_place(quick, tmp_path):
+    base_model.train_base(tmp_path / "first", unet_steps=2)
+    base_model.train_base(tmp_path / "second", unet_steps=2, start=tmp_path / "first")
+    for folder in (tmp_path / "second", BASE_MODEL):
+        for config in folder.rglob("*.json"):
+            text = config.read_text(encoding="utf-8")
+            assert "_name_or_path" not in text and str(tmp_path) not in text
+
+
+def test_going_on_keeps_the_vae_and_the_words_that_both_know(quick, tmp_path):
+    base_model.train_base(tmp_path / "first", unet_steps=2)
+    base_model.train_base(tmp_path / "second", unet_steps=2, start=tmp_path / "first")
+    first, second = ((tmp_path / name / "vae" / VAE_FILE).read_bytes() for name in ("first", "second"))
+    assert first == second
+    unet, text_encoder = base_model._models_of(tmp_path / "first", tmp_path / "second", 0)
+    before = load_part(tmp_path / "first", "text_encoder", torch.float32).state_dict()
+    for name, value in text_encoder.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert all(parameter.requires_grad for parameter in unet.parameters())
 
 
 def test_a_missing_part_is_named(tmp_path):
