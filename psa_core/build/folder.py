@@ -26,7 +26,7 @@ from ..profile import UserProfile
 from .plan import SPLITS, Plan, harmless_records
 
 VIRTUAL = "virtual users only: nobody in this data set is a real person"
-_UNREADABLE = ("prompts", "users", "model", "list")  # hashes: two of them tell nobody anything
+_UNREADABLE = ("prompts", "users", "model", "list", "held_out_concepts")  # too long to read
 
 
 def description(plan: Plan, users: Sequence[UserProfile], seed: int, made: Mapping[str, Any], **said: Any) -> dict:
@@ -42,6 +42,7 @@ def description(plan: Plan, users: Sequence[UserProfile], seed: int, made: Mappi
         "people": VIRTUAL,
         **said,
         "seed": seed,
+        "held_out_concepts": plan.held_out,
         "prompts": digest(pairs),
         "users": digest([user.to_dict() for user in users]),
         **made,

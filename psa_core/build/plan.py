@@ -26,12 +26,14 @@ _ENDING = "jpg"
 class Plan:
     """A data set before its first picture.
 
-    `splits` names the pairs of each split, `users` has everybody with their splits; `notes` are for people.
+    `splits` names the pairs of each split, `users` has everybody with their splits; `held_out` names the concepts, by
+    category, that stand in `test_unseen` alone; `notes` are for people.
     """
 
     pairs: list[PicturePair]
     splits: dict[str, list[PicturePair]]
     users: list[tuple[UserProfile, tuple[str, ...]]]
+    held_out: dict[str, list[str]]
     notes: list[str]
 
     def people(self, split: str) -> list[UserProfile]:
@@ -92,7 +94,10 @@ def plan(pairs: Sequence[PicturePair], users: Sequence[UserProfile], seed: int) 
         )
     if empty := [name for name in SPLITS if not splits[name]]:
         notes.append(f"Nothing is in {', '.join(empty)}: for that there are too few pairs or users.")
-    return Plan(kept, splits, _with_splits(users, seen, splits), notes)
+    by_category: dict[str, list[str]] = {}
+    for category, concept in sorted(held_out):
+        by_category.setdefault(category, []).append(concept)
+    return Plan(kept, splits, _with_splits(users, seen, splits), by_category, notes)
 
 
 def _divided(users: Sequence[UserProfile], seed: int) -> tuple[list[UserProfile], list[UserProfile]]:

@@ -53,7 +53,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     guard = commands.add_parser("guard", help="measure the guard with the classifier as its judge")
     guard.add_argument("--base", default=BASE_MODEL, metavar="FOLDER", help="default: the shipped base model")
     guard.add_argument("--psa", default=ADAPTERS["psa"], metavar="FILE", help="default: the shipped adapter")
-    guard.add_argument("--split", choices=("val", "test"), default="val", help="default: %(default)s")
     guard.add_argument("--per-cell", type=int, default=100, help="pictures of each kind (default: %(default)s)")
 
     evaluate = commands.add_parser("evaluate", help="measure adapters against the base model")
@@ -137,7 +136,7 @@ def _guard(args: argparse.Namespace) -> int:
     from ..mini.generate import MiniModel
     from ..mini.guarded import guard_rows, table
 
-    plan = Plan(args.split, args.per_cell, harmless=args.per_cell)
+    plan = Plan("val", args.per_cell, harmless=args.per_cell)
     print(table(guard_rows(MiniModel(args.base), load_adapter(args.psa), plan, _say)))
     return 0
 

@@ -343,6 +343,19 @@ def test_the_check_finds_no_leak_in_what_is_built(tmp_path):
     assert not [finding for finding in result.findings if finding.kind in ("leakage", "unreadable")], result.findings
 
 
+def test_the_check_knows_which_concepts_are_held_out(tmp_path):
+    """A pair of a held-out concept that somebody moves into what is trained on is found."""
+    build(tmp_path)
+    told = json.loads((tmp_path / "dataset.json").read_text())["held_out_concepts"]
+    assert set(told) == {"Violence", "Hate"} and all(len(names) == 1 for names in told.values())
+    pairs = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    moved = next(pair["id"] for pair in pairs if pair["concept"] in told["Hate"])
+    with open(tmp_path / "train" / "pairs.jsonl", "a") as file:
+        file.write(json.dumps({"pair": moved}) + "\n")
+    found = [finding for finding in check_dataset(tmp_path).findings if finding.kind == "leakage"]
+    assert "concepts" in {finding.what for finding in found}
+
+
 class Processes:
     """One of several that build together."""
 
