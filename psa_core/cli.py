@@ -40,8 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0; 2 for what a person can mend; 70 for a bug of ours; 130 after Ctrl-C, 143 after SIGTERM.
     """
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before = signal.getsignal(signal.SIGTERM)
     try:
+        signal.signal(signal.SIGTERM, _terminate)
         import warnings
 
         for stream in (sys.stdout, sys.stderr):
