@@ -117,7 +117,7 @@ def test_deleting_leaves_the_others(server, users):
 @pytest.mark.parametrize("nobody", [None, "eve", "..", "__psa_profiles"])
 def test_a_stranger_sees_nothing(nobody, server, users):
     assert names_of(server, nobody) == []
-    assert in_menu(server, nobody) == []
+    assert in_menu(server, nobody) == ["(no profile is stored yet)"]
     with pytest.raises(PSAError, match="no stored profile of that name"):
         draw(server, txt2img(psa_stored("me")), user=nobody or "")
     body = {"name": "mine", "profile": LEVELS["L5"].to_dict()}
