@@ -86,6 +86,11 @@ def load_part(folder: Path, part: str, dtype: torch.dtype) -> Any:
         ) from error
 
 
+def placed(model: Any, device: torch.device) -> Any:
+    """The model on the device; on a CPU its convolutions lie channels last, which oneDNN computes faster."""
+    return model.to(device, memory_format=torch.channels_last) if device.type == "cpu" else model.to(device)
+
+
 def _class(library: str, name: str) -> Any:
     import diffusers
     import transformers

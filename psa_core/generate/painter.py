@@ -15,7 +15,7 @@ from ..diffusers_unet import psa_applied
 from ..encoders.embedding import UserEmbedding
 from ..errors import PSAError
 from ..files import safe_file_name
-from ..model_folder import KIND_KEY, fingerprint, load_part, read_json, scheduler_class
+from ..model_folder import KIND_KEY, fingerprint, load_part, placed, read_json, scheduler_class
 from ..pictures import to_images
 from ..pretrained import quiet
 from ..settings import BaseSettings
@@ -165,6 +165,8 @@ class Painter:
                     **loaded, safety_checker=None, feature_extractor=None, requires_safety_checker=False
                 )
         self.pipe.to(self.device)
+        for part in (self.pipe.unet, self.pipe.vae):
+            placed(part, self.device)
         self.pipe.set_progress_bar_config(disable=True)
         self.pipe.vae.enable_slicing()  # one picture at a time: memory does not grow with the batch
         self._size = base.size

@@ -1,13 +1,14 @@
 """Training the mini world's adapters with the pack's own trainer: PSA's, and those that know nobody."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
+from ..dataset.every_user import EveryUserSplit
 from ..encoders.everyone import EveryoneEncoder
 from ..encoders.protocol import ProfileEncoder
 from ..encoders.structured import InferredEncoder, StructuredEncoder
@@ -92,12 +93,14 @@ def train_adapter(
     output: Path | str,
     base: Path | str,
     callback: Callback | None = None,
+    every_user: bool = True,
     **changes: Any,
 ) -> TrainResult:
     """Train an adapter on a mini dataset into the run folder `output`; a stopped run goes on.
 
     Args:
         kind: one of `KINDS`.
+        every_user: learn from each pair of pictures with every user, by rule; else with the one of its record alone.
         changes: settings that differ from the kind's; with a `preset` among them they, and the run's length, are all.
 
     Raises:
@@ -109,6 +112,8 @@ def train_adapter(
     start = {"steps": CONFIG["steps"]} if "preset" in differs else CONFIG
     config = TrainConfig.from_dict({**start, **differs})
     splits = read_splits(data, encoder, held_out=("val",) if config.evaluate_every else (), harmless=HARMLESS)
+    if every_user:
+        splits = replace(splits, train=EveryUserSplit(splits.train))
     places = (Path(data) / "cache", Path(output))
     trainer = folder_trainer(config, base, splits, encoder, *places, make_accelerator(), torch.device("cpu"))
     return trainer.train(callback)

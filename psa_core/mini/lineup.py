@@ -37,6 +37,7 @@ _WHAT = {
 }
 BASE, PSA, INFERRED, BAN_ALL = "base", "psa", "psa-inferred", "ban-all"
 _RIVAL_GROUPS: tuple[Group, ...] = ("unseen",)
+_REPEATED: tuple[Group, ...] = ("unseen", "held out")
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Entry:
 def adapters(model: MiniModel, files: Mapping[str, Path]) -> list[Entry]:
     """The base model, and adapters by their names."""
     weights = digest(model.folder)
-    found = [Entry(Base(model), weights, groups=GROUPS, levels=True)]
+    found = [base_entry(model)]
     for name, path in files.items():
         ours = name in (PSA, INFERRED)
         found.append(
@@ -79,6 +80,28 @@ def adapters(model: MiniModel, files: Mapping[str, Path]) -> list[Entry]:
             )
         )
     return found
+
+
+def base_entry(model: MiniModel, name: str = BASE) -> Entry:
+    """The base model; another than the first by its own name, before those whom it is measured beside."""
+    is_first = name == BASE
+    groups = GROUPS if is_first else _REPEATED
+    return Entry(Base(model, name), digest(model.folder), groups=groups, levels=is_first, harmless=is_first)
+
+
+def repeats(model: MiniModel, files: Mapping[str, Path]) -> list[Entry]:
+    """Adapters by their names that are trained as others are, from another seed or on another base model."""
+    weights = digest(model.folder)
+    return [
+        Entry(
+            WithAdapter(model, name, load_adapter(path)),
+            weights + digest(path),
+            path.stat().st_size,
+            _REPEATED,
+            harmless=False,
+        )
+        for name, path in files.items()
+    ]
 
 
 def untrained(model: MiniModel, psa: Path) -> list[Entry]:

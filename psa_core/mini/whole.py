@@ -7,14 +7,18 @@ from pathlib import Path
 from ..adapter.files import save_adapter
 from ..profile import LEVELS
 from .adapters import KINDS, train_adapter
+from .base_model import train_base
 from .dataset import Sizes, write_dataset
 from .generate import MiniModel
-from .lineup import PSA, Entry, adapters, changed, loras, untrained
+from .lineup import BAN_ALL, PSA, Entry, adapters, base_entry, changed, loras, repeats, untrained
 from .rivals import erasing, esd, uce
 from .rivals.lora import LoRASettings, train_lora
 from .rivals.weights import save_weights
 
 _MINUTES = {"psa": 12.0, "psa-inferred": 12.0, "ban-all": 3.0, "majority": 3.0, "published": 12.0}
+SEEDS = (1, 2)
+"""Of the trainings of PSA beside that with seed 0."""
+_SECOND_BASE = 1  # the seed with which the second base model goes on from the first
 _ERASED = 40  # scenes of each symbol that UCE edits
 _BAN_ALL_SIZES = Sizes(train=1000, val=2, test_seen=2, test_unseen=2, test_held_out=2)  # nothing is to be told apart
 _LORA_SETS = (
@@ -53,6 +57,14 @@ def plan_work(work: Path, base: Path | str) -> list[Step]:
     ]
     for kind in KINDS:
         steps.append(Step(f"the adapter {kind}", _adapter(work, kind), _MINUTES[kind], _trains(work, kind, base)))
+    for seed in SEEDS:
+        name = f"the adapter {PSA}, seed {seed}"
+        steps.append(Step(name, _adapter(work, f"{PSA}-{seed}"), _MINUTES[PSA], _trains(work, PSA, base, seed)))
+    second = work / "base-2"
+    steps.append(Step("a second base model", second / "model_index.json", 16, _second_base(second, base)))
+    for kind in (PSA, BAN_ALL):
+        file = _adapter(work, f"{kind}-base-2")
+        steps.append(Step(f"the adapter {kind} on it", file, _MINUTES[kind], _trains(work, kind, second, 0, "-base-2")))
     steps.append(Step("ESD-u", work / "ESD-u.safetensors", 5, lambda: _esd(work, base)))
     steps.append(Step("UCE", work / "UCE.safetensors", 0.2, lambda: _uce(work, base)))
     for number, bans in enumerate(_LORA_SETS):
@@ -66,19 +78,28 @@ def line_up(work: Path, base: Path | str) -> list[Entry]:
     files = {kind: _adapter(work, kind) for kind in KINDS}
     weights = {name: work / f"{name}.safetensors" for name in ("ESD-u", "UCE")}
     costly = loras(model, {bans: _lora(work, number) for number, bans in enumerate(_LORA_SETS)})
-    return [*adapters(model, files), *untrained(model, files[PSA]), *changed(model, weights), costly]
+    own = [*adapters(model, files), *untrained(model, files[PSA]), *changed(model, weights), costly]
+    again = {f"{PSA}, seed {seed}": _adapter(work, f"{PSA}-{seed}") for seed in SEEDS}
+    second = MiniModel(work / "base-2")
+    on_it = {f"{kind}, second base": _adapter(work, f"{kind}-base-2") for kind in (PSA, BAN_ALL)}
+    return [*own, *repeats(model, again), base_entry(second, "second base"), *repeats(second, on_it)]
 
 
 def _adapter(work: Path, kind: str) -> Path:
     return work / f"{kind}.safetensors"
 
 
-def _trains(work: Path, kind: str, base: Path | str) -> Callable[[], None]:
+def _trains(work: Path, kind: str, base: Path | str, seed: int = 0, ending: str = "") -> Callable[[], None]:
     def make() -> None:
         data = work / ("data-ban-all" if KINDS[kind].ban_all else "data")
-        save_adapter(train_adapter(kind, data, work / "runs" / kind, base).adapter, _adapter(work, kind))
+        name = f"{kind}-{seed}" if seed else f"{kind}{ending}"
+        save_adapter(train_adapter(kind, data, work / "runs" / name, base, seed=seed).adapter, _adapter(work, name))
 
     return make
+
+
+def _second_base(folder: Path, base: Path | str) -> Callable[[], None]:
+    return lambda: train_base(folder, _SECOND_BASE, start=base)
 
 
 def _lora(work: Path, number: int) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..errors import PSAError
-from ..model_folder import fingerprint, load_part, read_json
+from ..model_folder import fingerprint, load_part, placed, read_json
 from .config import TrainConfig
 from .denoiser import DiffusersDenoiser
 from .inputs import ImageEncoder, TextEncoder
@@ -105,7 +105,7 @@ class DiffusersFolder:
         return load_part(self.folder, tokenizer, dtype), self._load(encoder, dtype)
 
     def _load(self, part: str, dtype: torch.dtype) -> Any:
-        return load_part(self.folder, part, dtype).to(self.device).eval().requires_grad_(False)
+        return placed(load_part(self.folder, part, dtype), self.device).eval().requires_grad_(False)
 
     def _once(self, name: str, load: Callable[[], Any]) -> Any:
         if name not in self._loaded:

@@ -34,10 +34,10 @@ def encoder_of(adapter: PSAAdapter) -> ProfileEncoder:
 class Base:
     """The model as it is."""
 
-    name, knows_viewer = "base", False
+    knows_viewer = False
 
-    def __init__(self, model: MiniModel) -> None:
-        self._model = model
+    def __init__(self, model: MiniModel, name: str = "base") -> None:
+        self.name, self._model = name, model
 
     def draw(self, requests: Sequence[Request]) -> torch.Tensor:
         return self._model.draw([r.prompt.caption for r in requests], [r.noise for r in requests])

@@ -1,0 +1,63 @@
+"""Each pair with each user: the records that the rule makes, and what it refuses."""
+
+import dataclasses
+
+import pytest
+
+from psa_core.dataset import read_split
+from psa_core.dataset.every_user import EveryUserSplit
+from psa_core.errors import PSAError
+from psa_core.mini.dataset import Sizes, write_dataset
+
+SIZES = Sizes(4, 2, train=6, val=1, test_seen=1, test_unseen=1, harmless=2, held_out_users=1, test_held_out=1)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mini") / "data"
+    write_dataset(folder, seed=3, sizes=SIZES)
+    return folder
+
+
+def test_each_pair_goes_with_each_user_by_rule(data):
+    split = read_split(data, "train")
+    every = EveryUserSplit(split)
+    assert len(every) == split.scenes * split.users == len(list(every))
+    for number, record in enumerate(every):
+        assert record.profile == split.profiles[number % split.users]
+        assert record.safe_chosen == (record.category in record.profile.banned_categories)
+        own = split[number // split.users]
+        assert {record.chosen, record.rejected} == {own.chosen, own.rejected} and record.caption == own.caption
+
+
+def test_its_numbers_say_what_its_records_say(data):
+    every = EveryUserSplit(read_split(data, "train"))
+    scenes, users, swapped = every.examples()
+    for number, record in enumerate(every):
+        pictures = every.scene(int(scenes[number])).pictures
+        assert (record.chosen, record.rejected) == (pictures[::-1] if swapped[number] else pictures)
+        assert record.profile == every.profiles[users[number]]
+    assert sum(every.categories.values()) == len(every)
+
+
+def test_a_users_own_records_are_among_them(data):
+    split = read_split(data, "train")
+    every = EveryUserSplit(split)
+    number = {profile: place for place, profile in enumerate(split.profiles)}
+    for place, record in enumerate(split):
+        same = every[place * split.users + number[record.profile]]
+        assert dataclasses.replace(same, line=record.line) == record
+
+
+def test_records_that_do_not_tell_what_they_show_are_refused(data):
+    harmless = read_split(data, "harmless")
+    with pytest.raises(PSAError, match=r"2 of 2 records of the split 'harmless' do not tell"):
+        EveryUserSplit(harmless)
+
+
+@pytest.mark.parametrize("index", [-1, 24])
+def test_there_is_no_record_beyond_the_last(data, index):
+    every = EveryUserSplit(read_split(data, "train"))
+    assert len(every) <= 24
+    with pytest.raises(IndexError):
+        every[index]
