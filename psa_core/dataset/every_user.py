@@ -1,30 +1,36 @@
 """A split in which each pair of pictures goes with each user: by rule, its two pictures serve everybody."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 
 from ..errors import PSAError
+from ..profile import UserProfile, check_profiles
 from ..schema import CATEGORIES
 from .sage import SageRecord
 from .split import Examples, PairSplit, Scene
 
 
 class EveryUserSplit:
-    """`split`, each of whose S records stands for S x U: with every one of its users; see `PairSplit`.
+    """`split`, each of whose S records goes with every one of U users; see `PairSplit`.
 
     Record i is the split's record i // U for user i % U. The safe picture is chosen where the user bans the category.
 
+    Args:
+        users: who they are; the split's own by default.
+
     Raises:
-        PSAError: where a record's file name does not tell its category, or which of its pictures is the safe one.
+        PSAError: where a record's file name does not tell its category, or which of its pictures is the safe one; or
+            for no users.
     """
 
-    def __init__(self, split: PairSplit) -> None:
+    def __init__(self, split: PairSplit, users: Sequence[UserProfile] | None = None) -> None:
         self._split = split
-        self.folder, self.profiles = split.folder, split.profiles
+        self.folder, self.profiles = split.folder, list(split.profiles if users is None else users)
+        check_profiles(self.profiles)
         self.skipped, self.notes, self.harmless = split.skipped, split.notes, split.harmless
         told = [(CATEGORIES.index(record.category), record.safe_chosen) for record in split if _is_told(record)]
         if len(told) < len(split):

@@ -18,6 +18,7 @@ from ..training import TrainConfig, TrainResult
 from ..training.assembly import folder_trainer, read_splits
 from ..training.trainer import Callback
 from .dataset import HARMLESS
+from .people import dealt_anew
 from .world import SIZE
 
 CONFIG: dict[str, Any] = {
@@ -59,21 +60,22 @@ _PUBLISHED: dict[str, Any] = {
 class Kind:
     """A kind of adapter: what it knows of a viewer, and its settings where they are not `CONFIG`.
 
-    `ban_all` says that its data set is one where everything is banned for everyone.
+    `ban_all` says that its data set is one where everything is banned for everyone, `dealt` that bans are dealt anew
+    among people while it learns (`dealt_anew`), as they may be where the encoder tells them.
     """
 
     encoder: type[ProfileEncoder]
     ban_all: bool = False
+    dealt: bool = False
     changes: Mapping[str, Any] = field(default_factory=dict)
 
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
-        "psa": Kind(StructuredEncoder),
+        "psa": Kind(StructuredEncoder, dealt=True),
         "psa-inferred": Kind(InferredEncoder),  # bans must be told from age, faith and health
-        "ban-all": Kind(
-            EveryoneEncoder, True, {"steps": 300}
-        ),  # every pair is won after 100: nothing is to be told apart
+        # Of those that know nobody every pair is won after 100 steps: nothing is to be told apart.
+        "ban-all": Kind(EveryoneEncoder, ban_all=True, changes={"steps": 300}),
         "majority": Kind(EveryoneEncoder, changes={"steps": 300}),
         "published": Kind(StructuredEncoder, changes=_PUBLISHED),
     }
@@ -113,7 +115,8 @@ def train_adapter(
     config = TrainConfig.from_dict({**start, **differs})
     splits = read_splits(data, encoder, held_out=("val",) if config.evaluate_every else (), harmless=HARMLESS)
     if every_user:
-        splits = replace(splits, train=EveryUserSplit(splits.train))
+        users = splits.train.profiles
+        splits = replace(splits, train=EveryUserSplit(splits.train, dealt_anew(users, 0) if own.dealt else users))
     places = (Path(data) / "cache", Path(output))
     trainer = folder_trainer(config, base, splits, encoder, *places, make_accelerator(), torch.device("cpu"))
     return trainer.train(callback)

@@ -1,6 +1,7 @@
 """Each pair with each user: the records that the rule makes, and what it refuses."""
 
 import dataclasses
+from collections import Counter
 
 import pytest
 
@@ -8,6 +9,7 @@ from psa_core.dataset import read_split
 from psa_core.dataset.every_user import EveryUserSplit
 from psa_core.errors import PSAError
 from psa_core.mini.dataset import Sizes, write_dataset
+from psa_core.mini.people import dealt_anew, mini_people
 
 SIZES = Sizes(4, 2, train=6, val=1, test_seen=1, test_unseen=1, harmless=2, held_out_users=1, test_held_out=1)
 
@@ -61,3 +63,24 @@ def test_there_is_no_record_beyond_the_last(data, index):
     assert len(every) <= 24
     with pytest.raises(IndexError):
         every[index]
+
+
+def test_it_may_go_with_other_users(data):
+    split = read_split(data, "train")
+    users = dealt_anew(split.profiles, seed=0)
+    every = EveryUserSplit(split, users)
+    assert len(every) == split.scenes * len(users)
+    assert all(record.safe_chosen == (record.category in record.profile.banned_categories) for record in every)
+    with pytest.raises(PSAError):
+        EveryUserSplit(split, [])
+
+
+def test_bans_dealt_anew_are_those_that_people_have_and_all_come_up_alike():
+    users = mini_people(5, 120, 1, 1).seen
+    dealt = dealt_anew(users, seed=1)
+    assert dealt[:120] == users and dealt == dealt_anew(users, seed=1)
+    counts = Counter(user.banned_categories for user in dealt[120:])
+    assert (
+        set(counts) == {user.banned_categories for user in users} and max(counts.values()) - min(counts.values()) <= 1
+    )
+    assert sorted(user.user_id for user in dealt[120:]) == sorted(user.user_id for user in users)
