@@ -21,6 +21,8 @@ _SIZES = {
 ABLATIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "the recipe": {},
+        "bans as people have them": {"users": "every"},
+        "one user a pair": {"users": "own"},
         "1 token": {"num_tokens": 1},
         "4 tokens": {"num_tokens": 4},
         "beta 100": {"beta": 100.0},

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -56,28 +56,32 @@ _PUBLISHED: dict[str, Any] = {
 """The paper's loss, optimizer and rate, over as many pairs as ours."""
 
 
+Users = Literal["own", "every", "dealt"]
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of adapter: what it knows of a viewer, and its settings where they are not `CONFIG`.
 
-    `ban_all` says that its data set is one where everything is banned for everyone, `dealt` that bans are dealt anew
-    among people while it learns (`dealt_anew`), as they may be where the encoder tells them.
+    `ban_all` says that its data set is one where everything is banned for everyone. `users` are whom each pair of
+    pictures is learned from with: its `own` alone, `every` one, or everyone and each with other bans (`dealt_anew`),
+    as it may be where the encoder tells bans.
     """
 
     encoder: type[ProfileEncoder]
     ban_all: bool = False
-    dealt: bool = False
+    users: Users = "every"
     changes: Mapping[str, Any] = field(default_factory=dict)
 
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
-        "psa": Kind(StructuredEncoder, dealt=True),
+        "psa": Kind(StructuredEncoder, users="dealt"),
         "psa-inferred": Kind(InferredEncoder),  # bans must be told from age, faith and health
         # Of those that know nobody every pair is won after 100 steps: nothing is to be told apart.
         "ban-all": Kind(EveryoneEncoder, ban_all=True, changes={"steps": 300}),
         "majority": Kind(EveryoneEncoder, changes={"steps": 300}),
-        "published": Kind(StructuredEncoder, changes=_PUBLISHED),
+        "published": Kind(StructuredEncoder, users="dealt", changes=_PUBLISHED),
     }
 )
 
@@ -95,14 +99,14 @@ def train_adapter(
     output: Path | str,
     base: Path | str,
     callback: Callback | None = None,
-    every_user: bool = True,
+    users: Users | None = None,
     **changes: Any,
 ) -> TrainResult:
     """Train an adapter on a mini dataset into the run folder `output`; a stopped run goes on.
 
     Args:
         kind: one of `KINDS`.
-        every_user: learn from each pair of pictures with every user, by rule; else with the one of its record alone.
+        users: whom each pair is learned from with, as in `Kind`; the kind's by default.
         changes: settings that differ from the kind's; with a `preset` among them they, and the run's length, are all.
 
     Raises:
@@ -114,9 +118,11 @@ def train_adapter(
     start = {"steps": CONFIG["steps"]} if "preset" in differs else CONFIG
     config = TrainConfig.from_dict({**start, **differs})
     splits = read_splits(data, encoder, held_out=("val",) if config.evaluate_every else (), harmless=HARMLESS)
-    if every_user:
-        users = splits.train.profiles
-        splits = replace(splits, train=EveryUserSplit(splits.train, dealt_anew(users, 0) if own.dealt else users))
+    users = users or own.users
+    if users != "own":
+        people = splits.train.profiles
+        train = EveryUserSplit(splits.train, dealt_anew(people, config.seed) if users == "dealt" else people)
+        splits = replace(splits, train=train)
     places = (Path(data) / "cache", Path(output))
     trainer = folder_trainer(config, base, splits, encoder, *places, make_accelerator(), torch.device("cpu"))
     return trainer.train(callback)
