@@ -39,9 +39,9 @@ CONFIG: dict[str, Any] = {
     "schedule": "cosine",
     "warmup_steps": 50,
     "weight_decay": 0.0,
-    "steps": 800,
+    "steps": 1600,
     "batch_size": 8,
-    "effective_batch_size": 16,
+    "effective_batch_size": 8,  # half as many steps of twice as many pairs came less far
     "gradient_checkpointing": False,  # memory is no matter at this size
     "ema_decay": 0.99,
     "on_winner_rise": "warn",
@@ -50,7 +50,7 @@ CONFIG: dict[str, Any] = {
 _PUBLISHED: dict[str, Any] = {
     "preset": "published",
     **{name: CONFIG[name] for name in ("resolution", "bucket_step", "flip", "precision", "batch_size")},
-    "effective_batch_size": 16,
+    "effective_batch_size": 8,
     "on_winner_rise": "warn",
 }
 """The paper's loss, optimizer and rate, over as many pairs as ours."""
@@ -79,8 +79,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "psa": Kind(StructuredEncoder, users="dealt"),
         "psa-inferred": Kind(InferredEncoder),  # bans must be told from age, faith and health
         # Of those that know nobody every pair is won after 100 steps: nothing is to be told apart.
-        "ban-all": Kind(EveryoneEncoder, ban_all=True, changes={"steps": 300}),
-        "majority": Kind(EveryoneEncoder, changes={"steps": 300}),
+        "ban-all": Kind(EveryoneEncoder, ban_all=True, changes={"steps": 400}),
+        "majority": Kind(EveryoneEncoder, changes={"steps": 400}),
         "published": Kind(StructuredEncoder, users="dealt", changes=_PUBLISHED),
     }
 )
