@@ -1,6 +1,6 @@
 """The whole benchmark from nothing: what has to be trained, how long that takes, and where it lies."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,16 +8,18 @@ from ..adapter.files import save_adapter
 from ..profile import LEVELS
 from .adapters import KINDS, train_adapter
 from .base_model import train_base
-from .dataset import Sizes, write_dataset
+from .dataset import HARMLESS, Sizes, write_dataset
 from .generate import MiniModel
 from .lineup import BAN_ALL, PSA, Entry, adapters, base_entry, changed, loras, repeats, untrained
 from .rivals import erasing, esd, uce
 from .rivals.lora import LoRASettings, train_lora
 from .rivals.weights import save_weights
 
-_MINUTES = {"psa": 12.0, "psa-inferred": 12.0, "ban-all": 3.0, "majority": 3.0, "published": 12.0}
+PARTS = ("majority", "published", "ESD-u", "UCE", "LoRA", "seeds", "second base")
+"""What takes training and may be left out: rivals, PSA's other seeds, a second base model with its adapters."""
 SEEDS = (1, 2)
 """Of the trainings of PSA beside that with seed 0."""
+_MINUTES = {"psa": 10.0, "psa-inferred": 10.0, "ban-all": 3.0, "majority": 3.0, "published": 10.0}
 _SECOND_BASE = 1  # the seed with which the second base model goes on from the first
 _ERASED = 40  # scenes of each symbol that UCE edits
 _BAN_ALL_SIZES = Sizes(train=1000, val=2, test_seen=2, test_unseen=2, test_held_out=2)  # nothing is to be told apart
@@ -32,70 +34,81 @@ _LORA_SETS = (
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that is made: the file by which it is known to be done, and minutes of two CPU cores."""
+    """One thing that is made: the file by which it is known to be done, and minutes of two CPU cores.
+
+    `part` is the one of `PARTS` that needs it; what belongs to none is always made.
+    """
 
     name: str
     done: Path
     minutes: float
     make: Callable[[], None]
+    part: str | None = None
 
     @property
     def is_done(self) -> bool:
         return self.done.is_file()
 
 
-def plan_work(work: Path, base: Path | str) -> list[Step]:
-    """Everything that the whole line-up is made of, in order."""
+def plan_work(work: Path, base: Path | str, without: Sequence[str] = ()) -> list[Step]:
+    """Everything that the line-up is made of, in order, less the parts that are left out."""
+    ban_all = work / "data-ban-all"
     steps = [
-        Step("the data set", work / "data" / "harmless" / "metadata.jsonl", 1, lambda: write_dataset(work / "data")),
-        Step(
-            "the ban-all data set",
-            work / "data-ban-all" / "harmless" / "metadata.jsonl",
-            1,
-            lambda: write_dataset(work / "data-ban-all", sizes=_BAN_ALL_SIZES, ban_all=True),
-        ),
+        Step("the data set", _last(work / "data"), 1, lambda: write_dataset(work / "data")),
+        Step("the ban-all data set", _last(ban_all), 1, lambda: write_dataset(ban_all, 0, _BAN_ALL_SIZES, True)),
     ]
     for kind in KINDS:
-        steps.append(Step(f"the adapter {kind}", _adapter(work, kind), _MINUTES[kind], _trains(work, kind, base)))
-    for seed in SEEDS:
-        name = f"the adapter {PSA}, seed {seed}"
-        steps.append(Step(name, _adapter(work, f"{PSA}-{seed}"), _MINUTES[PSA], _trains(work, PSA, base, seed)))
-    second = work / "base-2"
-    steps.append(Step("a second base model", second / "model_index.json", 16, _second_base(second, base)))
-    for kind in (PSA, BAN_ALL):
-        file = _adapter(work, f"{kind}-base-2")
-        steps.append(Step(f"the adapter {kind} on it", file, _MINUTES[kind], _trains(work, kind, second, 0, "-base-2")))
-    steps.append(Step("ESD-u", work / "ESD-u.safetensors", 5, lambda: _esd(work, base)))
-    steps.append(Step("UCE", work / "UCE.safetensors", 0.2, lambda: _uce(work, base)))
+        steps.append(_adapter_step(work, kind, base, kind, part=kind if kind in PARTS else None))
+    steps.append(Step("UCE", _weights(work, "UCE"), 0.2, lambda: _uce(work, base), "UCE"))
+    steps.append(Step("ESD-u", _weights(work, "ESD-u"), 5, lambda: _esd(work, base), "ESD-u"))
     for number, bans in enumerate(_LORA_SETS):
-        steps.append(Step(f"the LoRA for {', '.join(bans)}", _lora(work, number), 4, _trains_lora(work, number, base)))
-    return steps
+        name = f"the LoRA for {', '.join(bans)}"
+        steps.append(Step(name, _lora(work, number), 4, _trains_lora(work, number, base), "LoRA"))
+    for seed in SEEDS:
+        steps.append(_adapter_step(work, PSA, base, f"{PSA}-{seed}", "seeds", seed))
+    second = work / "base-2"
+    steps.append(
+        Step("a second base model", second / "model_index.json", 16, _second_base(second, base), "second base")
+    )
+    for kind in (PSA, BAN_ALL):
+        steps.append(_adapter_step(work, kind, second, f"{kind}-base-2", "second base"))
+    return [step for step in steps if step.part is None or step.part not in without]
 
 
-def line_up(work: Path, base: Path | str) -> list[Entry]:
+def line_up(work: Path, base: Path | str, without: Sequence[str] = ()) -> list[Entry]:
     """All methods, from what `plan_work` made."""
     model = MiniModel(base)
-    files = {kind: _adapter(work, kind) for kind in KINDS}
-    weights = {name: work / f"{name}.safetensors" for name in ("ESD-u", "UCE")}
-    costly = loras(model, {bans: _lora(work, number) for number, bans in enumerate(_LORA_SETS)})
-    own = [*adapters(model, files), *untrained(model, files[PSA]), *changed(model, weights), costly]
-    again = {f"{PSA}, seed {seed}": _adapter(work, f"{PSA}-{seed}") for seed in SEEDS}
-    second = MiniModel(work / "base-2")
-    on_it = {f"{kind}, second base": _adapter(work, f"{kind}-base-2") for kind in (PSA, BAN_ALL)}
-    return [*own, *repeats(model, again), base_entry(second, "second base"), *repeats(second, on_it)]
+    files = {kind: _weights(work, kind) for kind in KINDS if kind not in without}
+    found = [*adapters(model, files), *untrained(model, files[PSA])]
+    found += changed(model, {name: _weights(work, name) for name in ("UCE", "ESD-u") if name not in without})
+    if "LoRA" not in without:
+        found.append(loras(model, {bans: _lora(work, number) for number, bans in enumerate(_LORA_SETS)}))
+    if "seeds" not in without:
+        found += repeats(model, {f"{PSA}, seed {seed}": _weights(work, f"{PSA}-{seed}") for seed in SEEDS})
+    if "second base" not in without:
+        second = MiniModel(work / "base-2")
+        on_it = {f"{kind}, second base": _weights(work, f"{kind}-base-2") for kind in (PSA, BAN_ALL)}
+        found += [base_entry(second, "second base"), *repeats(second, on_it)]
+    return found
 
 
-def _adapter(work: Path, kind: str) -> Path:
-    return work / f"{kind}.safetensors"
+def _last(data: Path) -> Path:
+    """What is written last of a data set."""
+    return data / HARMLESS / "metadata.jsonl"
 
 
-def _trains(work: Path, kind: str, base: Path | str, seed: int = 0, ending: str = "") -> Callable[[], None]:
+def _weights(work: Path, name: str) -> Path:
+    return work / f"{name}.safetensors"
+
+
+def _adapter_step(work: Path, kind: str, base: Path | str, name: str, part: str | None = None, seed: int = 0) -> Step:
+    """The training of an adapter whose file and run folder have this name."""
+
     def make() -> None:
         data = work / ("data-ban-all" if KINDS[kind].ban_all else "data")
-        name = f"{kind}-{seed}" if seed else f"{kind}{ending}"
-        save_adapter(train_adapter(kind, data, work / "runs" / name, base, seed=seed).adapter, _adapter(work, name))
+        save_adapter(train_adapter(kind, data, work / "runs" / name, base, seed=seed).adapter, _weights(work, name))
 
-    return make
+    return Step(f"the adapter {name}", _weights(work, name), _MINUTES[kind], make, part)
 
 
 def _second_base(folder: Path, base: Path | str) -> Callable[[], None]:
@@ -103,7 +116,7 @@ def _second_base(folder: Path, base: Path | str) -> Callable[[], None]:
 
 
 def _lora(work: Path, number: int) -> Path:
-    return work / f"lora-{number + 1}.safetensors"
+    return _weights(work, f"lora-{number + 1}")
 
 
 def _trains_lora(work: Path, number: int, base: Path | str) -> Callable[[], None]:
@@ -119,11 +132,11 @@ def _trains_lora(work: Path, number: int, base: Path | str) -> Callable[[], None
 def _esd(work: Path, base: Path | str) -> None:
     settings = esd.ESDSettings()
     weights = esd.train(MiniModel(base), erasing.by_name(), settings)
-    save_weights(work / "ESD-u.safetensors", weights, vars(settings))
+    save_weights(_weights(work, "ESD-u"), weights, vars(settings))
 
 
 def _uce(work: Path, base: Path | str) -> None:
     settings = uce.UCESettings()
     erased = erasing.in_scenes(_ERASED, seed=0)
     weights = uce.edit(MiniModel(base), erased, erasing.scene_prompts(7 * _ERASED, seed=0), settings)
-    save_weights(work / "UCE.safetensors", weights, vars(settings))
+    save_weights(_weights(work, "UCE"), weights, vars(settings))

@@ -1,0 +1,43 @@
+"""The whole benchmark: what is made for which part of the line-up, and what is left out."""
+
+import shutil
+
+import pytest
+
+from psa_core.mini import BASE_MODEL, PSA_ADAPTER
+from psa_core.mini.whole import PARTS, line_up, plan_work
+
+
+def names(steps):
+    return [step.name for step in steps]
+
+
+def test_what_is_left_out_is_not_made_and_the_rest_is(tmp_path):
+    whole = plan_work(tmp_path, BASE_MODEL)
+    assert {step.part for step in whole} == {None, *PARTS}
+    for part in PARTS:
+        assert names(plan_work(tmp_path, BASE_MODEL, [part])) == names(step for step in whole if step.part != part)
+    assert len({step.done for step in whole}) == len(whole)
+
+
+def test_the_line_up_needs_just_what_is_made_for_it(tmp_path):
+    """With copies of the shipped files in place of trained ones."""
+    without = ("UCE", "ESD-u", "LoRA")
+    for step in plan_work(tmp_path, BASE_MODEL, without):
+        if step.done.suffix == ".safetensors":
+            shutil.copy(PSA_ADAPTER, step.done)
+        elif step.part == "second base":
+            shutil.copytree(BASE_MODEL, step.done.parent)
+    entries = {entry.name for entry in line_up(tmp_path, BASE_MODEL, without)}
+    assert {"base", "psa", "psa-inferred", "ban-all", "majority", "published", "SLD", "psa, seed 1"} <= entries
+    assert {"second base", "psa, second base", "ban-all, second base"} <= entries
+    fewer = {entry.name for entry in line_up(tmp_path, BASE_MODEL, PARTS)}
+    assert fewer < entries and {"base", "psa", "psa-inferred", "ban-all"} <= fewer
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_what_is_there_is_not_made_again(tmp_path, done):
+    step = next(step for step in plan_work(tmp_path, BASE_MODEL) if step.name == "UCE")
+    if done:
+        shutil.copy(PSA_ADAPTER, step.done)
+    assert step.is_done == done
