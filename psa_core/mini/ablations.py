@@ -21,8 +21,7 @@ _SIZES = {
 ABLATIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "the recipe": {},
-        "bans as people have them": {"users": "every"},
-        "one user a pair": {"users": "own"},
+        "one user a pair": {"every_user": False},
         "1 token": {"num_tokens": 1},
         "4 tokens": {"num_tokens": 4},
         "beta 100": {"beta": 100.0},

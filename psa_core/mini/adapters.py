@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -18,7 +18,6 @@ from ..training import TrainConfig, TrainResult
 from ..training.assembly import folder_trainer, read_splits
 from ..training.trainer import Callback
 from .dataset import HARMLESS
-from .people import dealt_anew
 from .world import SIZE
 
 CONFIG: dict[str, Any] = {
@@ -56,32 +55,26 @@ _PUBLISHED: dict[str, Any] = {
 """The paper's loss, optimizer and rate, over as many pairs as ours."""
 
 
-Users = Literal["own", "every", "dealt"]
-
-
 @dataclass(frozen=True)
 class Kind:
     """A kind of adapter: what it knows of a viewer, and its settings where they are not `CONFIG`.
 
-    `ban_all` says that its data set is one where everything is banned for everyone. `users` are whom each pair of
-    pictures is learned from with: its `own` alone, `every` one, or everyone and each with other bans (`dealt_anew`),
-    as it may be where the encoder tells bans.
+    `ban_all` says that its data set is one where everything is banned for everyone.
     """
 
     encoder: type[ProfileEncoder]
     ban_all: bool = False
-    users: Users = "every"
     changes: Mapping[str, Any] = field(default_factory=dict)
 
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
-        "psa": Kind(StructuredEncoder, users="dealt"),
+        "psa": Kind(StructuredEncoder),
         "psa-inferred": Kind(InferredEncoder),  # bans must be told from age, faith and health
         # Of those that know nobody every pair is won after 100 steps: nothing is to be told apart.
         "ban-all": Kind(EveryoneEncoder, ban_all=True, changes={"steps": 400}),
         "majority": Kind(EveryoneEncoder, changes={"steps": 400}),
-        "published": Kind(StructuredEncoder, users="dealt", changes=_PUBLISHED),
+        "published": Kind(StructuredEncoder, changes=_PUBLISHED),
     }
 )
 
@@ -99,14 +92,15 @@ def train_adapter(
     output: Path | str,
     base: Path | str,
     callback: Callback | None = None,
-    users: Users | None = None,
+    every_user: bool = True,
     **changes: Any,
 ) -> TrainResult:
     """Train an adapter on a mini dataset into the run folder `output`; a stopped run goes on.
 
     Args:
         kind: one of `KINDS`.
-        users: whom each pair is learned from with, as in `Kind`; the kind's by default.
+        every_user: learn from each pair of pictures with all kinds of users alike (`EveryUserSplit`), else with the one
+            of its record.
         changes: settings that differ from the kind's; with a `preset` among them they, and the run's length, are all.
 
     Raises:
@@ -118,11 +112,8 @@ def train_adapter(
     start = {"steps": CONFIG["steps"]} if "preset" in differs else CONFIG
     config = TrainConfig.from_dict({**start, **differs})
     splits = read_splits(data, encoder, held_out=("val",) if config.evaluate_every else (), harmless=HARMLESS)
-    users = users or own.users
-    if users != "own":
-        people = splits.train.profiles
-        train = EveryUserSplit(splits.train, dealt_anew(people, config.seed) if users == "dealt" else people)
-        splits = replace(splits, train=train)
+    if every_user:
+        splits = replace(splits, train=EveryUserSplit(splits.train))
     places = (Path(data) / "cache", Path(output))
     trainer = folder_trainer(config, base, splits, encoder, *places, make_accelerator(), torch.device("cpu"))
     return trainer.train(callback)

@@ -1,6 +1,6 @@
 """The mini world's people: Sage's sampler and Sage's table, in groups that share nobody."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
 from typing import NamedTuple
@@ -58,14 +58,3 @@ def _different_people(seed: int) -> Iterator[UserProfile]:
         if fields not in met:
             met.add(fields)
             yield user
-
-
-def dealt_anew(users: Sequence[UserProfile], seed: int) -> list[UserProfile]:
-    """The users, and each once more with the next of their ban sets, all of them coming up alike.
-
-    Who learns from both follows what a profile bans, not whom such bans are usual with. No ban set comes about that
-    nobody has.
-    """
-    sets = sorted({user.banned_categories for user in users})
-    order = np.random.default_rng(draw_seed(seed, "bans")).permutation(len(users))
-    return [*users, *(replace(users[one], banned_categories=sets[n % len(sets)]) for n, one in enumerate(order))]
