@@ -1,27 +1,22 @@
-"""A split in which each pair of pictures goes with many users: by rule, its two pictures serve everybody."""
+"""A split in which each pair of pictures goes with each user: by rule, its two pictures serve everybody."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain, cycle, islice
 from typing import Any
 
 import numpy as np
 
 from ..errors import PSAError
-from ..profile import UserProfile
 from ..schema import CATEGORIES
 from .sage import SageRecord
 from .split import Examples, PairSplit, Scene
 
 
 class EveryUserSplit:
-    """`split`, each of whose S records goes with U users, as many as it has: with who bans its category and with who
-    does not in turn, and of each kind with all ban sets alike. See `PairSplit`.
+    """`split`, each of whose S records goes with every one of its U users; see `PairSplit`.
 
-    By their own numbers, pairs whose picture is rarely banned would hardly be seen with who bans it. So some users come
-    up more than once, and some of a common ban set not at all with a category. The safe picture is chosen where the
-    user bans the category.
+    Record i is the split's record i // U for user i % U. The safe picture is chosen where the user bans the category.
 
     Raises:
         PSAError: where a record's file name does not tell its category, or which of its pictures is the safe one.
@@ -40,7 +35,6 @@ class EveryUserSplit:
         self._categories = np.array([category for category, _ in told])
         self._safe_first = np.array([safe for _, safe in told], bool)
         self._bans = np.array([[name in user.banned_categories for name in CATEGORIES] for user in self.profiles], bool)
-        self._turns = np.array([_turns(self.profiles, name) for name in CATEGORIES], np.int32)
 
     @property
     def name(self) -> str:
@@ -64,7 +58,7 @@ class EveryUserSplit:
 
     def examples(self) -> Examples:
         scenes = np.repeat(np.arange(self.scenes, dtype=np.int32), self.users)
-        users = self._turns[self._categories].ravel()
+        users = np.tile(np.arange(self.users, dtype=np.int32), self.scenes)
         return Examples(scenes, users, self._swapped(scenes, users))
 
     def __len__(self) -> int:
@@ -73,8 +67,7 @@ class EveryUserSplit:
     def __getitem__(self, index: int) -> SageRecord:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        scene, turn = divmod(index, self.users)
-        user = self._turns[self._categories[scene], turn]
+        scene, user = divmod(index, self.users)
         record = replace(self._split[scene], profile=self.profiles[user])
         if self._swapped(scene, user):
             return replace(record, chosen=record.rejected, rejected=record.chosen)
@@ -90,19 +83,3 @@ class EveryUserSplit:
 
 def _is_told(record: SageRecord) -> bool:
     return record.category in CATEGORIES and record.safe_chosen is not None
-
-
-def _turns(profiles: Sequence[UserProfile], category: str) -> list[int]:
-    """As many users, by number, as there are: who bans the category and who does not in turn, where there are both."""
-    banning = [category in user.banned_categories for user in profiles]
-    kinds = [[user for user, bans in enumerate(banning) if bans == kind] for kind in (True, False)]
-    in_turn = [_ban_sets_alike(users, profiles) for users in kinds if users]
-    return list(islice(chain.from_iterable(zip(*in_turn, strict=False)), len(profiles)))
-
-
-def _ban_sets_alike(users: Sequence[int], profiles: Sequence[UserProfile]) -> Iterator[int]:
-    """These users without end, each ban set as often as any other."""
-    of_set: dict[tuple[str, ...], list[int]] = {}
-    for user in users:
-        of_set.setdefault(profiles[user].banned_categories, []).append(user)
-    return chain.from_iterable(zip(*map(cycle, of_set.values()), strict=False))

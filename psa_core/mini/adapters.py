@@ -73,7 +73,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "psa-inferred": Kind(InferredEncoder),  # bans must be told from age, faith and health
         # Of those that know nobody every pair is won after 100 steps: nothing is to be told apart.
         "ban-all": Kind(EveryoneEncoder, ban_all=True, changes={"steps": 400}),
-        "majority": Kind(EveryoneEncoder, changes={"steps": 400}),
+        "majority": Kind(EveryoneEncoder, changes={"steps": 400, "balance": False}),  # by people's own numbers
         "published": Kind(StructuredEncoder, changes=_PUBLISHED),
     }
 )
@@ -99,8 +99,7 @@ def train_adapter(
 
     Args:
         kind: one of `KINDS`.
-        every_user: learn from each pair of pictures with all kinds of users alike (`EveryUserSplit`), else with the one
-            of its record.
+        every_user: learn from each pair of pictures with every user (`EveryUserSplit`), not with its own alone.
         changes: settings that differ from the kind's; with a `preset` among them they, and the run's length, are all.
 
     Raises:
