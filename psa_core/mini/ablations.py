@@ -22,7 +22,6 @@ ABLATIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "the recipe": {},
         "one user a pair": {"every_user": False},
-        "users by their numbers": {"balance": False},
         "1 token": {"num_tokens": 1},
         "4 tokens": {"num_tokens": 4},
         "beta 100": {"beta": 100.0},

@@ -73,7 +73,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "psa-inferred": Kind(InferredEncoder),  # bans must be told from age, faith and health
         # Of those that know nobody every pair is won after 100 steps: nothing is to be told apart.
         "ban-all": Kind(EveryoneEncoder, ban_all=True, changes={"steps": 400}),
-        "majority": Kind(EveryoneEncoder, changes={"steps": 400, "balance": False}),  # by people's own numbers
+        "majority": Kind(EveryoneEncoder, changes={"steps": 400}),
         "published": Kind(StructuredEncoder, changes=_PUBLISHED),
     }
 )

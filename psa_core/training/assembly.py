@@ -118,7 +118,6 @@ def as_begun(config: TrainConfig, folder: Path | str) -> TrainConfig:
         for name in now
         if before[name] != now[name] == asked[name] and begun.get(name, ...) == _as_json(before[name])
     }
-    kept |= {name: defaults[name] for name in now if name not in begun}  # it had no such setting
     if not state.get("key"):  # the key that a run has since then
         kept |= {name: begun.get(name, defaults[name]) for name in READING}
     return config.changed(**kept)

@@ -22,7 +22,6 @@ _RECOMMENDED = {
     "beta": 300.0,
     "winner_weight": 75.0,
     "anchor_weight": 750.0,
-    "balance": True,
     "caption_dropout": 0.0,
     "num_tokens": 16,
     "optimizer": "muon",
@@ -90,9 +89,6 @@ class TrainConfig(BaseSettings):
     drawn once a picture. `sizes` are SDXL's size numbers: each picture's own, or `fixed` to
     (R, R, 0, 0, R, R), R being `resolution`.
 
-    Users: with `balance` a scene that has records for many users is learned with those of either answer in turn,
-    and with all ban sets alike (see `balance.py`).
-
     Objective: `beta` of LPPD; `winner_weight`, `anchor_weight` (see `objective.py`); `standardise`
     the profile embeddings over the training users (folded into the saved adapter). Timesteps are
     drawn from `timestep_range` [first, last), uniformly or in proportion to the min-SNR weight; `measured`
@@ -122,7 +118,6 @@ class TrainConfig(BaseSettings):
     latents: Literal["mean", "sample"] = "mean"
     sizes: Literal["own", "fixed"] = "own"
     flip: bool = True
-    balance: bool = False
     caption_dropout: _Share = 0.2
     profile_dropout: _Share = 0.0
     num_tokens: _Count = 1

@@ -14,7 +14,6 @@ from torch.utils.data import Dataset
 from ..dataset import PairSplit
 from ..encoders.embedding import UserEmbedding
 from ..errors import PSAError
-from .balance import balanced
 from .cache import TensorCache, cache_key
 from .config import TrainConfig
 from .inputs import ImageEncoder, TextEncoder, picture_key
@@ -27,8 +26,7 @@ class PairDataset(Dataset):
 
     The seed is of all that is drawn at random in it; the draw numbers a pair's reference draws, and changes nothing.
 
-    The settings that shape an item (dropouts, flip) and choose its user (balance) are `config`'s, or off for a held-out
-    split.
+    The settings that shape an item (dropouts, flip) are `config`'s, or off for a held-out split.
     `picture_keys` and `text_keys` (S,) are its scenes', `scene_ids`, `user_ids`, `bucket_ids` (N,) its pairs';
     `users` (U, D) holds the embedding of each distinct profile once. `id` stands for the content: pictures,
     captions and embeddings, wherever they lie.
@@ -68,10 +66,7 @@ class PairDataset(Dataset):
                         f"{scene.where[0].upper()}{scene.where[1:]} is not in the cache, or its files changed "
                         "meanwhile. Start again: what is missing is encoded anew."
                     )
-        examples = split.examples()
-        if config.balance and not held_out:
-            examples = balanced(examples, split.profiles)
-        self.scene_ids, self.user_ids, self.swapped = examples
+        self.scene_ids, self.user_ids, self.swapped = split.examples()
         self.bucket_ids = buckets[self.scene_ids]
         self.sizes = list(size_ids)
         self.users, self.encoder_id = users.vectors, users.encoder_id
