@@ -1,4 +1,4 @@
-"""Labels by a judge: who prefers which picture is asked once, kept as it is said, and followed by what reads the set."""
+"""Labels by a judge: who prefers which picture is asked once, kept as it is said, and followed by whoever reads it."""
 
 import json
 from pathlib import Path
