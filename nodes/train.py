@@ -51,9 +51,9 @@ class Train(io.ComfyNode):
                     default=0,
                     min=0,
                     max=1_000_000,
-                    tooltip="0: as the preset says (recommended 1600, of SDXL and PSA Mini 800; published 5000). A run "
-                    "ends where it stands when this is set to the number it has reached; published and custom also go "
-                    "on with more.",
+                    tooltip="0: as the preset says (recommended 1600, of SDXL 800; published 5000). A run ends where "
+                    "it stands when this is set to the number it has reached; published and custom also go on with "
+                    "more.",
                 ),
                 io.Float.Input("learning_rate", default=5e-6, min=1e-9, max=1.0, step=1e-7, round=1e-9, tooltip=custom),
                 io.Int.Input(
