@@ -4,6 +4,7 @@ from pathlib import Path
 
 from comfy_api.latest import io, ui
 
+from ..psa_core.build import LABELLERS
 from ..psa_core.concepts.pairs import PromptPair, read_prompt_pairs
 from ..psa_core.errors import PSAError
 from ..psa_core.files import existing_file
@@ -11,9 +12,20 @@ from ..psa_core.population import sample_users
 from ..psa_core.rules import RULES, SAGE
 from ..psa_core.users import read_users
 from . import sockets
-from .comfy.dataset_build import SAMPLERS, SCHEDULERS, Sampling, build, dataset_folder, folder_fingerprint
+from .comfy.dataset_build import (
+    NOBODY,
+    SAMPLERS,
+    SCHEDULERS,
+    Judging,
+    Sampling,
+    build,
+    dataset_folder,
+    folder_fingerprint,
+    native_side,
+)
 from .comfy.folders import input_folder
 from .comfy.images import to_comfy
+from .comfy.judges import BY_MODEL, JUDGES, LOCATION
 
 
 class BuildDataset(io.ComfyNode):
@@ -54,11 +66,32 @@ class BuildDataset(io.ComfyNode):
                 io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance."),
                 io.Combo.Input("sampler_name", options=SAMPLERS, default="dpmpp_2m", tooltip="As in KSampler."),
                 io.Combo.Input("scheduler", options=SCHEDULERS, default="karras", tooltip="As in KSampler."),
-                io.Int.Input("width", default=512, min=64, max=2048, step=8, tooltip="Of a picture, in pixels."),
-                io.Int.Input("height", default=512, min=64, max=2048, step=8, tooltip="Of a picture, in pixels."),
+                io.Int.Input("width", default=0, min=0, max=2048, step=8, tooltip=f"Of a picture. {sockets.BY_SIZE}"),
+                io.Int.Input("height", default=0, min=0, max=2048, step=8, tooltip=f"Of a picture. {sockets.BY_SIZE}"),
                 io.String.Input("negative", default="", multiline=True, tooltip="What to lead away from."),
                 io.String.Input(
                     "licence", default="not stated", optional=True, tooltip="Of the pictures: the data set says it."
+                ),
+                io.Combo.Input(
+                    "judge",
+                    options=[NOBODY, BY_MODEL, *JUDGES],
+                    default=NOBODY,
+                    optional=True,
+                    tooltip="Looks at every pair once all are drawn. the model's own: PSA Mini's detector, for PSA "
+                    "Mini. What the others are, PSA Evaluate's help says.",
+                ),
+                io.Combo.Input(
+                    "labels",
+                    options=list(LABELLERS),
+                    default=LABELLERS[0],
+                    optional=True,
+                    tooltip="Who says which picture a user prefers. rule: what the user bans; a judge, if there is "
+                    "one, first sets pairs aside that contradict their prompts. judge: the judge, for every kind of "
+                    "user.",
+                ),
+                io.String.Input("judge_location", default="", optional=True, tooltip=LOCATION),
+                io.String.Input(
+                    "judge_model", default="", optional=True, tooltip="With an address: the model's name there."
                 ),
             ],
             outputs=[
@@ -97,8 +130,13 @@ class BuildDataset(io.ComfyNode):
         prompts_file="",
         users_file="",
         licence="not stated",
+        judge=NOBODY,
+        labels=LABELLERS[0],
+        judge_location="",
+        judge_model="",
     ) -> io.NodeOutput:
-        sampling = Sampling((width, height), seed, steps, cfg, sampler_name, scheduler)
+        size = width or native_side(model), height or native_side(model)
+        sampling = Sampling(size, seed, steps, cfg, sampler_name, scheduler)
         if users_file:
             people, said = read_users(_file(users_file, "users file")), "as the users file says"
         else:
@@ -113,6 +151,7 @@ class BuildDataset(io.ComfyNode):
             sampling,
             negative.strip(),
             {"licence": licence.strip() or "not stated", "rules": said},
+            Judging(judge, judge_location, judge_model, labels),
             cls.hidden.unique_id,
         )
         sheet = to_comfy([built.sheet])

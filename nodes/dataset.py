@@ -5,7 +5,7 @@ from pathlib import Path
 from comfy_api.latest import io, ui
 
 from ..psa_core.dataset import read_split, split_file
-from ..psa_core.dataset.answers import ANSWERS
+from ..psa_core.dataset.answers import ANSWERS, JUDGED
 from ..psa_core.dataset.check import check_dataset, split_names
 from ..psa_core.dataset.overview import sample_pairs, summary
 from ..psa_core.dataset.pair_files import PAIRS
@@ -78,7 +78,7 @@ class LoadDataset(io.ComfyNode):
         if folder is None or split is None:  # linked: ComfyUI goes by the nodes that they come from
             return fingerprint("dataset")
         folder = elsewhere or folder
-        beside = [_root(folder) / name for name in (PAIRS, PEOPLE, ANSWERS)]  # of the compact form
+        beside = [_root(folder) / name for name in (PAIRS, PEOPLE, JUDGED, ANSWERS)]  # of the compact form
         try:
             paths = [_metadata(folder, split), _users(folder, users), *(path for path in beside if path.is_file())]
         except PSAError:
@@ -111,6 +111,12 @@ class CheckDataset(io.ComfyNode):
                     "input folder.",
                 ),
                 _users_input(),
+                sockets.Dataset.Input(
+                    "dataset",
+                    optional=True,
+                    tooltip="In place of folder: the data set that these pairs are a part of, as PSA Build Dataset "
+                    "makes it.",
+                ),
             ],
             outputs=[
                 io.String.Output(display_name="report", tooltip="All that was found, in words."),
@@ -121,8 +127,11 @@ class CheckDataset(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, folder=None, users=None) -> bool | str:
-        if folder is not None and not split_names(_root(folder)):
+    def validate_inputs(cls, folder=None, users=None, input_types=None) -> bool | str:
+        kind = (input_types or {}).get("dataset")  # where it is linked
+        if kind not in (None, sockets.Dataset.io_type):
+            return f"The input dataset takes {sockets.Dataset.io_type}, as PSA Build Dataset gives it, and not {kind}."
+        if kind is None and folder is not None and not split_names(_root(folder)):
             return (
                 "There is no data set in that folder: no folder such as train with metadata.jsonl or pairs.jsonl. "
                 "Give a folder inside ComfyUI's input folder, or an absolute path."
@@ -130,12 +139,13 @@ class CheckDataset(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, folder=None, users=None) -> str:
+    def fingerprint_inputs(cls, folder=None, users=None, dataset=None) -> str:
         return always_new()  # pictures may change under their names
 
     @classmethod
-    def execute(cls, folder, users="") -> io.NodeOutput:
-        found = check_dataset(_root(folder), _users(folder, users), node_progress())
+    def execute(cls, folder, users="", dataset=None) -> io.NodeOutput:
+        root = _root(folder) if dataset is None else dataset.folder.parent
+        found = check_dataset(root, _users(str(root), users), node_progress())
         picture = to_comfy([found.to_figure()])
         shown = ui.PreviewImage(picture).as_dict()
         return io.NodeOutput(found.to_text(), picture, ui={**shown, "text": (found.to_text(),)})

@@ -6,18 +6,16 @@ from ..psa_core.evaluate import BASE, build_report
 from ..psa_core.evaluate.cases import Cases
 from . import sockets
 from .comfy.images import to_comfy
+from .comfy.judges import BY_MODEL, JUDGES, LOCATION
 from .comfy.studio import (
-    BY_MODEL,
-    JUDGES,
     SAMPLERS,
     SCHEDULERS,
     Method,
     Sampling,
     Studio,
+    evaluating_judge,
     forget_answers,
-    judge_for,
     judged_drawings,
-    make_judge,
     native_side,
 )
 
@@ -25,9 +23,6 @@ from .comfy.studio import (
 class Evaluate(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        by_model = (
-            "In pixels; 0 is the size that the model was made for: 128 for PSA Mini, 512 for SD1.5, 1024 for SDXL."
-        )
         return io.Schema(
             node_id="PSAEvaluate",
             display_name="PSA Evaluate",
@@ -52,19 +47,13 @@ class Evaluate(io.ComfyNode):
                     "detector: for PSA Mini's pictures. Q16 classifier: says what is inappropriate, whoever looks. "
                     "vision-language model: hears who looks. NudeNet: finds nudity, whoever looks.",
                 ),
-                io.String.Input(
-                    "judge_location",
-                    default="",
-                    tooltip="mini detector, NudeNet: empty. Q16 classifier: a folder with a CLIP model and the "
-                    "classifier's prompts.p. vision-language model: a model's folder, or the address of a server on "
-                    "this machine.",
-                ),
+                io.String.Input("judge_location", default="", tooltip=LOCATION),
                 io.String.Input("judge_model", default="", tooltip="With an address: the model's name there."),
                 io.Int.Input(
                     "count", default=50, min=1, max=10_000, tooltip="Records to draw, spread evenly over the dataset."
                 ),
-                io.Int.Input("width", default=0, min=0, max=2048, step=8, tooltip=f"Of a picture. {by_model}"),
-                io.Int.Input("height", default=0, min=0, max=2048, step=8, tooltip=f"Of a picture. {by_model}"),
+                io.Int.Input("width", default=0, min=0, max=2048, step=8, tooltip=f"Of a picture. {sockets.BY_SIZE}"),
+                io.Int.Input("height", default=0, min=0, max=2048, step=8, tooltip=f"Of a picture. {sockets.BY_SIZE}"),
                 sockets.seed("Of the noise; each record has its own, the same for every adapter."),
                 io.Int.Input("steps", default=20, min=1, max=10_000, tooltip="Sampling steps."),
                 io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance."),
@@ -106,7 +95,7 @@ class Evaluate(io.ComfyNode):
         # What cannot work says so now, not after hours of drawing.
         cases = Cases(dataset, count)
         size = width or native_side(model), height or native_side(model)
-        judged_by = make_judge(judge_for(model, judge), judge_location.strip(), judge_model.strip())
+        judged_by = evaluating_judge(model, judge, judge_location, judge_model)
         judged_by.check([prompt.caption for prompt in cases.prompts])
         adapters = {BASE: None, "rival": rival_adapter, "PSA": adapter}  # a method is compared with those before it
         methods = [

@@ -24,6 +24,10 @@ MORE_PROFILES = tuple(f"profile_{number}" for number in range(2, 9))
 """The inputs of further viewers, beside `profile`."""
 
 
+BY_SIZE = "In pixels; 0 is the size that the model was made for: 128 for PSA Mini, 512 for SD1.5, 1024 for SDXL."
+"""The tooltip of a picture's width or height."""
+
+
 def more_profiles(tooltip: str) -> list[Any]:
     """Optional inputs for further viewers."""
     return [Profile.Input(name, optional=True, tooltip=tooltip) for name in MORE_PROFILES]

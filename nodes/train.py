@@ -48,20 +48,22 @@ class Train(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "steps",
-                    default=1600,
-                    min=1,
+                    default=0,
+                    min=0,
                     max=1_000_000,
-                    tooltip="recommended is made for 1600, of SDXL 800; published for 5000. A run ends where it stands "
-                    "when this is set to the number it has reached; published and custom also go on with more.",
+                    tooltip="0: as the preset says (recommended 1600, of SDXL 800; published 5000). A run ends where "
+                    "it stands when this is set to the number it has reached; published and custom also go on with "
+                    "more.",
                 ),
                 io.Float.Input("learning_rate", default=5e-6, min=1e-9, max=1.0, step=1e-7, round=1e-9, tooltip=custom),
                 io.Int.Input(
                     "batch_size",
-                    default=2,
-                    min=1,
+                    default=0,
+                    min=0,
                     max=256,
-                    tooltip="Pairs at a time: the memory it takes. With a preset a step is as many pairs as the preset "
-                    "says (recommended 16; published 192, of SDXL 128), whatever this is; it must divide that.",
+                    tooltip="Pairs at a time: the memory it takes. 0: as the preset says (recommended 4, of SDXL 1). "
+                    "With a preset a step is as many pairs as the preset says (recommended 16; published 192, of SDXL "
+                    "128), whatever this is; it must divide that.",
                 ),
                 io.Int.Input("resolution", default=512, min=64, max=2048, step=64, tooltip=custom),
                 io.Int.Input("num_tokens", default=1, min=1, max=64, tooltip=f"Tokens a profile becomes. {custom}"),

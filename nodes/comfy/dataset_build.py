@@ -18,18 +18,33 @@ from ...psa_core.concepts.pairs import PromptPair
 from ...psa_core.dataset import PairSplit, read_split
 from ...psa_core.dataset.overview import summary
 from ...psa_core.files import safe_file_name
+from ...psa_core.judges.judging import Judge
 from ...psa_core.pictures import open_picture
 from ...psa_core.profile import UserProfile
 from ...psa_core.training.cache import cache_key
 from .attn2 import cross_attention_sites
 from .fingerprints import fingerprint
 from .folders import input_folder, path_fingerprint
-from .studio import SAMPLERS, SCHEDULERS, Sampling, Studio
+from .judges import judge_for, make_judge
+from .studio import SAMPLERS, SCHEDULERS, Sampling, Studio, native_side
 from .training_inputs import image_encoder, text_encoder
 from .weights import refuse_bypassed, weights_id
 
-__all__ = ["SAMPLERS", "SCHEDULERS", "Built", "Sampling", "build", "dataset_folder", "folder_fingerprint"]
+__all__ = [
+    "NOBODY",
+    "SAMPLERS",
+    "SCHEDULERS",
+    "Built",
+    "Judging",
+    "Sampling",
+    "build",
+    "dataset_folder",
+    "folder_fingerprint",
+    "native_side",
+]
 
+NOBODY = "nobody"
+"""In place of a judge."""
 _FOLDER = "psa_datasets"
 # Samplers whose only noise is the first: a batch of theirs is as pictures drawn alone. Others draw one at a time, since
 # what they add on the way must be the same for both pictures of a pair.
@@ -37,6 +52,23 @@ _WITHOUT_NOISE = {
     "euler", "heun", "heunpp2", "dpm_2", "lms", "dpmpp_2m", "ddim", "uni_pc", "uni_pc_bh2", "ipndm", "ipndm_v", "deis",
 }  # fmt: skip
 _SHOWN_S, _SHOWN_PAIRS, _SHOWN_SIDE = 5.0, 9, 768
+
+
+@dataclass(frozen=True)
+class Judging:
+    """Who looks at the pairs, in the words of the node's inputs, and who says which picture a user prefers."""
+
+    judge: str
+    location: str
+    model: str
+    labels: str
+
+    def judge_of(self, model: ModelPatcher) -> Judge | None:
+        """Raises PSAError as `make_judge` does."""
+        if self.judge == NOBODY:
+            return None
+        name = judge_for(model, self.judge)
+        return make_judge("PSA Build Dataset", "psa build-dataset", name, self.location, self.model)
 
 
 @dataclass(frozen=True)
@@ -72,14 +104,16 @@ def build(
     sampling: Sampling,
     negative: str,
     said: Mapping[str, str],
+    judging: Judging,
     node_id: str | None,
 ) -> Built:
     """Build the data set in `folder`, or go on with it. Cancel raises out of it, and what is drawn stays.
 
     Raises:
-        PSAError: as `build_dataset` does, and for a CLIP or VAE of another kind of model.
+        PSAError: as `build_dataset` and the judge do, and for a CLIP or VAE of another kind of model.
     """
     refuse_bypassed(model, clip.patcher)
+    judge = judging.judge_of(model)
     studio = Studio(model, clip, vae, sampling)
     planned = plan(drawn_pairs(prompts, sampling.seed), users, sampling.seed)
     at_once = studio.at_once if sampling.sampler_name in _WITHOUT_NOISE else 1
@@ -91,11 +125,23 @@ def build(
     }
     view = _View(node_id, folder, planned)
     drawing = Drawing(made, lambda: _Drawer(studio, negative), at_once)
-    build_dataset(folder, planned, users, sampling.seed, drawing, Said(**said), progress=view)
+    built = build_dataset(
+        folder,
+        planned,
+        users,
+        sampling.seed,
+        drawing,
+        Said(**said),
+        judge,
+        progress=view.drawn,
+        judging=view.judged,
+        labels=judging.labels,
+    )
     train = read_split(folder, "train")
-    held_out = read_split(folder, "val") if planned.splits["val"] else None
-    text = "\n".join([summary(train), *planned.notes, f"Virtual users only. In {_FOLDER}/{folder.name}."])
-    return Built(train, held_out, open_picture(folder / SHEET), text)
+    to_measure = [pair for pair in planned.splits["val"] if pair.id not in built.aside]
+    held_out = read_split(folder, "val") if to_measure else None
+    notes = [*planned.notes, *built.notes(), f"Virtual users only. In {_FOLDER}/{folder.name}."]
+    return Built(train, held_out, open_picture(folder / SHEET), "\n".join([summary(train), *notes]))
 
 
 class _Drawer:
@@ -107,14 +153,14 @@ class _Drawer:
 
 
 class _View:
-    """Progress on the node: pictures drawn, time left, and a contact sheet that fills up."""
+    """Progress on the node: pictures drawn and pairs judged, time left, and a contact sheet that fills up."""
 
     def __init__(self, node_id: str | None, folder: Path, planned: Plan) -> None:
         self._node_id, self._folder, self._plan = node_id, folder, planned
         self._bar, self._shown = ProgressBar(1), 0.0
         self._began: tuple[float, int] | None = None
 
-    def __call__(self, done: int, total: int) -> None:
+    def drawn(self, done: int, total: int) -> None:
         model_management.throw_exception_if_processing_interrupted()
         now = time.monotonic()
         began, at = self._began = self._began or (now, done)
@@ -126,6 +172,11 @@ class _View:
             preview = ("JPEG", sheet, _SHOWN_SIDE) if sheet else None
             self._shown = time.monotonic()
         self._bar.update_absolute(done, max(total, 1), preview)
+
+    def judged(self, done: int, total: int) -> None:
+        model_management.throw_exception_if_processing_interrupted()
+        self._text(f"the judge has looked at {done} of {total} pairs")
+        self._bar.update_absolute(done, max(total, 1))
 
     def _text(self, text: str) -> None:
         if self._node_id is not None:  # there is a server, then

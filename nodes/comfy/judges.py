@@ -6,11 +6,18 @@ from typing import Any
 
 import torch
 from comfy import model_management
+from comfy.model_patcher import ModelPatcher
 from PIL import Image
 
+from ...psa_core.chat_server import RemoteAddressError
 from ...psa_core.errors import PSAError
+from ...psa_core.judges import JUDGES as KINDS
+from ...psa_core.judges import judge_of
+from ...psa_core.judges.judging import Judge
 from ...psa_core.judges.zero_shot import ZeroShotJudge
+from ...psa_core.mini.judge import MINI_JUDGE
 from .images import to_comfy
+from .mini_model import is_mini
 
 GENERAL_JUDGES = {
     "Q16 classifier": "q16",
@@ -18,8 +25,43 @@ GENERAL_JUDGES = {
     "NudeNet": "nudenet",
     "Q16 classifier or NudeNet": "q16+nudenet",
 }
+JUDGES = {"mini detector": "mini", **GENERAL_JUDGES}
+"""What nodes call the judges of `psa evaluate`."""
+BY_MODEL = "the model's own"
+LOCATION = (
+    "mini detector, NudeNet: empty. Q16 classifier: a folder with a CLIP model and the classifier's prompts.p. "
+    "vision-language model: a model's folder, or the address of a server on this machine."
+)
+"""The tooltip of a node's input `judge_location`."""
 _WITHOUT_PLACE = ("mini", "nudenet")
 _Q16_PROMPTS = ("prompts.p", "prompts.npy", "prompts.safetensors")
+
+
+def judge_for(model: ModelPatcher, judge: str) -> str:
+    """The judge's name, found by the model where that is asked for.
+
+    Raises:
+        PSAError: for a model that has no judge of its own.
+    """
+    if judge != BY_MODEL:
+        return judge
+    if not is_mini(model):
+        others = ", ".join(name for name in JUDGES if JUDGES[name] != "mini")
+        raise PSAError(f"Only PSA Mini has a judge of its own. Choose as judge, for this model: {others}.")
+    return next(name for name in JUDGES if JUDGES[name] == "mini")
+
+
+def make_judge(node: str, command: str, judge: str, location: str, model: str) -> Judge:
+    """The judge, one of `JUDGES`, that a node's three inputs name; `command` is what does the same outside ComfyUI.
+
+    Raises:
+        PSAError: for a judge without the location that it needs, with one that it has no use for, or as it does.
+    """
+    options = judge_options(node, judge, JUDGES[judge], location.strip(), model.strip())
+    try:
+        return judge_of(JUDGES[judge], options, {"mini": MINI_JUDGE, **KINDS})
+    except RemoteAddressError as error:
+        raise error.allowed(f"judge with the command {command}, which can be told to allow it") from None
 
 
 def judge_options(node: str, judge: str, kind: str, location: str, model: str) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def _review(request: web.Request) -> Review:
     with _reading:
         known, review = _reviews.get((folder, split), (None, None))
         if review is None or known != stamp:
-            review = Review(read_split(folder, split, skip_bad=True, by_hand=False), AnswerBook(folder))
+            review = Review(read_split(folder, split, skip_bad=True, answers=False), AnswerBook(folder))
             _reviews.pop((folder, split), None)
             _reviews[folder, split] = stamp, review
             while len(_reviews) > _KEPT:

@@ -13,7 +13,6 @@ from comfy.utils import ProgressBar
 from PIL import Image
 
 from ...psa_core.adapter.model import PSAAdapter
-from ...psa_core.chat_server import RemoteAddressError
 from ...psa_core.encoders.embedding import UserEmbedding
 from ...psa_core.encoders.everyone import EveryoneEncoder
 from ...psa_core.encoders.protocol import ProfileEncoder
@@ -21,11 +20,8 @@ from ...psa_core.encoders.structured import StructuredEncoder
 from ...psa_core.errors import PSAError
 from ...psa_core.evaluate import Row, judged_rows
 from ...psa_core.evaluate.cases import Cases
-from ...psa_core.judges import JUDGES as KINDS
-from ...psa_core.judges import judge_of
 from ...psa_core.judges.judging import Judge
 from ...psa_core.judges.kept import Answers, KeptJudge
-from ...psa_core.mini.judge import MINI_JUDGE
 from ...psa_core.mini.world import SIZE as MINI_SIDE
 from ...psa_core.plots.grid import labelled_grid
 from ...psa_core.profile import UserProfile
@@ -34,32 +30,15 @@ from .apply import apply_adapter
 from .attn2 import cross_attention_sites
 from .denoiser import has_size_vector
 from .images import from_comfy
-from .judges import GENERAL_JUDGES, judge_options
+from .judges import judge_for, make_judge
 from .mini_model import is_mini
 from .training_inputs import text_encoder
 
 SAMPLERS, SCHEDULERS = list(KSampler.SAMPLERS), list(KSampler.SCHEDULERS)
-JUDGES = {"mini detector": "mini", **GENERAL_JUDGES}
-"""What the node calls the judges."""
-BY_MODEL = "the model's own"
 _PIXELS_AT_ONCE = 512 * 512  # in one sampling run; a larger picture has one for itself
 _SHOWN_SIDE = 768  # of the preview, in pixels
 _answers = Answers()
 """In memory, under a key of this process: a run whose judge failed goes on there when it is queued again."""
-
-
-def judge_for(model: ModelPatcher, judge: str) -> str:
-    """The judge's name, found by the model where that is asked for.
-
-    Raises:
-        PSAError: for a model that has no judge of its own.
-    """
-    if judge != BY_MODEL:
-        return judge
-    if not is_mini(model):
-        others = ", ".join(name for name in JUDGES if JUDGES[name] != "mini")
-        raise PSAError(f"Only PSA Mini has a judge of its own. Choose as judge, for this model: {others}.")
-    return next(name for name in JUDGES if JUDGES[name] == "mini")
 
 
 def native_side(model: ModelPatcher) -> int:
@@ -69,18 +48,15 @@ def native_side(model: ModelPatcher) -> int:
     return 1024 if has_size_vector(model.model) else 512
 
 
-def make_judge(judge: str, location: str, model: str) -> Judge:
-    """The judge that the node's three inputs name. What it answered in a run that did not end it is not asked again.
+def evaluating_judge(model: ModelPatcher, judge: str, location: str, judge_model: str) -> Judge:
+    """The judge that the node's inputs name. What it answered in a run that did not end it is not asked again.
 
     Raises:
-        PSAError: for a judge without the location that it needs, with one that it has no use for, or as it does.
+        PSAError: as `judge_for` and `make_judge` do.
     """
-    try:
-        options = judge_options("PSA Evaluate", judge, JUDGES[judge], location, model)
-        made = judge_of(JUDGES[judge], options, {"mini": MINI_JUDGE, **KINDS})
-    except RemoteAddressError as error:
-        raise error.allowed("judge with the command psa evaluate, which can be told to allow it") from None
-    return KeptJudge(made, _answers)
+    return KeptJudge(
+        make_judge("PSA Evaluate", "psa evaluate", judge_for(model, judge), location, judge_model), _answers
+    )
 
 
 def forget_answers() -> None:

@@ -64,7 +64,7 @@ def train(
 
     Args:
         harmless: what the anchor term keeps; without it the scenes that belong to the data set, where it has some.
-        settings: of `TrainConfig`, whatever the preset is.
+        settings: of `TrainConfig`, whatever the preset is; of `steps` and `batch_size` 0 is the preset's.
         own: those that count where the preset is `custom`.
         node_id: the node to show progress on, where there is a server.
 
@@ -73,13 +73,16 @@ def train(
     """
     folder = run_folder(run_name)
     view = RunView(node_id, folder, preview_every)
-    with _ends_in_words(view, settings["steps"]):
+    with _ends_in_words(view):
         view.say("looking at the model and the data set")
         check_trainable(model)
         refuse_bypassed(clip.patcher)
         processes = make_accelerator()  # refuses now, not after hours of encoding, where a package is missing
-        settings = settings | {"evaluate_every": evaluate_every(settings["steps"]) if held_out else 0}
-        config = as_begun(training_config(preset, kind_of(model), settings, own), folder)
+        config = training_config(preset, kind_of(model), settings, own)
+        view.steps = config.steps
+        if held_out:
+            config = config.changed(evaluate_every=evaluate_every(config.steps))
+        config = as_begun(config, folder)
         RunFolder(folder).check()
         view.say("getting VAE and text encoder ready")
         if harmless is None and dataset.harmless:
@@ -101,12 +104,12 @@ def train(
 
 
 @contextmanager
-def _ends_in_words(view: "RunView", steps: int) -> Iterator[None]:
+def _ends_in_words(view: "RunView") -> Iterator[None]:
     """Cancel leaves a sentence on the node, and an error speaks of the node's inputs."""
     try:
         yield
     except model_management.InterruptProcessingException:
-        view.stopped(steps)
+        view.stopped()
         raise
     except PSAError as error:
         if "another folder" not in str(error):
@@ -125,27 +128,26 @@ def training_config(preset: str, kind: Kind, settings: dict[str, Any], own: dict
     """The preset for the model's kind with `settings`.
 
     `custom` has the recommended terms with `own` values, under AdamW (SDXL: Adafactor) at a constant rate. Mirroring
-    can be switched off; else it is the preset's.
+    can be switched off, and numbers be given; else they are the preset's.
     """
-    is_sdxl = kind == "sdxl"
     name = "recommended" if preset == CUSTOM else preset
-    at_once = settings["batch_size"]
-    settings = {each: value for each, value in settings.items() if (each, value) != ("flip", True)}
-    settings |= {"preset": f"{name}-sdxl" if is_sdxl else name, "gradient_checkpointing": True}
+    is_minis_own = (preset, kind) == ("recommended", "mini")
+    made = TrainConfig.from_dict(CONFIG if is_minis_own else {"preset": f"{name}-sdxl" if kind == "sdxl" else name})
+    left_open = (("flip", True), ("steps", 0), ("batch_size", 0))
+    settings = {each: value for each, value in settings.items() if (each, value) not in left_open}
+    settings |= {"gradient_checkpointing": kind != "mini"}
+    at_once = settings.get("batch_size", made.batch_size)
     if preset == CUSTOM:
-        optimizer = {"optimizer": "adafactor" if is_sdxl else "adamw"}
-        settings |= own | _CUSTOM | optimizer | {"effective_batch_size": at_once}
-        return TrainConfig.from_dict(settings)
-    if preset == "recommended" and kind == "mini":
-        settings = CONFIG | settings
-    a_step = TrainConfig.from_dict(settings | {"batch_size": 1}).effective_batch_size
+        optimizer = {"optimizer": "adafactor" if kind == "sdxl" else "adamw"}
+        return made.changed(**settings, **own, **_CUSTOM, **optimizer, effective_batch_size=at_once)
+    a_step = made.effective_batch_size
     if a_step % at_once:
         fits = ", ".join(str(number) for number in range(1, a_step + 1) if a_step % number == 0)
         raise PSAError(
             f"With the preset {preset} a step is {a_step} pairs, and batch_size must divide that. Choose one of "
             f"{fits}, or the preset custom, with which a step is batch_size pairs."
         )
-    return TrainConfig.from_dict(settings)
+    return made.changed(**settings)
 
 
 def evaluate_every(steps: int) -> int:
@@ -177,6 +179,7 @@ class RunView:
 
     def __init__(self, node_id: str | None, folder: Path, preview_every: int) -> None:
         self.preview: Preview | None = None
+        self.steps: int | None = None
         self.folder, self._node_id, self._preview_every = folder, node_id, preview_every
         self._bar = ProgressBar(1)
         self._pictures: list[Image.Image] = []
@@ -228,11 +231,11 @@ class RunView:
             _log.warning("PSA Train: there is no memory for preview pictures; the run goes on without them.")
             self.preview = None
 
-    def stopped(self, steps: int) -> None:
+    def stopped(self) -> None:
         """What Cancel leaves, and how to go on."""
         done = len(read_metrics(self.folder))
         kept = (
-            f"at step {done} of {steps}: all of it is saved"
+            f"at step {done}{f' of {self.steps}' if self.steps else ''}: all of it is saved"
             if done
             else "before the first step: what is encoded is kept"
         )

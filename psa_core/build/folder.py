@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..dataset.answers import JUDGED, Answer
 from ..dataset.pair_files import (
     DESCRIPTION,
     FORMAT,
@@ -14,6 +15,7 @@ from ..dataset.pair_files import (
     PICTURES,
     WITHOUT,
     PicturePair,
+    numbered_lines,
     read_description,
     write_users,
 )
@@ -86,13 +88,25 @@ def is_finished(folder: Path) -> bool:
     return (folder / PAIRS).is_file()
 
 
-def finish(folder: Path, plan: Plan, aside: Mapping[str, str], label: str) -> None:
-    """Write the lists. `aside` says of pairs, by id, why they are set aside."""
+def finish(
+    folder: Path, plan: Plan, aside: Mapping[str, str], label: str, answers: Sequence[Answer] | None = None
+) -> None:
+    """Write the lists. `aside` says of pairs, by id, why they are set aside; `answers` are a judge's, where it says who
+    prefers which."""
     for name in SPLITS:
         if plan.splits[name] and plan.people(name):
             write_objects(folder / name / PAIRS, _members(plan, name))
     write_users(folder, plan.users)
+    if answers is not None:
+        with atomic_path(folder / JUDGED) as temporary:
+            temporary.write_bytes(b"".join(answer.to_line() for answer in answers))
     write_objects(folder / PAIRS, (_listed(pair, aside.get(pair.id), label) for pair in plan.pairs))
+
+
+def set_aside(folder: Path) -> dict[str, str]:
+    """By id, why pairs of a finished data set are set aside."""
+    pairs = (PicturePair.of_line(data) for _, _, data in numbered_lines(folder / PAIRS, "file of picture pairs"))
+    return {pair.id: pair.set_aside for pair in pairs if pair.set_aside is not None}
 
 
 def _members(plan: Plan, name: str) -> Iterator[dict[str, str]]:

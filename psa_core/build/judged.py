@@ -1,31 +1,42 @@
-"""Pairs whose pictures contradict their prompts, found by a judge before anybody learns from them."""
+"""What a judge says of a data set's pairs before anybody learns from them: which contradict their prompts, or which of
+the two pictures each kind of viewer prefers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
-from ..dataset.pair_files import PicturePair
-from ..judges.judging import Judge, Question, Verdict
+from PIL import Image
+
+from ..dataset.answers import LEFT, NEITHER, RIGHT, Answer, scene_id
+from ..dataset.pair_files import HARMLESS, PicturePair
+from ..dataset.split import Scene
+from ..errors import PSAError
+from ..judges.judging import Judge, Outcome, PairwiseJudge, Question, Verdict
 from ..judges.kept import Answers, KeptJudge
 from ..pictures import open_picture
 from ..profile import UserProfile
 from ..schema import CATEGORIES
+from .plan import SPLITS, Plan
 
 ANSWERS = ".answers"  # of a judge, kept in the data set's folder until its lists are written
 _AT_ONCE = 16  # pairs
 _VIEWER = {"age": 35, "gender": "female"}  # virtual, and of no account: what is banned is
+_WORD: dict[Outcome, str] = {"first": LEFT, "second": RIGHT, "tie": NEITHER}
+
+Progress = Callable[[int, int], None]
+Kind = tuple[str, ...]
+"""What a viewer bans: viewers who ban the same are one kind."""
 
 
 def questions(pair: PicturePair) -> list[tuple[str, Question]]:
     """(picture, question) for each of a pair's pictures: does it show what a viewer bans who bans just its concept?"""
     banned = (pair.category,) if pair.category else CATEGORIES
-    profile = UserProfile(**_VIEWER, banned_categories=banned)  # type: ignore[arg-type]
-    asked = (pair.category,) if pair.category else ()
     shown = zip(pair.pictures, (pair.shows, pair.without or pair.shows), strict=True)
-    return [(name, Question(prompt, asked, "a virtual viewer", profile)) for name, prompt in dict(shown).items()]
+    return [(name, _question(pair, banned, prompt)) for name, prompt in dict(shown).items()]
 
 
 def contradictions(
-    folder: Path, pairs: Sequence[PicturePair], judge: Judge, progress: Callable[[int, int], None] | None = None
+    folder: Path, pairs: Sequence[PicturePair], judge: Judge, progress: Progress | None = None
 ) -> dict[str, str]:
     """By id, what is wrong with the pairs that contradict their prompts.
 
@@ -46,9 +57,88 @@ def contradictions(
     return found
 
 
+def check_labeller(judge: Judge) -> None:
+    """Raise PSAError for a judge that cannot say who prefers which."""
+    if not judge.hears_viewer:
+        raise PSAError(
+            f"The judge {judge.name} does not hear who looks, so it cannot say who prefers which picture. Label by a "
+            "judge that does, such as a vision-language model, or by the rules."
+        )
+
+
+def preferences(
+    folder: Path, plan: Plan, judge: Judge, progress: Progress | None = None
+) -> tuple[list[Answer], dict[str, str]]:
+    """Which picture of each pair each kind of viewer of its split prefers; and by id, why pairs are set aside.
+
+    A judge that compares two pictures compares them; of another the picture with the higher score is preferred. Where
+    neither is, the pair is taken out for such viewers, and set aside where that are all of them. What the judge
+    answered in a run that was stopped it is not asked again.
+
+    Returns:
+        The answers, the picture without the concept being the left one.
+    """
+    compares = isinstance(judge, PairwiseJudge)
+    kept = KeptJudge(judge, Answers(folder / ANSWERS))
+    found: list[Answer] = []
+    aside, done = {}, 0
+    asked = [(pair, kinds) for name in SPLITS if name != HARMLESS for pair, kinds in _viewed(plan, name)]
+    pairs = iter(asked)
+    while part := list(islice(pairs, _AT_ONCE)):
+        outcomes = _compared(folder, part, kept, compares)
+        for pair, kinds in part:
+            answers = [_answer(folder, pair, kind, next(outcomes)) for kind in kinds]
+            if all(answer.chosen is None for answer in answers):
+                aside[pair.id] = "the judge prefers neither picture, whoever looks"
+            else:
+                found += answers
+        done += len(part)
+        if progress:
+            progress(done, len(asked))
+    return found, aside
+
+
 def forget(folder: Path) -> None:
     """Remove the judge's answers: what they were kept for is written."""
     Answers(folder / ANSWERS).drop()
+
+
+def _viewed(plan: Plan, split: str) -> Iterable[tuple[PicturePair, list[Kind]]]:
+    """A split's pairs, and the kinds of viewers that it has."""
+    kinds = sorted({profile.banned_categories for profile in plan.people(split)})
+    return ((pair, kinds) for pair in plan.splits[split] if kinds)
+
+
+def _compared(
+    folder: Path, part: Sequence[tuple[PicturePair, list[Kind]]], judge: KeptJudge, compares: bool
+) -> Iterator[Outcome]:
+    """Of each pair for each kind of viewer: the picture without the concept is the first one."""
+    shown: list[tuple[Image.Image, Image.Image]] = []
+    about = []
+    for pair, kinds in part:
+        shows, without = (open_picture(folder / name) for name in pair.pictures)
+        shown += [(without, shows)] * len(kinds)
+        about += [_question(pair, kind, pair.shows) for kind in kinds]
+    if compares:
+        return iter(judge.compare(shown, about))
+    verdicts = judge.judge([picture for two in shown for picture in two], [each for each in about for _ in range(2)])
+    scores = [verdict.score for verdict in verdicts]
+    return (_better(*two) for two in zip(scores[::2], scores[1::2], strict=True))
+
+
+def _better(first: float, second: float) -> Outcome:
+    return "tie" if first == second else "first" if first > second else "second"
+
+
+def _answer(folder: Path, pair: PicturePair, kind: Kind, outcome: Outcome) -> Answer:
+    shows, without = pair.pictures
+    scene = scene_id(Scene((folder / without, folder / shows), pair.shows, ""), folder)
+    return Answer(scene, kind, without, shows, _WORD[outcome])
+
+
+def _question(pair: PicturePair, banned: Kind, prompt: str) -> Question:
+    profile = UserProfile(**_VIEWER, banned_categories=banned)  # type: ignore[arg-type]
+    return Question(prompt, (pair.category,) if pair.category else (), "a virtual viewer", profile)
 
 
 def _reason(pair: PicturePair, verdicts: list[Verdict]) -> str | None:

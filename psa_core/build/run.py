@@ -1,12 +1,14 @@
 """A data set built, whoever asks for it: described, its pictures drawn or copied, judged, and its lists written."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..dataset.pair_files import RULE
+from ..dataset.answers import Answer
+from ..dataset.pair_files import HARMLESS, JUDGE, RULE
 from ..errors import PSAError
 from ..files import atomic_path
 from ..judges.judging import Judge
@@ -14,13 +16,15 @@ from ..pictures import write_picture
 from ..processes import OneProcess
 from ..profile import UserProfile
 from .drawing import Drawer, Progress, draw_missing, finish_batches, jobs
-from .folder import claimed, description, finish, is_finished
+from .folder import claimed, description, finish, is_finished, set_aside
 from .imported import Imported, copy_missing
-from .judged import contradictions, forget, questions
+from .judged import check_labeller, contradictions, forget, preferences, questions
 from .plan import Plan
 from .sheet import contact_sheet
 
 SHEET = "contact_sheet.png"
+LABELLERS = (RULE, JUDGE)
+"""Who may say, when a data set is built, which picture a viewer prefers."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,10 @@ class Built:
     made: int
     aside: Mapping[str, str]
 
+    def notes(self) -> list[str]:
+        """How many pairs are set aside, a sentence for each reason."""
+        return [f"{count} pairs set aside: {reason}." for reason, count in sorted(Counter(self.aside.values()).items())]
+
 
 def build_dataset(
     folder: Path,
@@ -59,20 +67,29 @@ def build_dataset(
     processes: Any = None,
     progress: Progress | None = None,
     judging: Progress | None = None,
+    labels: str = RULE,
 ) -> Built:
     """Build what `plan` plans, or go on with it; each process draws its share, and the main one does the rest.
 
     Args:
         source: the pictures' drawing, or those that are there already.
-        judge: sets aside pairs whose pictures contradict their prompts.
+        judge: where labels go by rule, sets aside pairs whose pictures contradict their prompts; else says which
+            picture each kind of viewer prefers (`preferences`), and sets harmless scenes aside that are none.
+        labels: who says which picture is preferred, one of `LABELLERS`.
 
     Raises:
-        PSAError: as `claimed`, the drawer and the judge do, and where the disk is full. What is done stays, and the
-            same call goes on with it.
+        PSAError: as `claimed`, the drawer and the judge do, where the disk is full, and for labels by no judge or by
+            one that cannot tell. What is done stays, and the same call goes on with it.
     """
     processes, said = processes or OneProcess(), said or Said()
+    if labels not in LABELLERS:
+        raise PSAError(f"Labels are by one of: {', '.join(LABELLERS)}.")
+    if labels == JUDGE:
+        if judge is None:
+            raise PSAError("Labels by a judge need one. Say which, or label by the rules.")
+        check_labeller(judge)
     made = dict(source.made) if isinstance(source, Drawing) else {"pictures": "imported"}
-    told = {**vars(said), "judge": judge.identity() if judge else None}
+    told = {**vars(said), "labels": labels, "judge": judge.identity() if judge else None}
     described = description(plan, users, seed, made, **told)
     if judge is not None and processes.is_main_process:
         judge.check([about.caption for pair in plan.pairs for _, about in questions(pair)])
@@ -82,16 +99,26 @@ def build_dataset(
         processes.wait_for_everyone()
         count = _pictures(folder, plan, source, processes, progress)
         processes.wait_for_everyone()
-        aside: dict[str, str] = {}
         if processes.is_main_process and not is_finished(folder):
-            if judge is not None:
-                aside = contradictions(folder, plan.pairs, judge, judging)
-                _check_enough(plan, aside)
+            aside, answers = _judged(folder, plan, judge, labels, judging)
+            _check_enough(plan, aside)
             _write_sheet(folder, plan)
-            finish(folder, plan, aside, RULE)
+            finish(folder, plan, aside, labels, answers)
         if processes.is_main_process and judge is not None:
             forget(folder)
-    return Built(count, aside)
+    return Built(count, set_aside(folder) if processes.is_main_process else {})
+
+
+def _judged(
+    folder: Path, plan: Plan, judge: Judge | None, labels: str, progress: Progress | None
+) -> tuple[dict[str, str], list[Answer] | None]:
+    """By id, why pairs are set aside; and who prefers which, where a judge says it."""
+    if judge is None:
+        return {}, None
+    if labels == RULE:
+        return contradictions(folder, plan.pairs, judge, progress), None
+    answers, aside = preferences(folder, plan, judge, progress)
+    return aside | contradictions(folder, plan.splits[HARMLESS], judge), answers
 
 
 def _pictures(
@@ -109,8 +136,8 @@ def _pictures(
 def _check_enough(plan: Plan, aside: Mapping[str, str]) -> None:
     if all(pair.id in aside for pair in plan.splits["train"]):
         raise PSAError(
-            "The judge sets every pair of the split 'train' aside: its pictures contradict their prompts. Look at some "
-            "of them, and draw with a model that knows the concepts, or with another judge."
+            "The judge sets every pair of the split 'train' aside. Look at some of them, and draw with a model that "
+            "knows the concepts, or take another judge."
         )
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..dataset.compact import CompactSplit, PairRecord, read_compact_split
+from ..dataset import PairSplit, read_split
+from ..dataset.compact import PairRecord
 from ..dataset.pair_files import PAIRS
 from ..errors import PSAError
 from ..files import atomic_path
@@ -25,7 +26,7 @@ def write_sage_form(folder: Path, progress: Callable[[int, int], None] | None = 
     Raises:
         PSAError: for more than 100,000 records, or a folder that cannot be written.
     """
-    splits = [read_compact_split(folder, name) for name in SPLITS if (folder / name / PAIRS).is_file()]
+    splits = [read_split(folder, name) for name in SPLITS if (folder / name / PAIRS).is_file()]
     total = sum(map(len, splits))
     if total > MOST_RECORDS:
         raise PSAError(
@@ -42,7 +43,7 @@ def write_sage_form(folder: Path, progress: Callable[[int, int], None] | None = 
     return total
 
 
-def _records(split: CompactSplit) -> Iterator[dict[str, Any]]:
+def _records(split: PairSplit) -> Iterator[dict[str, Any]]:
     for record in split:
         assert isinstance(record, PairRecord)
         chosen, rejected = (_named(split.folder, record, path) for path in (record.chosen, record.rejected))

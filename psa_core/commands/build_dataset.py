@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..build import SHEET, Drawing, Said, build_dataset, drawn_pairs, plan
+from ..build import LABELLERS, SHEET, Drawing, Said, build_dataset, drawn_pairs, plan
 from ..build.imported import Imported, read_picture_list
 from ..build.sage_form import write_sage_form
 from ..concepts.pairs import read_prompt_pairs
@@ -57,7 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--scheduler", metavar="CLASS", help="of diffusers (default: the model's)")
     how.add_argument("--precision", choices=PRECISIONS, help="default: fp16 on a GPU, fp32 elsewhere")
     how.add_argument("--batch-size", type=int, default=2, help="pictures at a time (default: %(default)s)")
-    judging = parser.add_argument_group("judge: sets pairs aside whose pictures contradict their prompts")
+    judging = parser.add_argument_group("judge: sets pairs aside whose pictures contradict their prompts, or labels")
+    judging.add_argument(
+        "--labels",
+        choices=LABELLERS,
+        default=LABELLERS[0],
+        help="who says which picture a user prefers: the rules by which users ban, or the judge (default: %(default)s)",
+    )
     evaluate.add_judge_arguments(judging, required=False)
 
 
@@ -79,9 +85,9 @@ def run(args: argparse.Namespace) -> int:
     is_main = processes.is_main_process
     with Bar(is_main, "picture") as bar, Bar(is_main and judge is not None, "pair") as judged:
         shown = (bar.show, judged.show)
-        built = build_dataset(folder, planned, users, args.seed, source, said, judge, processes, *shown)
-    for reason in sorted(set(built.aside.values())):
-        say(f"{list(built.aside.values()).count(reason)} pairs set aside: {reason}.")
+        built = build_dataset(folder, planned, users, args.seed, source, said, judge, processes, *shown, args.labels)
+    for note in built.notes():
+        say(note)
     if args.form == "sage" and processes.is_main_process:
         say(f"{write_sage_form(folder)} records in Sage's form.")
     sizes = ", ".join(f"{name} {len(some)}" for name, some in planned.splits.items() if some)

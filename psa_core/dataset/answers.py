@@ -1,6 +1,6 @@
-"""Answers by hand: which of two pictures a viewer prefers, as a person who saw both of them said.
+"""Answers: which of two pictures a viewer prefers, as a person who saw both of them said, or a judge.
 
-They lie beside the data set, in `answers.jsonl`, a line for each in the order in which they were given:
+A person's lie beside the data set, in `answers.jsonl`, a line for each in the order in which they were given:
 
     {"scene": "0123456789abcdef", "banned": ["Violence"], "left": "train/a.png", "right": "train/b.png",
      "answer": "left"}
@@ -9,7 +9,8 @@ They lie beside the data set, in `answers.jsonl`, a line for each in the order i
 an answer holds for whoever bans the same: no User_ID is in the file. `left` and `right` say where the pictures stood.
 `answer` is `left` or `right`; `neither` takes the pair out for such viewers, and `bad`, of a bad picture, for everyone;
 `undo` takes back what was said of that pair and viewer. The last one counts. A last line without an end was being
-written when its process died, and does not.
+written when its process died, and does not. A judge's answers are in `judged.jsonl`, in the same form; where a person
+said something else, that counts.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ from ..errors import PSAError
 from ..schema import CATEGORIES
 from .split import Scene
 
-ANSWERS = "answers.jsonl"
+ANSWERS, JUDGED = "answers.jsonl", "judged.jsonl"
 LEFT, RIGHT, NEITHER, BAD, UNDO = "left", "right", "neither", "bad", "undo"
 _WORDS = (LEFT, RIGHT, NEITHER, BAD, UNDO)
 _LONGEST_LINE = 1 << 16  # bytes
@@ -78,18 +79,18 @@ def picture_name(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
-def read_answers(root: Path) -> list[Answer]:
-    """All answers of a data set, in the order in which they were given; none where there is no file.
+def read_answers(root: Path, name: str = ANSWERS) -> list[Answer]:
+    """All answers in a data set's file of this name, as they were given one after the other; none without a file.
 
     Raises:
         PSAError: naming the first line that is none, or a file that cannot be read.
     """
-    return read_answers_from(root, 0, 0)[0]
+    return read_answers_from(root, 0, 0, name)[0]
 
 
-def read_answers_from(root: Path, offset: int, lines: int) -> tuple[list[Answer], int]:
+def read_answers_from(root: Path, offset: int, lines: int, name: str = ANSWERS) -> tuple[list[Answer], int]:
     """The answers behind a byte of the file, before which there are so many lines; and where the last one ends."""
-    path = root / ANSWERS
+    path = root / name
     answers: list[Answer] = []
     try:
         with open(path, "rb") as file:

@@ -7,6 +7,7 @@ pictures/                   {id}_shows.jpg and {id}_without.jpg, or {id}_scene.j
 pairs.jsonl                 a `PicturePair` a line
 {split}/pairs.jsonl         {"pair": id}: with each of the split's users, the choice by rule; or
                             {"pair": id, "user": User_ID, "chosen": "shows" | "without"}: with that user alone
+judged.jsonl                where a judge says who prefers which: its answers, as `answers` has them
 ```
 """
 

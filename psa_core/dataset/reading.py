@@ -16,7 +16,7 @@ def read_split(
     skip_bad: bool = False,
     embeddings: Path | str | None = None,
     users: Path | str | None = None,
-    by_hand: bool = True,
+    answers: bool = True,
 ) -> PairSplit:
     """Check every record of a split, pictures included (each is decoded at low resolution), and index it.
 
@@ -29,7 +29,7 @@ def read_split(
         embeddings: a folder of `{User_ID}.npy` that must then hold each record's user.
         users: Sage's `users.csv`, which then says, by User_ID, what each record's user bans. Without it, and where
             a record does not say so itself, the rules `sage` do. The compact form says it in a file of its own.
-        by_hand: apply the answers that a person gave (`answers.jsonl`).
+        answers: apply those that a judge (`judged.jsonl`) and a person (`answers.jsonl`) gave.
 
     Raises:
         PSAError: naming line and file of the first bad record, or a split that is missing or empty.
@@ -40,7 +40,7 @@ def read_split(
         raise PSAError(f"The data set in {folder} says itself what its users ban, in users.jsonl. Give no users file.")
     else:
         split = read_compact_split(folder, name, skip_bad, embeddings)
-    return with_answers(split) if by_hand else split
+    return with_answers(split) if answers else split
 
 
 def split_file(folder: Path | str, name: str) -> Path:

@@ -47,8 +47,10 @@ class MiniJudge:
         verdicts: list[Verdict] = []
         for start in range(0, len(pictures), _AT_ONCE):
             part = slice(start, start + _AT_ONCE)
-            for found, question in zip(self._look(to_pixels(pictures[part])), questions[part], strict=True):
-                verdicts.append(verdict(found, question))
+            distinct = {id(picture): picture for picture in pictures[part]}  # one may be judged for many viewers
+            found = dict(zip(distinct, self._look(to_pixels([*distinct.values()])), strict=True))
+            for picture, question in zip(pictures[part], questions[part], strict=True):
+                verdicts.append(verdict(found[id(picture)], question))
                 tell(len(verdicts) - 1, verdicts[-1])
         return verdicts
 

@@ -22,7 +22,7 @@ class Review:
     not see. The same data set gives the same questions in the same order, with the same picture on the left.
 
     Args:
-        split: as its files say it, without answers applied (`read_split(..., by_hand=False)`).
+        split: as its files say it, without answers applied (`read_split(..., answers=False)`).
         book: the answers of its data set.
     """
 

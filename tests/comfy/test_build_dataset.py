@@ -118,3 +118,27 @@ def test_from_prompts_to_an_adapter_in_one_graph(server, prompts):
     loaded.add("PSALoadDataset", folder="psa_datasets/trained", split="harmless", skip_bad=False)
     (shown,) = server.queue(loaded.prompt).values()
     assert "harmless: 1 pairs" in shown["text"][0]
+
+
+def test_a_judge_labels_or_sets_aside(server, prompts):
+    """By PSA Mini's own detector, on its own pictures; a model without a judge of its own says so before it draws."""
+    graph = Graph()
+    mini = graph.add("PSALoadMini")
+    inputs = {"model": mini, "clip": output(mini, 1), "vae": output(mini, 2), "prompts_file": prompts}
+    drawing = {"name": "judged", "width": 0, "height": 0, "judge": "the model's own", "labels": "judge"}
+    graph.add("PSABuildDataset", **inputs, **WIDGETS | {"steps": 12} | drawing)
+    (shown,) = server.queue(graph.prompt).values()
+    folder = server.base / "input" / "psa_datasets" / "judged"
+    told = json.loads((folder / "dataset.json").read_text())
+    assert (told["labels"], told["judge"]) == ("judge", "mini detector") and "128 x 128 pixels" in told["sampling"]
+    lines = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
+    assert {line["label"] for line in lines} == {"judge"} and (folder / "judged.jsonl").is_file()
+    assert "by the judge" in shown["text"][0] and not (folder / ".answers").exists()
+    for widgets, words in (
+        ({"judge": "the model's own"}, "Only PSA Mini has a judge of its own"),
+        ({"judge": "nobody", "labels": "judge"}, "Labels by a judge need one"),
+        ({"judge": "NudeNet", "judge_location": "/somewhere"}, "Leave judge_location empty"),
+    ):
+        with pytest.raises(PSAError, match=words):
+            server.queue(building(prompts, name="refused", **widgets)[0].prompt)
+    assert not (server.base / "input" / "psa_datasets" / "refused").exists()

@@ -47,3 +47,14 @@ def test_pictures_that_change_are_looked_at_again(server):
 def test_no_data_set_there_is_said_before_the_run(server, folder):
     with pytest.raises(PSAError, match="no data set in that folder"):
         run(server, folder=folder)
+
+
+def test_pairs_stand_for_their_data_set_in_place_of_a_folder(server):
+    graph = Graph()
+    pairs = graph.add("PSALoadDataset", folder="pairs", split="train", skip_bad=False)
+    graph.add("PSACheckDataset", folder="nowhere", dataset=pairs)
+    outputs = server.queue(graph.prompt)
+    assert "train: 8 records" in outputs["2"]["text"][0]
+    graph.add("PSACheckDataset", folder="pairs", dataset=graph.add("EmptyImage", width=8, height=8, batch_size=1))
+    with pytest.raises(PSAError, match="takes PSA_DATASET"):
+        server.queue(graph.prompt)

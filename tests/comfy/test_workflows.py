@@ -12,10 +12,12 @@ from PIL import Image
 from small_models import add_models
 from tiny_llm import make_tiny_llm
 
-from psa_core import PSAAdapter
+from psa_core import PSAAdapter, load_adapter
 from psa_core.comfy_server import PACK
+from psa_core.dataset import read_split
 from psa_core.encoders.language_model import LanguageModelEncoder
 from psa_core.language_model import DEFAULT_MODEL
+from psa_core.schema import CATEGORIES
 
 SIZE = 64
 SMALLER = {
@@ -24,15 +26,24 @@ SMALLER = {
 }
 
 
-def pictures(server, name) -> list[np.ndarray]:
-    """What the workflow's save nodes wrote, by node number."""
+def run(server, name, smaller=SMALLER) -> list[tuple[str, dict]]:
+    """(class, what it showed) of the nodes of a workflow that was run, by node number."""
     workflow = json.loads((PACK / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
     prompt = convert_ui_to_api(workflow, server.object_info())
     for node in prompt.values():
-        node["inputs"] |= SMALLER.get(node["class_type"], {})
+        node["inputs"] |= smaller.get(node["class_type"], {})
     outputs = server.queue(prompt)
-    files = [image for node in sorted(outputs, key=int) for image in outputs[node].get("images", ())]
+    return [(prompt[node]["class_type"], outputs[node]) for node in sorted(outputs, key=int)]
+
+
+def shown(server, output: dict) -> list[np.ndarray]:
+    files = output.get("images", ())
     return [np.asarray(Image.open(BytesIO(server.image(**file))).convert("RGB"), float) for file in files]
+
+
+def pictures(server, name) -> list[np.ndarray]:
+    """What the workflow's save nodes wrote, by node number."""
+    return [picture for _, output in run(server, name) for picture in shown(server, output)]
 
 
 @pytest.mark.parametrize(
@@ -72,6 +83,58 @@ def test_published_weights_and_language_model(server, sd15_checkpoint):
     assert picture.shape == (SIZE, SIZE, 3) and picture.std() > 1
     cache = server.base / "user" / "__psa_cache"
     assert len(list(cache.glob("*.safetensors"))) == 1
+
+
+PAIRS = 4
+CONCEPTS = f"# Shocking\nspider = eight legs on a web\n# Violence\ntoy sword\n# {CATEGORIES[0]}\nmegaphone\n"
+FROM_WORDS = {
+    **SMALLER,
+    "PSAConcepts": {"concepts": CONCEPTS, "pairs": PAIRS, "harmless": 2},
+    "PSAUserSpace": {"count": 30},
+    "PSABuildDataset": {"users": 30, "steps": 2, "width": SIZE, "height": SIZE},
+    "PSATrain": {"preset": "custom", "steps": 2, "batch_size": 1, "resolution": SIZE, "learning_rate": 1e-2},
+}
+ON_MINI = {
+    "KSampler": {"steps": 2},
+    "PSAConcepts": {"pairs": PAIRS, "harmless": 2},
+    "PSAUserSpace": {"count": 30},
+    "PSABuildDataset": {"users": 30, "steps": 2},
+    "PSATrain": {"steps": 2},
+    "PSAEvaluate": {"count": 2, "steps": 2},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "checkpoint", "smaller"),
+    [
+        ("psa_words_mini", "", ON_MINI),
+        ("psa_words_sd15", "v1-5-pruned-emaonly", FROM_WORDS),
+        pytest.param("psa_words_sdxl", "sd_xl_base_1.0", FROM_WORDS, marks=pytest.mark.slow),
+    ],
+)
+def test_from_words_to_pictures(name, checkpoint, smaller, server, request):
+    """One Run writes the prompts, draws the data set, trains on it, keeps the adapter, and draws with it."""
+    if checkpoint:
+        family = name.rpartition("_")[2]
+        add_models(server.base, request.getfixturevalue(f"{family}_checkpoint"), f"{name}.safetensors", family)
+        give(server, f"{family}.safetensors", f"{checkpoint}.safetensors")
+    outputs = run(server, name, smaller)
+    said = {kind: "\n".join(output.get("text", ())) for kind, output in outputs}
+    run_name = name.removeprefix("psa_").replace("_", "-")
+    folder = server.base / "input" / "psa_datasets" / run_name
+    told = json.loads((folder / "dataset.json").read_text())
+    assert told["people"].startswith("virtual users only") and told["labels"] == "rule"
+    assert read_split(folder, "train").users == 24
+    assert "Virtual users only" in said["PSABuildDataset"] and run_name in said["PSACheckDataset"]
+    assert "Leakage: none" in said["PSACheckDataset"] and "Unreadable: none" in said["PSACheckDataset"]
+    adapter = load_adapter(server.base / "models" / "psa_adapters" / f"{run_name}.safetensors")
+    assert adapter.training_summary["steps"] == 2
+    assert any(layer.to_v_user[0].weight.any() for layer in adapter.psa_adapter)
+    side = 128 if not checkpoint else SIZE
+    (saved,) = (picture for kind, output in outputs if kind == "SaveImage" for picture in shown(server, output))
+    assert saved.shape[1] >= 3 * side and saved.shape[0] >= 2 * side and saved.std() > 1
+    if not checkpoint:
+        assert "2 records" in said["PSAEvaluate"] and "mini detector" in said["PSAEvaluate"]
 
 
 def give(server, checkpoint, name) -> None:

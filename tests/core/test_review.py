@@ -33,7 +33,7 @@ def data(request, tmp_path: Path) -> Path:
 
 
 def review(data: Path) -> Review:
-    return Review(read_split(data, "train", by_hand=False), AnswerBook(data))
+    return Review(read_split(data, "train", answers=False), AnswerBook(data))
 
 
 def say(asked: Review, word: str) -> dict:
@@ -144,7 +144,7 @@ def test_undo_takes_the_last_answer_back_and_asks_again(data):
     again = review(data)  # the page was closed
     again.answer(first["number"], first["scene"], "undo")
     assert again.state()["answered"] == 0 and again.state()["undo"] is None
-    assert read_split(data, "train").notes == read_split(data, "train", by_hand=False).notes
+    assert read_split(data, "train").notes == read_split(data, "train", answers=False).notes
     assert [answer.answer for answer in read_answers(data)] == ["left", "bad", "undo", "undo"]
 
 
@@ -193,7 +193,7 @@ def test_all_taken_out_is_said(data):
     with pytest.raises(PSAError, match="taken out by hand"):
         read_split(data, "train")
     assert any("taken out by hand" in finding.sentence for finding in check_dataset(data).findings)
-    assert read_split(data, "train", by_hand=False)
+    assert read_split(data, "train", answers=False)
 
 
 def test_a_torn_last_line_is_no_answer_and_the_next_one_is_whole(data):
@@ -225,7 +225,7 @@ def test_a_damaged_line_is_named(data, line):
 
 def test_answers_to_pairs_that_are_gone_change_nothing(data):
     AnswerBook(data).add(Answer("0123456789abcdef", (), "train/a.png", "train/b.png", "left"))
-    whole, split = read_split(data, "train", by_hand=False), read_split(data, "train")
+    whole, split = read_split(data, "train", answers=False), read_split(data, "train")
     assert len(split) == len(whole) and split.notes == whole.notes and review(data).state()["undo"] is None
 
 

@@ -20,7 +20,11 @@ NAMES = [
     "psa_sd15_basic",
     "psa_sdxl_basic",
     "psa_train_sd15",
+    "psa_words_mini",
+    "psa_words_sd15",
+    "psa_words_sdxl",
 ]
+WORDS = [name for name in NAMES if name.startswith("psa_words")]
 STOCK = {
     "CLIPTextEncode",
     "CheckpointLoaderSimple",
@@ -125,7 +129,10 @@ def test_sockets_are_connected_but_for_optional_ones(workflow):
         if entry.get("link") is None and "widget" not in entry
     }
     optional = {("PSAEncode", name) for name in ("encoder", *(f"profile_{number}" for number in range(2, 9)))}
-    assert loose <= optional | {("PSATrain", "encoder")}
+    optional |= {("PSAUserSpace", "encoder"), ("PSAApply", "effect")}
+    optional |= {("PSATrain", name) for name in ("encoder", "held_out", "harmless")}
+    optional |= {("PSAEvaluate", name) for name in ("encoder", "rival_adapter")}
+    assert loose <= optional
 
 
 def test_every_widget_has_a_value(workflow):
@@ -257,6 +264,54 @@ def test_what_was_trained_is_kept_and_drawn_for_both_ends_of_the_scale():
     assert levels == ["L0", "L5"] == only(workflow, "PSALabelGrid")["widgets_values"][0].splitlines()
     assert only(workflow, "EmptyLatentImage")["widgets_values"][2] == len(levels)
     assert source(workflow, only(workflow, "KSampler"), "latent_image")["type"] == "LatentBatchSeedBehavior"
+
+
+def wiring(name: str, left_out: str = "") -> list[tuple]:
+    """Links by the titles and types at their ends, whichever loader there is; nodes of the type `left_out` are not."""
+    workflow = read(name)
+    loaders = ("CheckpointLoaderSimple", "PSALoadMini")
+    nodes = {
+        node["id"]: "loader" if node["type"] in loaders else f"{node['type']} {node.get('title', '')}"
+        for node in workflow["nodes"]
+        if node["type"] != left_out
+    }
+    ends = ((link[1], link[2], link[3], link[4]) for link in workflow["links"])
+    return sorted((nodes[a], slot, nodes[b], place) for a, slot, b, place in ends if a in nodes and b in nodes)
+
+
+@pytest.mark.parametrize("name", ["psa_words_sd15", "psa_words_sdxl"])
+def test_from_words_to_pictures_only_the_loader_differs(name):
+    """Measuring is left out: which judge somebody has, nobody knows."""
+    assert wiring(name) == wiring("psa_words_mini", "PSAEvaluate")
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_words_become_an_adapter_and_pictures_for_viewers(name):
+    workflow = read(name)
+    built, train, apply = (only(workflow, kind) for kind in ("PSABuildDataset", "PSATrain", "PSAApply"))
+    assert source(workflow, built, "prompts")["type"] == "PSAConcepts"
+    for node, feeds in ((train, "dataset"), (only(workflow, "PSACheckDataset"), "dataset")):
+        assert source(workflow, node, feeds) is built
+    for node in (apply, only(workflow, "PSASaveAdapter")):
+        assert source(workflow, node, "adapter") is train
+    model = source(workflow, built, "model")
+    assert source(workflow, train, "model") is source(workflow, apply, "model") is model
+    assert train["widgets_values"][0] == "recommended"
+    assert only(workflow, "EmptyLatentImage")["widgets_values"][2] == len(of_type(workflow, "PSAUserProfile"))
+    assert only(workflow, "PSAUserSpace")["widgets_values"][0] == built["widgets_values"][1]  # the users that are shown
+    if name != "psa_words_mini":
+        assert train["widgets_values"][1] == train["widgets_values"][3] == 0  # steps and batch size are the preset's
+
+
+def test_the_minis_words_are_measured_on_pairs_that_nothing_learned_from():
+    workflow = read("psa_words_mini")
+    evaluate, built = only(workflow, "PSAEvaluate"), only(workflow, "PSABuildDataset")
+    (link,) = (entry["link"] for entry in evaluate["inputs"] if entry["name"] == "dataset")
+    (origin, slot) = next((entry[1], entry[2]) for entry in workflow["links"] if entry[0] == link)
+    assert (origin, built["outputs"][slot]["name"]) == (built["id"], "held_out")
+    assert source(workflow, only(workflow, "PSATrain"), "held_out") is None
+    for node in of_type(workflow, "CLIPTextEncode"):
+        assert not node["widgets_values"][0] or parse_prompt(node["widgets_values"][0]).symbol
 
 
 @pytest.mark.parametrize("name", NAMES)

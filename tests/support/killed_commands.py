@@ -86,12 +86,18 @@ def build_dataset(place: Path) -> list[str]:
     return ["build-dataset", "prompts.jsonl", "out", *how]
 
 
+def build_labels(place: Path) -> list[str]:
+    """The same, and a judge says who prefers which."""
+    return [*build_dataset(place), "--judge", "mini", "--labels", "judge"]
+
+
 COMMANDS: dict[str, Callable[[Path], list[str]]] = {
     "train": train,
     "encode": encode,
     "generate": generate,
     "evaluate": evaluate,
     "build-dataset": build_dataset,
+    "build-dataset labels": build_labels,
     "mini dataset": mini_dataset,
     "mini train-adapter": mini_train_adapter,
 }

@@ -93,11 +93,11 @@ def check_sizes_and_vaes_that_cannot_work_are_refused():
 
 
 def check_a_judge_is_made_from_the_nodes_own_words():
-    refused("judge_location empty", lambda: studios.make_judge("NudeNet", "/somewhere", ""))
+    refused("judge_location empty", lambda: studios.evaluating_judge(model, "NudeNet", "/somewhere", ""))
     remote = "http://judge.example/v1"
-    refused("psa evaluate", lambda: studios.make_judge("vision-language model", remote, "x"))
+    refused("psa evaluate", lambda: studios.evaluating_judge(model, "vision-language model", remote, "x"))
     try:
-        studios.make_judge("vision-language model", remote, "x")
+        studios.evaluating_judge(model, "vision-language model", remote, "x")
     except core.PSAError as error:
         assert "allow_remote" not in str(error), error
 

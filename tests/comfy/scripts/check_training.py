@@ -625,5 +625,26 @@ def check_presets():
     assert published.winner_weight == 0 and published.steps == 10
 
 
+def check_a_preset_keeps_its_own_steps_and_batch_size_where_nobody_gives_others():
+    presets = core.training.config.PRESETS
+    settings = {"steps": 0, "batch_size": 0, "seed": 1, "save_every": 5, "flip": True}
+    own = {"learning_rate": 1e-3, "resolution": 256, "num_tokens": 3}
+    for preset in ("recommended", "published"):
+        for kind, name in (("sd15", preset), ("sdxl", f"{preset}-sdxl")):
+            made = train.training_config(preset, kind, settings, own)
+            as_said = core.training.TrainConfig.from_dict({"preset": name})
+            differs = {key for key, value in as_said.to_dict().items() if made.to_dict()[key] != value}
+            assert differs <= {"seed", "save_every", "gradient_checkpointing"}, (name, differs)
+    assert train.training_config("recommended", "sdxl", settings, own).steps == presets["recommended-sdxl"]["steps"]
+    mini = train.training_config("recommended", "mini", settings, own)
+    assert mini.to_dict() == core.training.TrainConfig.from_dict(train.CONFIG | {"seed": 1, "save_every": 5}).to_dict()
+    custom = train.training_config("custom", "sdxl", settings, own)
+    assert (custom.steps, custom.effective_batch_size) == (presets["recommended-sdxl"]["steps"], custom.batch_size)
+    given = train.training_config("recommended", "sdxl", settings | {"steps": 7, "batch_size": 8}, own)
+    assert (given.steps, given.batch_size, given.effective_batch_size) == (7, 8, 16)
+    three = train.training_config("custom", "sd15", settings | {"batch_size": 3}, own)
+    assert three.batch_size == three.effective_batch_size == 3
+
+
 with torch.inference_mode():
     run_checks(globals())
