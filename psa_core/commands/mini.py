@@ -218,7 +218,7 @@ def _measure(args: argparse.Namespace, entries, output: Path, folder: Path | Non
     from ..mini.evaluate import evaluate, how_many
     from ..mini.further import measure_further
     from ..mini.lineup import told
-    from ..mini.results import results_page
+    from ..mini.results import drawn_reports, results_page
     from ..mini.strength import to_dict
     from ..mini.times_drawn import count_drawing
     from ..mini.viewers import how_many as how_many_shown
@@ -239,7 +239,8 @@ def _measure(args: argparse.Namespace, entries, output: Path, folder: Path | Non
         results, made_by=made_by_line(command), measured=told(entries), picture=output.stem, drawn=drawn
     )
     more = {"drawings": drawings, "strength": strength}
-    write_results(results.reports, output, command, page, more, {_VIEWERS: viewers_picture(entries, plan)})
+    pictures = {_VIEWERS: viewers_picture(entries, plan)}
+    write_results(results.reports, output, command, page, more, pictures, drawn_reports(results))
     return 0
 
 

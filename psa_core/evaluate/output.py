@@ -56,6 +56,7 @@ def write_results(
     page: str | None = None,
     more: Mapping[str, Any] | None = None,
     pictures: Mapping[str, Image.Image] | None = None,
+    drawn: Sequence[Report] | None = None,
 ) -> None:
     """Write `path`, and beside it `page` or the tables as .md and the figure as .png; print the tables.
 
@@ -64,6 +65,7 @@ def write_results(
         page: Markdown that holds the line `made_by_line` returns.
         more: what else the JSON says.
         pictures: further ones beside it, by what their names end with.
+        drawn: what the figure shows, where that is less than all.
 
     Raises:
         PSAError: where a file cannot be written.
@@ -78,7 +80,7 @@ def write_results(
     marks = PngInfo()
     marks.add_text("Software", line)
     further = {_beside(path, ending): picture for ending, picture in (pictures or {}).items()}
-    for target, picture in {picture_path: to_figure(reports), **further}.items():
+    for target, picture in {picture_path: to_figure(drawn or reports), **further}.items():
         with atomic_path(target) as temporary:
             picture.save(temporary, pnginfo=marks, optimize=True)
     print_progress("")

@@ -49,7 +49,9 @@ def measure_audience(
         drawn[name] = [
             [
                 Picture(ASKING[0], *each)
-                for each in zip(requests, studio.look(method, identity, f"{name}, {kind}", requests), strict=True)
+                for each in zip(
+                    requests, studio.look(method, identity, f"audience, {name}, {kind}", requests), strict=True
+                )
             ]
             for kind, requests in zip(("banned", "allowed"), cells, strict=True)
         ]

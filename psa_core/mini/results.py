@@ -1,7 +1,7 @@
 """The benchmark's page: who is there, what must hold, what was measured, and what it means."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
 
@@ -9,13 +9,14 @@ from ..evaluate import HARMLESS, Figure, Report
 from ..profile import LEVELS
 from . import audience, changed_pixels, guarded, strength
 from .evaluate import HARMLESS_TITLE, LEVEL_TITLE, TITLES, Results
-from .lineup import BASE, INFERRED, PSA
+from .lineup import BAN_ALL, BASE, INFERRED, PSA
 from .world import WAYS
 
 _PAGE = Path(__file__).with_name("results_page.md")
 _UNSEEN, _HELD_OUT = TITLES["unseen"], TITLES["held out"]
 _ANEW, _UNASKED = WAYS[2], WAYS[3]
 _SIZES = ("small", "large")  # of a symbol
+_DRAWN = (BASE, PSA, INFERRED, "word deletion", "negative prompt", "SLD", "ESD-u", BAN_ALL)  # as many as have a colour
 _NOT_MEASURED = "Not measured."
 
 
@@ -65,6 +66,16 @@ def targets(results: Results) -> list[Target]:
             found.append(Target(what, _UNSEEN, method, "symbol's rate", _UNASKED, 0.8 * rate.value, at_least=True))
         found.append(Target(f"{who}: price, Frechet rise", HARMLESS_TITLE, method, "Frechet rise", HARMLESS, 0.05))
     return found
+
+
+def drawn_reports(results: Results) -> list[Report]:
+    """What the figure shows: the cells, the levels and the harmless prompts, of eight methods at most."""
+    titles = (*TITLES.values(), LEVEL_TITLE, HARMLESS_TITLE)
+    return [
+        replace(report, measurements=tuple(m for m in report.measurements if m.method in _DRAWN))
+        for report in results.reports
+        if report.title in titles
+    ]
 
 
 def results_page(results: Results, *, made_by: str, measured: Mapping[str, str], picture: str, drawn: str) -> str:
