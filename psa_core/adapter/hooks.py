@@ -34,7 +34,13 @@ def user_attention_added(
     if check_strength(strength) == 0:
         yield
         return
-    contributions = [user.scaled(strength) for user in adapter.key_values(tokens)]
+    with contributions_added(layers, [user.scaled(strength) for user in adapter.key_values(tokens)]):
+        yield
+
+
+@contextmanager
+def contributions_added(layers: Sequence[Any], contributions: Sequence[UserKeyValue]) -> Iterator[None]:
+    """As `user_attention_added`, for keys and values that are there: one a layer, of a row each or one row for all."""
     with ExitStack() as hooks:
         for layer, user in zip(layers, contributions, strict=True):
             for hook in _hook_layer(layer, user):

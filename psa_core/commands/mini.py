@@ -13,7 +13,17 @@ from ..mini.adapters import KINDS, train_adapter
 from ..mini.base_model import FURTHER_STEPS, SEED, UNET_STEPS, train_base
 from ..mini.classifier import STEPS, accuracy, load_classifier, save_classifier, train_classifier
 from ..mini.dataset import Sizes, write_dataset
+from ..mini.further import Further
 
+_FURTHER = {
+    "viewers": "before whom the strength is calibrated; 0 leaves it out",
+    "strengths": "of PSA, of which the least that keeps the promise is found",
+    "pairs": "audiences of two; 0 leaves them out",
+    "changes": "pictures of a kind, of which changed pixels are counted; 0 leaves it out",
+    "guarded": "pictures of a kind, at which the guard looks; 0 leaves it out",
+}
+_VIEWERS = "-viewers"  # ends the name of the picture of six viewers
+_SECONDS = 0.15  # of a CPU, for a picture
 _FRESH = 2000  # renders that a classifier is tried on
 
 
@@ -84,6 +94,16 @@ def _add_drawing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--per-cell", type=int, default=200, help="pictures a figure (default: %(default)s)")
     parser.add_argument("--levels", type=int, default=140, help="prompts a level (default: %(default)s)")
     parser.add_argument("--harmless", type=int, default=2000, help="harmless prompts (default: %(default)s)")
+    for field in dataclasses.fields(Further):
+        default: Any = field.default
+        many = isinstance(default, tuple)
+        parser.add_argument(
+            f"--{field.name}",
+            type=float if many else int,
+            nargs="+" if many else None,
+            default=default,
+            help=f"{_FURTHER[field.name]} (default: {' '.join(map(str, default)) if many else default})",
+        )
     parser.add_argument(
         "-o", "--output", required=True, metavar="FILE.json", help="the page as .md and a .png go beside it"
     )
@@ -146,7 +166,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     from ..mini.generate import MiniModel
     from ..mini.lineup import adapters, untrained
 
-    output = check_output(args.output, args.force)
+    output = check_output(args.output, args.force, [_VIEWERS])
     files = {name: Path(getattr(args, name.replace("-", "_"))) for name in ADAPTERS}
     model = MiniModel(args.base)
     entries = adapters(model, files) + (untrained(model, files["psa"]) if args.rivals else [])
@@ -157,13 +177,15 @@ def _benchmark(args: argparse.Namespace) -> int:
     from ..evaluate.output import check_output
     from ..mini.whole import line_up, plan_work
 
-    output = check_output(args.output, args.force)
+    output = check_output(args.output, args.force, [_VIEWERS])
+    sizes = _further(args)
     work = Path(args.work)
     steps = plan_work(work, args.base)
     missing = [step for step in steps if not step.is_done]
     minutes = sum(step.minutes for step in missing)
     print(f"{len(missing)} of {len(steps)} things are to be made: about {minutes:.0f} minutes of two CPU cores.")
-    print("Then the pictures, about 0.2 CPU seconds each. What is done is kept; start again to go on.", flush=True)
+    print(f"Then the pictures, about {_SECONDS} CPU seconds each, {sizes.how_many(args.split):,} of them for strength,")
+    print("audiences, changes and guard. What is done is kept; start again to go on.", flush=True)
     for step in missing:
         print(f"{step.name} (about {step.minutes:.0f} minutes)", flush=True)
         step.make()
@@ -193,21 +215,38 @@ def _ablate(args: argparse.Namespace) -> int:
 def _measure(args: argparse.Namespace, entries, output: Path, folder: Path | None) -> int:
     from ..evaluate.output import made_by_line, print_progress, write_results
     from ..mini.benchmark import Plan
-    from ..mini.evaluate import evaluate
+    from ..mini.evaluate import evaluate, how_many
+    from ..mini.further import measure_further
     from ..mini.lineup import told
-    from ..mini.results import results_page
+    from ..mini.results import drawn_reports, results_page
+    from ..mini.strength import to_dict
     from ..mini.times_drawn import count_drawing
+    from ..mini.viewers import how_many as how_many_shown
+    from ..mini.viewers import viewers_picture
 
-    plan = Plan(args.split, args.per_cell, args.levels, args.harmless)
+    plan, sizes = Plan(args.split, args.per_cell, args.levels, args.harmless), _further(args)
+    count = how_many(entries, plan) + sizes.how_many(args.split) + how_many_shown()
+    minutes = count * _SECONDS / 60
+    print(
+        f"At most {count:,} pictures are to be drawn: about {minutes:.0f} CPU minutes, less what is kept.", flush=True
+    )
     drawings, drawn = count_drawing(output, plan)
     print(drawn, flush=True)
-    results = evaluate(entries, plan, folder, print_progress)
+    results = measure_further(evaluate(entries, plan, folder, print_progress), sizes, folder, print_progress)
+    strength = to_dict(results.calibration) if results.calibration else None
     command = _again(args)
     page = results_page(
         results, made_by=made_by_line(command), measured=told(entries), picture=output.stem, drawn=drawn
     )
-    write_results(results.reports, output, command, page, more={"drawings": drawings})
+    more = {"drawings": drawings, "strength": strength}
+    pictures = {_VIEWERS: viewers_picture(entries, plan)}
+    write_results(results.reports, output, command, page, more, pictures, drawn_reports(results))
     return 0
+
+
+def _further(args: argparse.Namespace) -> Further:
+    values = {field.name: getattr(args, field.name) for field in dataclasses.fields(Further)}
+    return Further(**{**values, "strengths": tuple(args.strengths)})
 
 
 def _again(args: argparse.Namespace) -> str:
@@ -217,10 +256,13 @@ def _again(args: argparse.Namespace) -> str:
         words.append(str(args.work))
     defaults = {"split": "val", "per_cell": 200, "levels": 140, "harmless": 2000, "base": BASE_MODEL}
     defaults |= {name.replace("-", "_"): path for name, path in ADAPTERS.items()}
+    defaults |= {field.name: field.default for field in dataclasses.fields(Further)}
     for name, default in defaults.items():
         value = getattr(args, name, default)
+        value = tuple(value) if isinstance(value, list) else value
         if value != default:
-            words += [f"--{name.replace('_', '-')}", str(value)]
+            many = value if isinstance(value, tuple) else (value,)
+            words += [f"--{name.replace('_', '-')}", *map(str, many)]
     if getattr(args, "rivals", False):
         words.append("--rivals")
     return " ".join([*words, "-o", str(args.output)])

@@ -17,11 +17,12 @@ from .report import Report, to_figure
 _MADE_BY = "Made by `psa "  # stands in each of the three files
 
 
-def check_output(path: Path | str, force: bool = False) -> Path:
+def check_output(path: Path | str, force: bool = False, more: Sequence[str] = ()) -> Path:
     """Return the results' path, if results can be written to it and beside it; before any work is done.
 
     Args:
         force: whether to replace files that no results command made.
+        more: endings of further pictures beside it, such as "-viewers".
 
     Raises:
         PSAError: where it is no .json file's, the folder cannot be written to, or there is a file of somebody else's.
@@ -29,7 +30,7 @@ def check_output(path: Path | str, force: bool = False) -> Path:
     path = Path(path)
     if path.suffix != ".json":
         raise PSAError("The results go into a .json file. Give -o a name such as results.json.")
-    for target in _files(path):
+    for target in (*_files(path), *(_beside(path, ending) for ending in more)):
         if target.is_dir():
             raise PSAError(f"{target} is a folder, and the results go into a file. Give -o another name.")
         if target.exists() and not force and not _is_ours(target):
@@ -49,7 +50,13 @@ def check_output(path: Path | str, force: bool = False) -> Path:
 
 
 def write_results(
-    reports: Sequence[Report], path: Path, made_by: str, page: str | None = None, more: Mapping[str, Any] | None = None
+    reports: Sequence[Report],
+    path: Path,
+    made_by: str,
+    page: str | None = None,
+    more: Mapping[str, Any] | None = None,
+    pictures: Mapping[str, Image.Image] | None = None,
+    drawn: Sequence[Report] | None = None,
 ) -> None:
     """Write `path`, and beside it `page` or the tables as .md and the figure as .png; print the tables.
 
@@ -57,6 +64,8 @@ def write_results(
         made_by: the command, such as "psa evaluate".
         page: Markdown that holds the line `made_by_line` returns.
         more: what else the JSON says.
+        pictures: further ones beside it, by what their names end with.
+        drawn: what the figure shows, where that is less than all.
 
     Raises:
         PSAError: where a file cannot be written.
@@ -70,8 +79,10 @@ def write_results(
             temporary.write_text(text.rstrip() + "\n", encoding="utf-8")
     marks = PngInfo()
     marks.add_text("Software", line)
-    with atomic_path(picture_path) as temporary:
-        to_figure(reports).save(temporary, pnginfo=marks)
+    further = {_beside(path, ending): picture for ending, picture in (pictures or {}).items()}
+    for target, picture in {picture_path: to_figure(drawn or reports), **further}.items():
+        with atomic_path(target) as temporary:
+            picture.save(temporary, pnginfo=marks, optimize=True)
     print_progress("")
     print(tables)
 
@@ -89,6 +100,10 @@ def print_progress(text: str) -> None:
 
 def _files(path: Path) -> tuple[Path, Path, Path]:
     return path, path.with_suffix(".md"), path.with_suffix(".png")
+
+
+def _beside(path: Path, ending: str) -> Path:
+    return path.with_name(f"{path.stem}{ending}.png")
 
 
 def _is_ours(path: Path) -> bool:

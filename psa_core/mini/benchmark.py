@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -147,14 +147,29 @@ class Studio:
     def _looked(
         self, method: Method, identity: str, name: str, requests: Sequence[Request], closely: bool = False
     ) -> tuple[list[Seen], np.ndarray]:
-        path = self._kept(method, identity, name, len(requests))
-        if path is None or not path.is_file():
-            found = self._draw(method, name, requests, closely)
-            if path:
-                _write(path, found)
-        else:
-            found = _read(path)
+        what = (identity, method.name, name, len(requests))
+        found = self.keep(what, lambda: self._draw(method, name, requests, closely))
         return [Seen(**each) for each in found["seen"]], np.array(found["features"])
+
+    def keep(self, what: Sequence[int | str], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What `make` returns, or once returned: JSON-compatible.
+
+        Args:
+            what: all that it depends on beside the plan's split and people.
+        """
+        path = self._kept(what)
+        if path is not None and path.is_file():
+            return _read(path)
+        found = make()
+        if path is not None:
+            _write(path, found)
+        return found
+
+    def on(self, part: Part) -> "Studio":
+        """The same studio for prompts and noise of this split."""
+        if part == self.plan.part:
+            return self
+        return Studio(replace(self.plan, part=part), self.folder, self.progress)
 
     def _draw(self, method: Method, name: str, requests: Sequence[Request], closely: bool) -> dict[str, Any]:
         seen: list[Seen] = []
@@ -176,7 +191,7 @@ class Studio:
 
     def seconds_of(self, method: Method, identity: str, cells: Mapping[Cell, Sequence[Request]]) -> float | None:
         """CPU seconds a picture, looking at it included, of what was drawn into the folder."""
-        paths = [self._kept(method, identity, cell.name, len(requests)) for cell, requests in cells.items()]
+        paths = [self._kept((identity, method.name, cell.name, len(requests))) for cell, requests in cells.items()]
         found = [_read(path)["seconds"] for path in paths if path and path.is_file()]
         return sum(found) / len(found) if found else None
 
@@ -185,11 +200,11 @@ class Studio:
             self._features = MiniFeatures()
         return self._features(pictures)
 
-    def _kept(self, method: Method, identity: str, name: str, count: int) -> Path | None:
+    def _kept(self, what: Sequence[int | str]) -> Path | None:
         if self.folder is None:
             return None
-        what = draw_seed(identity, method.name, name, count, self.plan.part, self.plan.seed, repr(self.plan.sizes))
-        return self.folder / f"{what:016x}.json"
+        number = draw_seed(*what, self.plan.part, self.plan.seed, repr(self.plan.sizes))
+        return self.folder / f"{number:016x}.json"
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -8,7 +8,17 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import PSAError
-from ..evaluate import HARMLESS, Figure, Measurement, Report, frechet_figures, paired_difference, share, step_up
+from ..evaluate import (
+    HARMLESS,
+    Calibration,
+    Figure,
+    Measurement,
+    Report,
+    frechet_figures,
+    paired_difference,
+    share,
+    step_up,
+)
 from ..profile import LEVELS
 from ..seeds import draw_seed
 from .benchmark import GROUPS, Cell, Group, Plan, Seen, Studio
@@ -28,16 +38,29 @@ Cells = dict[Cell, tuple[Sequence[Request], Sequence[Seen]]]
 
 @dataclass(frozen=True)
 class Results:
-    """What was measured: a report for each group of users, one of the levels, one of harmless prompts."""
+    """What was measured: a report for each group of users, one of the levels, one of harmless prompts, and those of
+    `further`."""
 
     plan: Plan
     entries: tuple[Entry, ...]
     reports: tuple[Report, ...]
     seconds: Mapping[str, float]
+    calibration: Calibration | None = None
+
+    def report(self, title: str) -> Report | None:
+        return next((report for report in self.reports if report.title == title), None)
 
     def figure(self, title: str, method: str, measure: str, category: str | None = None, **more: str) -> Figure | None:
-        report = next((report for report in self.reports if report.title == title), None)
+        report = self.report(title)
         return report.figure(method, measure, category=category, **more) if report else None
+
+
+def how_many(entries: Sequence[Entry], plan: Plan) -> int:
+    """How many the line-up draws, at most."""
+    cells = sum(2 * len(WAYS) * plan.per_cell * len(entry.groups) for entry in entries)
+    levels = sum((len(LEVELS) if entry.method.knows_viewer else 1) * plan.levels for entry in entries if entry.levels)
+    few = min(_RIVAL_HARMLESS, plan.harmless)
+    return cells + levels + sum(plan.harmless if entry.levels else few for entry in entries if entry.harmless)
 
 
 def evaluate(

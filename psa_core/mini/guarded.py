@@ -4,17 +4,20 @@ The guard looks through the classifier; the detector, which is another kind of e
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from PIL import Image
 
 from ..adapter.model import PSAAdapter
 from ..encoders.structured import StructuredEncoder
 from ..evaluate.figures import Figure, share
+from ..evaluate.measurements import Measurement
+from ..evaluate.report import Report
 from ..guard import failing
 from ..judges.judging import Judge
 from ..pictures import to_images
-from .benchmark import Plan
+from .benchmark import Plan, Studio
 from .detector import Detector, to_pixels
 from .generate import MiniModel
 from .judge import MiniClassifierJudge
@@ -23,7 +26,14 @@ from .world import SYMBOLS
 
 Draw = Callable[[Sequence[Request], float], list[Image.Image]]
 """Pictures of requests, at an adapter's strength; who has no adapter draws the same at any."""
+TITLE = "Guard"
 TRIES, MORE = 2, 0.5
+_MEASURES = {
+    "banned_shown": "banned shown",
+    "banned_hidden": "banned hidden",
+    "fine_hidden": "fine hidden",
+    "kept": "allowed kept",
+}
 _CATEGORY_OF = {symbol: category for category, symbol in SYMBOLS.items()}
 _AT_ONCE = 64
 
@@ -147,6 +157,31 @@ def guard_rows(
         rows.append(_row(name, *found))
         progress(f"{name}: banned shown {rows[-1].banned_shown}")
     return rows
+
+
+def measure_guard(studio: Studio, model: MiniModel, adapter: PSAAdapter, identity: str, count: int) -> Report:
+    """The same as a report, kept by the studio.
+
+    Args:
+        identity: of base model, adapter and judge.
+        count: pictures of each kind.
+    """
+    plan = replace(studio.plan, per_cell=count, harmless=count)
+
+    def make() -> dict[str, Any]:
+        return {"rows": [asdict(row) for row in guard_rows(model, adapter, plan, studio.progress)]}
+
+    rows = studio.keep((identity, MiniClassifierJudge().identity(), "guard", count), make)["rows"]
+    found = [
+        Measurement(row["method"], measure, Figure(**row[name])) for row in rows for name, measure in _MEASURES.items()
+    ]
+    return Report(TITLE, "mini detector", tuple(found))
+
+
+def how_many(count: int) -> int:
+    """How many are drawn: four kinds of requests for what is banned, three for what is allowed, harmless ones; base
+    and PSA; a few of them again."""
+    return 17 * count
 
 
 def table(rows: Sequence[GuardRow]) -> str:

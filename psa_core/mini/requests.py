@@ -33,9 +33,7 @@ def cell(way: Way, banned: bool, users: Sequence[UserProfile], count: int, part:
     Raises:
         PSAError: where no user bans anything, or all ban everything.
     """
-    fitting = [user for user in users if (user.banned_categories if banned else user.allowed_categories)]
-    if not fitting:
-        raise PSAError(f"None of these users {'bans' if banned else 'allows'} anything: there is no such request.")
+    fitting = _fitting(users, banned)
     requests = []
     for number in range(count):
         user = fitting[number % len(fitting)]
@@ -46,6 +44,20 @@ def cell(way: Way, banned: bool, users: Sequence[UserProfile], count: int, part:
         prompt = Prompt(f"{way} {'banned' if banned else 'allowed'} {number}.png", caption, (category,))
         requests.append(Request(prompt, draw_seed(seed, way, banned, "noise", number), user))
     return requests
+
+
+def asking(banned: bool, users: Sequence[UserProfile], count: int, part: str, seed: int) -> list[Request]:
+    """As `cell`, of the three ways that ask in turn.
+
+    Raises:
+        PSAError: where no user bans anything, or all ban everything.
+    """
+    fitting = _fitting(users, banned)
+    found: list[Request] = []
+    for first, way in enumerate(WAYS[:3]):
+        own = [fitting[number % len(fitting)] for number in range(first, count, 3)]
+        found += cell(way, banned, own, len(own), part, seed) if own else []
+    return found
 
 
 def harmless_requests(users: Sequence[UserProfile], count: int, part: str, seed: int) -> list[Request]:
@@ -68,3 +80,10 @@ def level_requests(level: UserProfile, count: int, part: str, seed: int) -> list
         prompt = Prompt(f"level {number}.png", caption, (category,))
         found.append(Request(prompt, draw_seed(seed, "level noise", number), level))
     return found
+
+
+def _fitting(users: Sequence[UserProfile], banned: bool) -> list[UserProfile]:
+    fitting = [user for user in users if (user.banned_categories if banned else user.allowed_categories)]
+    if not fitting:
+        raise PSAError(f"None of these users {'bans' if banned else 'allows'} anything: there is no such request.")
+    return fitting

@@ -1,20 +1,23 @@
 """The benchmark's page: who is there, what must hold, what was measured, and what it means."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
 
-from ..evaluate import HARMLESS, Figure
+from ..evaluate import HARMLESS, Figure, Report
 from ..profile import LEVELS
+from . import audience, changed_pixels, guarded, strength
 from .evaluate import HARMLESS_TITLE, LEVEL_TITLE, TITLES, Results
-from .lineup import BASE, INFERRED, PSA
+from .lineup import BAN_ALL, BASE, INFERRED, PSA
 from .world import WAYS
 
 _PAGE = Path(__file__).with_name("results_page.md")
 _UNSEEN, _HELD_OUT = TITLES["unseen"], TITLES["held out"]
 _ANEW, _UNASKED = WAYS[2], WAYS[3]
 _SIZES = ("small", "large")  # of a symbol
+_DRAWN = (BASE, PSA, INFERRED, "word deletion", "negative prompt", "SLD", "ESD-u", BAN_ALL)  # as many as have a colour
+_NOT_MEASURED = "Not measured."
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,16 @@ def targets(results: Results) -> list[Target]:
     return found
 
 
+def drawn_reports(results: Results) -> list[Report]:
+    """What the figure shows: the cells, the levels and the harmless prompts, of eight methods at most."""
+    titles = (*TITLES.values(), LEVEL_TITLE, HARMLESS_TITLE)
+    return [
+        replace(report, measurements=tuple(m for m in report.measurements if m.method in _DRAWN))
+        for report in results.reports
+        if report.title in titles
+    ]
+
+
 def results_page(results: Results, *, made_by: str, measured: Mapping[str, str], picture: str, drawn: str) -> str:
     """Markdown.
 
@@ -86,6 +99,11 @@ def results_page(results: Results, *, made_by: str, measured: Mapping[str, str],
         groups="\n\n".join(_group_table(results, title) for title in TITLES.values()),
         levels=_levels(results),
         harmless=_harmless(results),
+        strength=_strength(results),
+        audience=_audience(results),
+        changes=_plain(results.report(changed_pixels.TITLE)),
+        nobody=_nobody(results),
+        guard=_plain(results.report(guarded.TITLE)),
         measured="\n".join(f"- `{method}`: {what}" for method, what in measured.items()),
     )
 
@@ -148,7 +166,7 @@ def _group_table(results: Results, title: str) -> str:
 def _levels(results: Results) -> str:
     report = next((r for r in results.reports if r.title == LEVEL_TITLE), None)
     if report is None:
-        return "Not measured."
+        return _NOT_MEASURED
     rows = []
     for measure in ("IP", "IP for viewers"):
         for method in dict.fromkeys(m.method for m in report.measurements):
@@ -159,13 +177,77 @@ def _levels(results: Results) -> str:
 def _harmless(results: Results) -> str:
     report = next((r for r in results.reports if r.title == HARMLESS_TITLE), None)
     if report is None:
-        return "Not measured."
+        return _NOT_MEASURED
     names = ("Frechet distance", "Frechet rise", "agreement", "IP")
     rows = [
         [method, *(str(report.figure(method, name, category=HARMLESS) or "-") for name in names)]
         for method in dict.fromkeys(m.method for m in report.measurements)
     ]
     return "\n\n".join([_table(["method", *names], rows), *report.notes])
+
+
+def _strength(results: Results) -> str:
+    """A row a strength, with its risk's p-value; then what was found, on the test split."""
+    found, report = results.calibration, results.report(strength.TITLE)
+    if found is None or report is None:
+        return _NOT_MEASURED
+    names = ("IP on banned", "allowed kept", "agreement")
+    p_values = {strength.name_at(value): f"{p_value:.3f}" for value, p_value in found.p_values.items()}
+    rows = []
+    judged = results.report(strength.TEST_TITLE)
+    for part, ending in [(report, ""), *([(judged, ", judged on `test`")] if judged else [])]:
+        for method in dict.fromkeys(m.method for m in part.measurements):
+            risk, *rest = (str(part.figure(method, name) or "-") for name in names)
+            rows.append([method + ending, risk, "-" if ending else p_values.get(method, "-"), *rest])
+    return "\n\n".join([_table(["", "risk", "p", "allowed kept", "agreement, harmless"], rows), *report.notes])
+
+
+def _audience(results: Results) -> str:
+    report = results.report(audience.TITLE)
+    if report is None:
+        return _NOT_MEASURED
+    pairs = dict.fromkeys((m.method, m.rival) for m in report.measurements if m.rival)
+    rows = [
+        [f"{method} over {rival}", *(str(report.figure(method, lead, rival=rival) or "-") for lead in audience.LEADS)]
+        for method, rival in pairs
+    ]
+    return "\n\n".join([_plain(report), _table(["over the same audiences", *audience.LEADS], rows)])
+
+
+def _nobody(results: Results) -> str:
+    """PSA beside itself less L0's term: for L0, and for everybody else."""
+    names = (PSA, f"{PSA} less L0")
+    if not any(entry.name == names[1] for entry in results.entries):
+        return _NOT_MEASURED
+    rows = []
+    for name in names:
+        changed = [results.figure(changed_pixels.TITLE, name, measure) for measure in changed_pixels.OF_NOBODY]
+        others = [results.figure(_UNSEEN, name, measure) for measure in ("IP on banned", "allowed kept", "pass rate")]
+        rise = results.figure(HARMLESS_TITLE, name, "Frechet rise", HARMLESS)
+        rows.append([name, *(str(figure or "-") for figure in (*changed, *others, rise))])
+    heads = [
+        "",
+        "L0: the base's bit for bit",
+        "L0: changed pixels",
+        "IP on banned",
+        "kept",
+        "pass rate",
+        "Frechet rise",
+    ]
+    return _table(heads, rows)
+
+
+def _plain(report: Report | None) -> str:
+    """Methods by measures, less comparisons; and the notes."""
+    if report is None:
+        return _NOT_MEASURED
+    found = [m for m in report.measurements if not m.rival]
+    measures = list(dict.fromkeys(m.measure for m in found))
+    rows = [
+        [method, *(str(report.figure(method, measure) or "-") for measure in measures)]
+        for method in dict.fromkeys(m.method for m in found)
+    ]
+    return "\n\n".join([_table(["method", *measures], rows), *report.notes])
 
 
 def _short(figure: Figure | None) -> str:

@@ -61,7 +61,7 @@ _RADIUS = (21.0, 25.0)
 SIZES = MappingProxyType({"small": (14.0, 16.5), "large": _RADIUS})
 """The radii of symbols, in pixels."""
 _BETWEEN = 18.5
-_RIM = 0.35  # of a symbol's radius
+RIM_SHARE = 0.35  # of a symbol's radius
 _SHADE = 8  # a colour's greatest distance from its name's, per channel
 _DRAWN_AT = 4  # pictures are drawn this many times larger, then averaged
 
@@ -215,7 +215,7 @@ def render(scene: Scene) -> Image.Image:
         draw.polygon(_at(thing, outline(thing.word)), fill=thing.colour)
     if scene.symbol:
         points = _at(scene.symbol, outline(scene.symbol.word))
-        rim = round(_RIM * scene.symbol.radius) * _DRAWN_AT
+        rim = round(RIM_SHARE * scene.symbol.radius) * _DRAWN_AT
         draw.line([*points, *points[:2]], fill=RIM, width=rim, joint="curve")
         draw.polygon(points, fill=INK)
         if scene.symbol.word == "ring":

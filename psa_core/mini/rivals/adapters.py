@@ -53,15 +53,15 @@ class WithAdapter:
     def __init__(
         self, model: MiniModel, name: str, adapter: PSAAdapter, strength: float = 1.0, caption: Caption | None = None
     ) -> None:
-        self.name, self._model, self._adapter, self._strength = name, model, adapter, strength
+        self.name, self.model, self.adapter, self._strength = name, model, adapter, strength
         self._encoder, self._caption = encoder_of(adapter), caption or _own_caption
         self.knows_viewer = caption is not None or not isinstance(self._encoder, EveryoneEncoder)
 
     def draw(self, requests: Sequence[Request]) -> torch.Tensor:
-        return self._model.draw(
+        return self.model.draw(
             [self._caption(request) for request in requests],
             [request.noise for request in requests],
-            self._adapter,
+            self.adapter,
             self._encoder.encode([request.profile for request in requests]),
             self._strength,
         )

@@ -3,24 +3,22 @@
 import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
+from mini_drawings import Drawing
 
 from psa_core import PSAError, UserProfile
-from psa_core.mini import SYMBOLS, evaluate, parse_prompt, render, sample_scene
+from psa_core.mini import evaluate, parse_prompt
 from psa_core.mini.benchmark import Cell, Plan, Seen, Studio
 from psa_core.mini.dataset import Sizes
-from psa_core.mini.detector import to_pixels
 from psa_core.mini.lineup import Entry
 from psa_core.mini.requests import cell
 from psa_core.mini.results import results_page, targets
 from psa_core.mini.scores import figures
 from psa_core.mini.times_drawn import count_drawing
-from psa_core.mini.world import COLOURS, WAYS
+from psa_core.mini.world import WAYS
 from psa_core.profile import CATEGORIES, LEVELS
 
-CATEGORY_OF = {symbol: category for category, symbol in SYMBOLS.items()}
 PLAN = Plan("val", per_cell=6, levels=14, harmless=4, sizes=Sizes(seen_users=8, unseen_users=8, held_out_users=3))
 ALL = ("unseen", "seen", "held out")
 
@@ -29,37 +27,6 @@ ALL = ("unseen", "seen", "held out")
 def few_real_scenes(monkeypatch):
     monkeypatch.setattr(evaluate, "_REAL", 8)
     monkeypatch.setattr(evaluate, "_RIVAL_HARMLESS", 2)
-
-
-class Drawing:
-    """A method that renders scenes: `hides` says whether a viewer's symbol is left out."""
-
-    def __init__(self, name, hides, knows_viewer=True):
-        self.name, self.hides, self.knows_viewer, self.drawn = name, hides, knows_viewer, 0
-
-    def draw(self, requests):
-        self.drawn += len(requests)
-        return to_pixels([render(self._scene(request)) for request in requests])
-
-    def _scene(self, request):
-        asked = parse_prompt(request.prompt.caption)
-        symbol = asked.symbol or asked.brings
-        scene = scene_of(asked, symbol, request.noise)
-        hidden = symbol and self.hides(CATEGORY_OF[symbol], request.profile)
-        return scene.without_symbol() if hidden else scene
-
-
-def scene_of(asked, symbol, noise):
-    """A scene that the prompt describes."""
-    rng = np.random.default_rng(noise)
-    while True:
-        scene = sample_scene(rng, symbol)
-        if scene.background == asked.background and len(scene.shapes) == len(asked.shapes):
-            shapes = [
-                replace(shape, word=word, colour_word=colour, colour=COLOURS[colour])
-                for shape, (colour, word) in zip(scene.shapes, asked.shapes, strict=True)
-            ]
-            return replace(scene, shapes=tuple(shapes))
 
 
 def methods():
