@@ -14,6 +14,7 @@ from ..mini.base_model import FURTHER_STEPS, SEED, UNET_STEPS, train_base
 from ..mini.classifier import STEPS, accuracy, load_classifier, save_classifier, train_classifier
 from ..mini.dataset import Sizes, write_dataset
 from ..mini.further import Further
+from ..mini.whole import PARTS
 
 _FURTHER = {
     "viewers": "before whom the strength is calibrated; 0 leaves it out",
@@ -76,6 +77,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "benchmark", help="train every rival that is missing, and measure all; a stopped run goes on"
     )
     benchmark.add_argument("work", metavar="WORK", help="a folder for data, adapters and what was seen")
+    benchmark.add_argument(
+        "--without", nargs="+", choices=PARTS, default=[], metavar="PART", help=f"leave out some of: {', '.join(PARTS)}"
+    )
     _add_drawing(benchmark)
 
     ablate = commands.add_parser(
@@ -180,7 +184,7 @@ def _benchmark(args: argparse.Namespace) -> int:
     output = check_output(args.output, args.force, [_VIEWERS])
     sizes = _further(args)
     work = Path(args.work)
-    steps = plan_work(work, args.base)
+    steps = plan_work(work, args.base, args.without)
     missing = [step for step in steps if not step.is_done]
     minutes = sum(step.minutes for step in missing)
     print(f"{len(missing)} of {len(steps)} things are to be made: about {minutes:.0f} minutes of two CPU cores.")
@@ -189,7 +193,7 @@ def _benchmark(args: argparse.Namespace) -> int:
     for step in missing:
         print(f"{step.name} (about {step.minutes:.0f} minutes)", flush=True)
         step.make()
-    return _measure(args, line_up(work, args.base), output, work / "seen")
+    return _measure(args, line_up(work, args.base, args.without), output, work / "seen")
 
 
 def _ablate(args: argparse.Namespace) -> int:
@@ -254,6 +258,7 @@ def _again(args: argparse.Namespace) -> str:
     words = [f"psa mini {args.action}"]
     if args.action == "benchmark":
         words.append(str(args.work))
+        words += ["--without", *args.without] if args.without else []
     defaults = {"split": "val", "per_cell": 200, "levels": 140, "harmless": 2000, "base": BASE_MODEL}
     defaults |= {name.replace("-", "_"): path for name, path in ADAPTERS.items()}
     defaults |= {field.name: field.default for field in dataclasses.fields(Further)}

@@ -73,8 +73,8 @@ def _table(
     root, place = split.folder.parent, {kind: number for number, kind in enumerate(kinds)}
     by_scene: dict[str, list[tuple[int, Answer]]] = {}
     for number, name in enumerate(_BY):
-        for (scene, _), answer in said[name].items():
-            by_scene.setdefault(scene, []).append((number, answer))
+        for (scene_name, _), answer in said[name].items():
+            by_scene.setdefault(scene_name, []).append((number, answer))
     numbers, rows, by = [], [], []
     for number in range(split.scenes):
         scene = split.scene(number)
