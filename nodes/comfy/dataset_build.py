@@ -31,11 +31,6 @@ from .weights import refuse_bypassed, weights_id
 __all__ = ["SAMPLERS", "SCHEDULERS", "Built", "Sampling", "build", "dataset_folder", "folder_fingerprint"]
 
 _FOLDER = "psa_datasets"
-# Samplers whose only noise is the first: a batch of theirs is as pictures drawn alone. Others draw one at a time, since
-# what they add on the way must be the same for both pictures of a pair.
-_WITHOUT_NOISE = {
-    "euler", "heun", "heunpp2", "dpm_2", "lms", "dpmpp_2m", "ddim", "uni_pc", "uni_pc_bh2", "ipndm", "ipndm_v", "deis",
-}  # fmt: skip
 _SHOWN_S, _SHOWN_PAIRS, _SHOWN_SIDE = 5.0, 9, 768
 
 
@@ -82,15 +77,14 @@ def build(
     refuse_bypassed(model, clip.patcher)
     studio = Studio(model, clip, vae, sampling)
     planned = plan(drawn_pairs(prompts, sampling.seed), users, sampling.seed)
-    at_once = studio.at_once if sampling.sampler_name in _WITHOUT_NOISE else 1
     made = {
         "model": _model_id(model, clip, vae),
         "sampling": str(sampling),
         "negative_prompt": negative,
-        "batch_size": at_once,
+        "batch_size": studio.alike_at_once,
     }
     view = _View(node_id, folder, planned)
-    drawing = Drawing(made, lambda: _Drawer(studio, negative), at_once)
+    drawing = Drawing(made, lambda: _Drawer(studio, negative), studio.alike_at_once)
     build_dataset(folder, planned, users, sampling.seed, drawing, Said(**said), progress=view)
     train = read_split(folder, "train")
     held_out = read_split(folder, "val") if planned.splits["val"] else None
