@@ -4,6 +4,7 @@ from .adapter import LoadAdapter, SaveAdapter
 from .apply import Apply
 from .audience import Audience, MixViewers
 from .build import BuildDataset
+from .compare import Compare
 from .concepts import Concepts
 from .dataset import CheckDataset, LoadDataset
 from .effect import LoadEffect, SaveEffect
@@ -40,4 +41,5 @@ NODES = [
     Train,
     Evaluate,
     PictureGuard,
+    Compare,
 ]

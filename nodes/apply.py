@@ -2,9 +2,11 @@
 
 from comfy_api.latest import io
 
+from ..psa_core.adapter.model import MAX_STRENGTH
 from ..psa_core.errors import PSAError
 from . import sockets
 from .comfy.apply import apply_adapter, apply_effect
+from .comfy.sampling_range import CONSTANT, SCHEDULES
 from .comfy.say import say
 
 
@@ -27,8 +29,8 @@ class Apply(io.ComfyNode):
                 io.Float.Input(
                     "strength",
                     default=1.0,
-                    min=-10.0,
-                    max=10.0,
+                    min=-MAX_STRENGTH,
+                    max=MAX_STRENGTH,
                     step=0.05,
                     tooltip="1 as trained, 0 off; more pushes further than the training did.",
                 ),
@@ -43,18 +45,50 @@ class Apply(io.ComfyNode):
                     optional=True,
                     tooltip="What an adapter does for one viewer, in place of adapter and embedding.",
                 ),
+                io.Combo.Input(
+                    "schedule",
+                    options=list(SCHEDULES),
+                    default=CONSTANT,
+                    optional=True,
+                    tooltip="How strength goes from start_percent to end_percent. constant: as it is. fade in: from 0 "
+                    "up to strength, more on details. fade out: from strength down to 0, more on the layout.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Where in the picture it acts: white, and nowhere else. Of several, picture i takes mask "
+                    "i. Unconnected: everywhere.",
+                ),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="For a sampler: it draws picture i for viewer i.")],
             **sockets.aliases(
-                "personalized safety", "safety", "nsfw", "filter", "child", "viewer", "apply psa adapter"
+                "personalized safety",
+                "safety",
+                "nsfw",
+                "filter",
+                "child",
+                "viewer",
+                "apply psa adapter",
+                "regional",
+                "mask",
+                "strength schedule",
             ),
         )
 
     @classmethod
     def execute(
-        cls, model, strength, start_percent, end_percent, adapter=None, embedding=None, effect=None
+        cls,
+        model,
+        strength,
+        start_percent,
+        end_percent,
+        adapter=None,
+        embedding=None,
+        effect=None,
+        schedule=CONSTANT,
+        mask=None,
     ) -> io.NodeOutput:
-        settings = (strength, start_percent, end_percent)
+        settings = (strength, start_percent, end_percent, schedule, mask)
         if effect is None and adapter is not None and embedding is not None:
             applied, viewers = apply_adapter(model, adapter, embedding, *settings), len(embedding)
         elif effect is not None and adapter is None and embedding is None:

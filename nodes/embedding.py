@@ -10,6 +10,7 @@ from ..psa_core.encoders.structured import BY_NAME, StructuredEncoder
 from ..psa_core.language_model import DEFAULT_MODEL
 from . import sockets
 from .comfy import folders
+from .comfy.graph_labels import viewer_names
 from .comfy.language_model_memory import ManagedPlacement
 from .comfy.say import say
 
@@ -103,16 +104,22 @@ class Encode(io.ComfyNode):
                 *sockets.more_profiles("One more viewer, for the next picture of a batch."),
             ],
             outputs=[
-                sockets.Embedding.Output(display_name="embedding", tooltip="The viewers, for PSA Apply to Model.")
+                sockets.Embedding.Output(display_name="embedding", tooltip="The viewers, for PSA Apply to Model."),
+                io.String.Output(
+                    display_name="labels", tooltip="Who each picture is drawn for, one a line, for PSA Label Grid."
+                ),
             ],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
             **sockets.aliases("encode profile", "viewer embedding", "personalized safety", "several viewers"),
         )
 
     @classmethod
     def execute(cls, profile, encoder=None, **more) -> io.NodeOutput:
-        embedding = (encoder or StructuredEncoder()).encode(sockets.viewers(profile, more))
+        viewers = sockets.viewers(profile, more)
+        embedding = (encoder or StructuredEncoder()).encode(viewers)
         say(_described(embedding))
-        return io.NodeOutput(embedding)
+        names = viewer_names(cls.hidden.prompt or {}, str(cls.hidden.unique_id), len(viewers))
+        return io.NodeOutput(embedding, "\n".join(names))
 
 
 class LoadEmbedding(io.ComfyNode):

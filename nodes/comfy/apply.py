@@ -13,10 +13,10 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP, add_wrapper_with_ke
 from ...psa_core.adapter.attention import UserKeyValue
 from ...psa_core.adapter.effect import PSAEffect
 from ...psa_core.adapter.model import PSAAdapter, check_strength
+from ...psa_core.adapter.region import Region
 from ...psa_core.encoders.embedding import UserEmbedding
 from ...psa_core.errors import PSAError
 from .attn2 import (
-    SamplingRange,
     UserAttention,
     copy_patches,
     cross_attention_sites,
@@ -27,10 +27,11 @@ from .attn2 import (
     replacements,
 )
 from .rows import CALL, ROLES, RUN, Run, read_call
+from .sampling_range import CONSTANT, SCHEDULES, SamplingRange
 from .say import say, this_node
 
 _KEY = "psa"  # of our wrappers and callbacks
-_APPLIED = "psa_applied"  # in `transformer_options`: a (profiles, node id) for each PSA Apply
+_APPLIED = "psa_applied"  # in `transformer_options`: a (number of profiles or masks, node id) for each PSA Apply
 _LEFT_OUT = (
     "Another node calls the model, or runs its attention, in a way that leaves PSA Apply to Model out, so the pictures "
     "would be drawn for nobody. Take one of the two away."
@@ -46,14 +47,20 @@ def apply_adapter(
     strength: float = 1.0,
     start_percent: float = 0.0,
     end_percent: float = 1.0,
+    schedule: str = CONSTANT,
+    mask: torch.Tensor | None = None,
 ) -> ModelPatcher:
     """A clone of `model` with the adapter's contribution for `embedding` at every cross-attention.
 
     The adapter runs here, once; the clone carries one small tensor per layer.
 
+    Args:
+        schedule: how strength goes from start to end, see `SamplingRange`.
+        mask: where in the picture it counts, see `Region`; the rows without a viewer, too.
+
     Raises:
-        PSAError: if the model is no SD-family UNet, the adapter was made for another one, the
-            embedding for another adapter, or the range is empty.
+        PSAError: if the model is no SD-family UNet, the adapter was made for another one, the embedding for another
+            adapter, the range is empty, or the masks do not go round with the viewers.
     """
 
     def layers() -> list[UserKeyValue]:
@@ -61,7 +68,7 @@ def apply_adapter(
         with torch.inference_mode(False), torch.no_grad():
             return adapter.key_values(torch.cat([adapter.user_tokens(embedding), adapter.uncond_tokens(1)]))
 
-    return _apply(model, adapter, layers, len(embedding), strength, start_percent, end_percent)
+    return _apply(model, adapter, layers, len(embedding), strength, (start_percent, end_percent), schedule, mask)
 
 
 def apply_effect(
@@ -70,9 +77,11 @@ def apply_effect(
     strength: float = 1.0,
     start_percent: float = 0.0,
     end_percent: float = 1.0,
+    schedule: str = CONSTANT,
+    mask: torch.Tensor | None = None,
 ) -> ModelPatcher:
     """As `apply_adapter`, with what an adapter does for one viewer in place of the adapter and an embedding."""
-    return _apply(model, effect, lambda: effect.layers, 1, strength, start_percent, end_percent)
+    return _apply(model, effect, lambda: effect.layers, 1, strength, (start_percent, end_percent), schedule, mask)
 
 
 def _apply(
@@ -81,35 +90,43 @@ def _apply(
     layers: Callable[[], Sequence[UserKeyValue]],
     viewers: int,
     strength: float,
-    start_percent: float,
-    end_percent: float,
+    percents: tuple[float, float],
+    schedule: str,
+    mask: torch.Tensor | None,
 ) -> ModelPatcher:
     """`layers` gives the viewers' rows and then the unconditional one, once it is known that they fit."""
-    if not 0.0 <= start_percent <= end_percent <= 1.0:
+    if not 0.0 <= percents[0] <= percents[1] <= 1.0:
         raise PSAError("PSA Apply needs 0 <= start_percent <= end_percent <= 1. Swap or correct the two.")
+    if schedule not in SCHEDULES:
+        raise PSAError(f"PSA Apply's schedule must be one of: {', '.join(SCHEDULES)}.")
+    region = None if mask is None else Region(mask)
+    if region is not None:
+        region.check_viewers(viewers)
     sites = cross_attention_sites(model.get_model_object("diffusion_model"))
     made_for.check_fits([site.width for site in sites], sites[0].context_dim if sites else 0)
     contributions = [user.scaled(check_strength(strength)) for user in layers()]
     patched = model.clone()
-    if strength == 0:
+    if strength == 0 or (region is not None and region.is_nowhere):
         return patched
-    active = SamplingRange.of(model.get_model_object("model_sampling"), start_percent, end_percent)
+    if region is not None and region.is_everywhere:
+        region = None
+    active = SamplingRange.of(model.get_model_object("model_sampling"), percents, schedule)
     install(
         patched,
         sites,
         [
-            partial(UserAttention, user, active, ref(site.attention))
+            partial(UserAttention, user, active, region, ref(site.attention))
             for user, site in zip(contributions, sites, strict=True)
         ],
     )
-    _watch(patched, viewers)
+    _watch(patched, max(viewers, len(region) if region is not None else 1))
     return patched
 
 
-def _watch(model: ModelPatcher, profiles: int) -> None:
+def _watch(model: ModelPatcher, takers: int) -> None:
     """Let `model` tell when it is cloned, when sampling starts, and when the UNet is called."""
     options = model.model_options["transformer_options"]
-    options[_APPLIED] = (*options.get(_APPLIED, ()), (profiles, this_node()))
+    options[_APPLIED] = (*options.get(_APPLIED, ()), (takers, this_node()))
     if not model.get_callbacks(CallbacksMP.ON_CLONE, _KEY):
         model.add_callback_with_key(CallbacksMP.ON_CLONE, _KEY, _on_clone)
     _watch_weights(model)
@@ -158,13 +175,13 @@ def start_run(
 ) -> Any:
     """`WrappersMP.SAMPLER_SAMPLE`: the guider's conditions are as they will be sampled."""
     options = extra_args["model_options"]["transformer_options"]
-    run = options[RUN] = Run(guider, pictures=len(noise))
+    run = options[RUN] = Run(guider, pictures=len(noise), size=(noise.shape[-2], noise.shape[-1]))
     _obey_short_names(replacements(extra_args["model_options"]))
-    for profiles, node in options.get(_APPLIED, ()):
-        if len(noise) % profiles:
+    for takers, node in options.get(_APPLIED, ()):
+        if len(noise) % takers:
             _warn(
-                f"PSA Apply has {profiles} profiles, and a batch of {len(noise)} is drawn: the first picture for the "
-                "first profile, and so on. If a node cut that batch out of a larger one, these are other viewers' "
+                f"PSA Apply has {takers} profiles or masks, and a batch of {len(noise)} is drawn: the first picture "
+                "with the first, and so on. If a node cut that batch out of a larger one, these are other viewers' "
                 "pictures. Encode one profile a run, or draw as many pictures at once as there are profiles.",
                 node,
             )

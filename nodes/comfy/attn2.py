@@ -12,8 +12,10 @@ from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.model_patcher import ModelPatcher
 
 from ...psa_core.adapter.attention import UserKeyValue, user_attention
+from ...psa_core.adapter.region import Region
 from ...psa_core.errors import PSAError
 from .rows import Call, current_call
+from .sampling_range import SamplingRange
 
 
 @dataclass(frozen=True)
@@ -67,35 +69,6 @@ def _in(block: Any, name: str, number: int) -> Iterator[Site]:
             yield Site(name, number, index, depth == 1, inner.attn2)
 
 
-@dataclass(frozen=True)
-class SamplingRange:
-    """A part of sampling, both ends included (ComfyUI's own convention).
-
-    Args:
-        percents: where it starts and ends, from 0 to 1.
-        sigmas: the noise levels there by the MODEL's own schedule, for calls from outside a sampler; in a sampler a
-            node behind PSA Apply may have changed the schedule.
-    """
-
-    percents: tuple[float, float]
-    sigmas: tuple[float, float]
-
-    @classmethod
-    def of(cls, model_sampling: Any, start_percent: float, end_percent: float) -> "SamplingRange | None":
-        """`None` for the whole of sampling, so that no step is ever asked."""
-        percents = start_percent, end_percent
-        if percents == (0.0, 1.0):
-            return None
-        start, end = (float(model_sampling.percent_to_sigma(percent)) for percent in percents)
-        return cls(percents, (start, end))
-
-    def __contains__(self, call: Call) -> bool:
-        if call.sigmas is None:
-            return True
-        start, end = self.sigmas if call.run is None else call.run.sigmas(self.percents)
-        return end <= call.sigma <= start
-
-
 class UserAttention:
     """An attn2 replacement that adds the user's term to the attention that would have run without it.
 
@@ -106,16 +79,24 @@ class UserAttention:
 
     Args:
         table: (P + 1, N, width), a row for each profile, then the unconditional one.
+        active: when it counts; `None`: always.
+        region: where it counts, for viewers' rows and nobody's alike; `None`: everywhere.
         module: the cross-attention whose place this takes; a weak reference.
         previous: the replacement that was there before, or `None`.
     """
 
     def __init__(
-        self, table: UserKeyValue, active: SamplingRange | None, module: Callable[[], Any], previous: Any
+        self,
+        table: UserKeyValue,
+        active: SamplingRange | None,
+        region: Region | None,
+        module: Callable[[], Any],
+        previous: Any,
     ) -> None:
-        self.table, self.active, self.module, self.previous = table, active, module, previous
+        self.table, self.active, self.region, self.module, self.previous = table, active, region, module, previous
         self.callbacks: list[tuple[Callable, dict[str, Any]]] = []
         self._gathered: dict[tuple, UserKeyValue] = {}
+        self._weights: dict[tuple, torch.Tensor] = {}
 
     def add(self, callback: Callable, **kwargs: Any) -> None:
         self.callbacks.append((callback, kwargs))
@@ -131,9 +112,13 @@ class UserAttention:
         call = current_call(q.shape[0], extra_options)
         call.visit(place(extra_options), self)
         out = self._attention(q, k, v, extra_options, call)
-        if self.active is not None and call not in self.active:
+        share: torch.Tensor | float | None = None if self.active is None else self.active.share(call)
+        if share == 0:
             return out
-        return out + user_attention(q, self._contribution(q, call, extra_options), extra_options["n_heads"])
+        if self.region is not None:
+            weights = self._regional(self.region, q, call, extra_options)
+            share = weights if share is None else weights * share
+        return out + user_attention(q, self._contribution(q, call, extra_options), extra_options["n_heads"], share)
 
     def _attention(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra_options: dict, call: Call
@@ -183,6 +168,22 @@ class UserAttention:
                 self._gathered[key] = self.table[torch.tensor(rows)].to(q.device, q.dtype)
         return self._gathered[key]
 
+    def _regional(self, region: Region, q: torch.Tensor, call: Call, extra_options: dict) -> torch.Tensor:
+        """What the masks say at each query, (B, L, 1), where and as `q` is; made once, not once a step."""
+        grid, latents = (_size(extra_options.get(name)) for name in ("activations_shape", "original_shape"))
+        if grid is None or latents is None or grid[0] * grid[1] != q.shape[1]:
+            raise PSAError(
+                "Another node runs the attention over other positions than the picture's, so PSA Apply to Model cannot "
+                "tell where its mask lies. Take the mask or that node away."
+            )
+        numbers, boxes = call.turns(len(region), q.shape[0], extra_options), call.boxes(latents, q.shape[0])
+        key = (numbers, boxes, grid, q.device, q.dtype)
+        if key not in self._weights:
+            with torch.inference_mode(False):  # usable with gradients on, too
+                whole = call.run.size if call.run is not None else None
+                self._weights[key] = region.weights(numbers, grid, boxes, whole).to(q.device, q.dtype)
+        return self._weights[key]
+
     def to(self, device_or_dtype: Any) -> "UserAttention":
         """ComfyUI moves patches before sampling. Ours follows `q`; the one before may need the call."""
         moved = self.previous.to(device_or_dtype) if hasattr(self.previous, "to") else self.previous
@@ -197,13 +198,18 @@ class UserAttention:
         return self._with(self.previous)
 
     def _with(self, previous: Any) -> "UserAttention":
-        other = UserAttention(self.table, self.active, self.module, previous)
+        other = UserAttention(self.table, self.active, self.region, self.module, previous)
         other.callbacks = [(callback, dict(kwargs)) for callback, kwargs in self.callbacks]
         return other
 
     def __deepcopy__(self, memo: dict) -> "UserAttention":
         """A MODEL's clone deep-copies its patches, up to some version of ComfyUI."""
         return self._with(copy.deepcopy(self.previous, memo))
+
+
+def _size(shape: Sequence[int] | None) -> tuple[int, int] | None:
+    """(height, width) of a tensor of that shape, (..., height, width)."""
+    return (int(shape[-2]), int(shape[-1])) if shape else None
 
 
 def described(replacement: Any) -> str:

@@ -46,11 +46,6 @@ __all__ = [
 NOBODY = "nobody"
 """In place of a judge."""
 _FOLDER = "psa_datasets"
-# Samplers whose only noise is the first: a batch of theirs is as pictures drawn alone. Others draw one at a time, since
-# what they add on the way must be the same for both pictures of a pair.
-_WITHOUT_NOISE = {
-    "euler", "heun", "heunpp2", "dpm_2", "lms", "dpmpp_2m", "ddim", "uni_pc", "uni_pc_bh2", "ipndm", "ipndm_v", "deis",
-}  # fmt: skip
 _SHOWN_S, _SHOWN_PAIRS, _SHOWN_SIDE = 5.0, 9, 768
 
 
@@ -116,15 +111,14 @@ def build(
     judge = judging.judge_of(model)
     studio = Studio(model, clip, vae, sampling)
     planned = plan(drawn_pairs(prompts, sampling.seed), users, sampling.seed)
-    at_once = studio.at_once if sampling.sampler_name in _WITHOUT_NOISE else 1
     made = {
         "model": _model_id(model, clip, vae),
         "sampling": str(sampling),
         "negative_prompt": negative,
-        "batch_size": at_once,
+        "batch_size": studio.alike_at_once,
     }
     view = _View(node_id, folder, planned)
-    drawing = Drawing(made, lambda: _Drawer(studio, negative), at_once)
+    drawing = Drawing(made, lambda: _Drawer(studio, negative), studio.alike_at_once)
     built = build_dataset(
         folder,
         planned,

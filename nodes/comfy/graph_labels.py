@@ -32,6 +32,15 @@ def labels_for(prompt: Prompt, node: str, pictures: int) -> tuple[list[str], lis
     ], missing
 
 
+def viewer_names(prompt: Prompt, node: str, viewers: int) -> list[str]:
+    """What to call the viewers whose profiles are wired to `node`, in the order of its inputs.
+
+    As `labels_for` has it: by level or stored name, else by their place.
+    """
+    names = _wired_viewers(prompt, node)
+    return names if len(names) == viewers else [f"viewer {number}" for number in range(1, viewers + 1)]
+
+
 def _samplers(prompt: Prompt, node: str) -> list[str]:
     """Those whose pictures reach `node`, in the order in which batches are joined."""
     found: dict[str, None] = {}
@@ -50,10 +59,14 @@ def _viewers(prompt: Prompt, sampler: str) -> list[str]:
             )
             if encode is None:
                 return []
-            wired = _inputs(prompt, encode)  # profile, profile_2, profile_3, ...
-            links = [wired[name] for name in sorted(wired) if name.split("_")[0] == "profile"]
-            return [_called(prompt, link, number) for number, link in enumerate(links, start=1)]
+            return _wired_viewers(prompt, encode)
     return ["base model"]
+
+
+def _wired_viewers(prompt: Prompt, node: str) -> list[str]:
+    wired = _inputs(prompt, node)  # profile, profile_2, profile_3, ...
+    links = [wired[name] for name in sorted(wired) if name.split("_")[0] == "profile"]
+    return [_called(prompt, link, number) for number, link in enumerate(links, start=1)]
 
 
 def _called(prompt: Prompt, link: Any, number: int) -> str:

@@ -5,10 +5,10 @@ from typing import Any
 
 from comfy_execution.graph_utils import GraphBuilder, is_link
 
+from ...psa_core.adapter.model import MAX_STRENGTH
 from ...psa_core.errors import PSAError
 
 _APPLY, _STRENGTH = "PSAApply", "strength"
-_MOST = 10.0  # strength, as PSA Apply has it
 _INSTEAD = "or set the guard's tries to 0"
 
 Nodes = Callable[[str], Mapping[str, Any]]
@@ -59,7 +59,7 @@ def draw_again(graph: GraphBuilder, nodes: Nodes, link: Any, more: float) -> Any
         node = nodes(name)
         inputs = {key: _relinked(value, copies) for key, value in node["inputs"].items()}
         if node["class_type"] == _APPLY:
-            inputs[_STRENGTH] = min(_MOST, inputs[_STRENGTH] + more)
+            inputs[_STRENGTH] = min(MAX_STRENGTH, inputs[_STRENGTH] + more)
         copies[name] = graph.node(node["class_type"], name)
         copies[name].inputs.update(inputs)  # not as keywords: an input may be called "id"
     return copies[link[0]].out(link[1])

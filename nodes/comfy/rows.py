@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
+from ...psa_core.adapter.region import Box
 from ...psa_core.errors import PSAError
+from .sampling_range import percent_at, sigmas_at
 
 RUN, CALL, ROLES = "psa_run", "psa_call", "psa_roles"  # keys in `transformer_options`
 NOBODY = -1  # in place of a picture's number: a row without a viewer, which gets `user_proj(zeros)`
@@ -33,15 +35,17 @@ class OneOfAKind:
 class Run(OneOfAKind):
     """One run of a sampler: what its guider knows.
 
-    `asked` and `reached` tell whether predictions were asked for, and whether one of our patches took part in any.
+    `size` is that of the latents, (height, width). `asked` and `reached` tell whether predictions were asked for, and
+    whether one of our patches took part in any.
     """
 
-    def __init__(self, guider: Any, pictures: int) -> None:
-        self.pictures = pictures
+    def __init__(self, guider: Any, pictures: int, size: tuple[int, int]) -> None:
+        self.pictures, self.size = pictures, size
         self.asked = self.reached = False
         self._guider = guider
         self._names = name_conditions(guider)
         self._ranges: dict[tuple[float, float], tuple[float, float]] = {}
+        self._percents: dict[float, float] = {}
         self._seen: dict[tuple[int, ...], list[Any]] = {}
 
     def is_new(self, patches: Mapping[Any, Any]) -> bool:
@@ -96,10 +100,25 @@ class Run(OneOfAKind):
     def sigmas(self, percents: tuple[float, float]) -> tuple[float, float]:
         """The noise levels where a range of sampling starts and ends, by the schedule that is sampled with."""
         if percents not in self._ranges:
-            sampling = self._guider.inner_model.model_sampling
-            start, end = (float(sampling.percent_to_sigma(percent)) for percent in percents)
-            self._ranges[percents] = start, end
+            self._ranges[percents] = sigmas_at(self._guider.inner_model.model_sampling, percents)
         return self._ranges[percents]
+
+    def percent(self, sigma: float) -> float:
+        """Where in sampling a noise level lies, from 0 to 1, by the same schedule."""
+        if sigma not in self._percents:
+            self._percents[sigma] = percent_at(self._guider.inner_model.model_sampling, sigma)
+        return self._percents[sigma]
+
+    def box(self, condition: Any, drawn: tuple[int, int]) -> Box | None:
+        """Where the area of the condition of that uuid lies; `None` where it has none of the size that is drawn."""
+        for conditions in self._guider.conds.values():
+            for each in conditions or ():
+                area: Sequence[int] = each.get("area") or ()
+                if each.get("uuid") == condition and len(area) == 4:  # of another number: no picture's
+                    top, left = int(area[2]), int(area[3])
+                    height, width = min(int(area[0]), self.size[0] - top), min(int(area[1]), self.size[1] - left)
+                    return (top, left, height, width) if (height, width) == drawn else None
+        return None
 
 
 def name_conditions(guider: Any) -> dict[Any, str]:
@@ -139,6 +158,7 @@ class Call(OneOfAKind):
         tiles: how often all copies follow one another; 0 where the batch does not consist of whole copies.
         told: for each row whether it is drawn for viewers, by its text; where that is needed and known.
         sigmas: the noise level of each latent. `sigma` reads it when it is asked for: that waits for the GPU.
+        conditions: the uuid of each copy's condition.
     """
 
     kinds: tuple[int, ...]
@@ -149,6 +169,7 @@ class Call(OneOfAKind):
     sigmas: torch.Tensor | None
     run: Run | None
     told: tuple[bool, ...] | None = None
+    conditions: tuple[Any, ...] = ()
     attention: Any = None  # the cross-attention where a patch of ours was called last
     patches: set[int] = field(default_factory=set)  # those of ours that were called there
     _sigma: float | None = None
@@ -174,15 +195,52 @@ class Call(OneOfAKind):
         Raises:
             PSAError: where it cannot be known whose rows they are.
         """
+        stated = self._stated(count, options)
+        key = (profiles, count, stated)
+        if key not in self._rows:
+            self._rows[key] = self._read_rows(profiles, count, stated)
+        return self._rows[key]
+
+    def turns(self, masks: int, count: int, options: dict) -> tuple[int, ...]:
+        """For each of `count` rows, a viewer's or nobody's, the number of its mask: picture i takes mask i mod M.
+
+        Raises:
+            PSAError: where it cannot be known whose rows they are.
+        """
+        if masks == 1:
+            return (0,) * count
+        return tuple(turn for _, turn in self._layout(masks, count, self._stated(count, options)))
+
+    def boxes(self, drawn: tuple[int, int], count: int) -> tuple[Box, ...] | None:
+        """For each of `count` rows where in the latents it lies; `None` where every row is a whole picture.
+
+        Args:
+            drawn: the size, (height, width), of the latents that the model was called with.
+
+        Raises:
+            PSAError: for a part of the picture that is no condition's area.
+        """
+        if self.run is None or self.run.size == drawn:
+            return None
+        found = [self.run.box(condition, drawn) for condition in self.conditions]
+        boxes = [box for box in found if box is not None]
+        if boxes and len(boxes) == len(found):
+            if len(set(boxes)) == 1:
+                return (boxes[0],) * count
+            if count == self.batch and len(boxes) == len(self.kinds) and self.tiles:
+                copy = count // (len(boxes) * self.tiles)
+                return tuple(box for box in boxes for _ in range(copy)) * self.tiles
+        raise PSAError(
+            "Another node draws the picture in parts, as tiles do, and PSA Apply to Model cannot tell where its mask "
+            "lies in a part. Take the mask or that node away."
+        )
+
+    def _stated(self, count: int, options: dict) -> tuple[int, ...] | None:
+        """The numbers of the copies at a cross-attention, as other packs state them; `None` where nothing changed."""
         stated = options.get("cond_or_uncond", self.kinds)
         if count == self.batch and len(stated) == len(self.kinds):
-            key: Any = profiles
-        else:
-            stated = next((value for name, value in options.items() if _STATED in str(name)), stated)
-            key = (profiles, count, tuple(stated))
-        if key not in self._rows:
-            self._rows[key] = self._read_rows(profiles, count, None if key == profiles else key[2])
-        return self._rows[key]
+            return None
+        return tuple(next((value for name, value in options.items() if _STATED in str(name)), stated))
 
     def _read_rows(self, profiles: int, count: int, stated: tuple[int, ...] | None) -> tuple[int, ...]:
         if not any(self.viewers):
@@ -191,25 +249,29 @@ class Call(OneOfAKind):
             return (0,) * count
         if self.told is not None and stated is None and profiles == 1:
             return tuple(0 if viewer else profiles for viewer in self.told)
+        return tuple(turn if viewer else profiles for viewer, turn in self._layout(profiles, count, stated))
+
+    def _layout(self, turns: int, count: int, stated: tuple[int, ...] | None) -> tuple[tuple[bool, int], ...]:
+        """For each row whether it is a viewer's, and the number of its picture, mod `turns`."""
         if stated is None:
             viewers, tiles = self.viewers, self.tiles
         else:
             viewers, tiles = self._stated_viewers(stated), 1 if self.tiles == 1 else 0
-        if profiles > 1 and self.pictures is None:
+        if turns > 1 and self.pictures is None:
             raise PSAError(
                 "PSA Apply cannot tell which of its viewers' pictures another node draws in this part of the batch. "
-                "Encode one profile a run, or take that node away."
+                "Encode one profile a run and give it one mask, or take that node away."
             )
         size = self.batch // (len(self.kinds) * max(self.tiles, 1))
-        copy = tuple(0 if self.pictures is None else picture % profiles for picture in self.pictures or range(size))
-        rows = tuple(row for viewer in viewers for row in (copy if viewer else (profiles,) * len(copy))) * tiles
-        if len(rows) != count:
+        copy = tuple(0 if self.pictures is None else picture % turns for picture in self.pictures or range(size))
+        layout = tuple((viewer, turn) for viewer in viewers for turn in copy) * tiles
+        if len(layout) != count:
             raise PSAError(
                 f"Another node changes the batch to {count} rows, as nodes for prompts by region do in the attention, "
                 "and does not say whose they are, so PSA Apply to Model cannot be combined with it. Take one of the "
                 "two away, or give the regions to the sampler (Conditioning Set Mask, Conditioning Combine)."
             )
-        return rows
+        return layout
 
     def _stated_viewers(self, stated: tuple[int, ...]) -> tuple[bool, ...]:
         known = dict(zip(self.kinds, self.viewers, strict=True))
@@ -246,7 +308,7 @@ def read_call(batch: int, options: dict, text: torch.Tensor | None = None) -> Ca
         pictures = None if part else _pictures(run.pictures, latents, options)
     whole = len(kinds) * latents
     tiles = batch // whole if whole and batch % whole == 0 else 0
-    call = Call(kinds, viewers, batch, pictures, tiles, sigmas, run)
+    call = Call(kinds, viewers, batch, pictures, tiles, sigmas, run, conditions=tuple(options.get("uuids", ())))
     if run is not None and (part or tiles != 1) and len(set(viewers)) > 1 and text is not None and len(text) == batch:
         _compare(call, run.viewers_by_text(text))
     return call

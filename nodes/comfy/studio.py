@@ -37,6 +37,11 @@ from .training_inputs import text_encoder
 SAMPLERS, SCHEDULERS = list(KSampler.SAMPLERS), list(KSampler.SCHEDULERS)
 _PIXELS_AT_ONCE = 512 * 512  # in one sampling run; a larger picture has one for itself
 _SHOWN_SIDE = 768  # of the preview, in pixels
+# Samplers whose only noise is the first: in a batch of theirs each picture is as if drawn alone. Others add noise on
+# the way, which the pictures of a batch would not share.
+_WITHOUT_NOISE = {
+    "euler", "heun", "heunpp2", "dpm_2", "lms", "dpmpp_2m", "ddim", "uni_pc", "uni_pc_bh2", "ipndm", "ipndm_v", "deis",
+}  # fmt: skip
 _answers = Answers()
 """In memory, under a key of this process: a run whose judge failed goes on there when it is queued again."""
 
@@ -79,12 +84,12 @@ class Method:
             is_global = adapter.encoder_id == EveryoneEncoder.id  # it has an encoder of its own, which knows no profile
             self._users = (EveryoneEncoder() if is_global else encoder or StructuredEncoder()).encode(profiles)
 
-    def apply_to(self, model: ModelPatcher, users: list[int]) -> ModelPatcher:
+    def apply_to(self, model: ModelPatcher, users: list[int], strength: float = 1.0) -> ModelPatcher:
         """The MODEL that draws row i for profile number `users[i]`."""
         if self._adapter is None:
             return model
         rows = UserEmbedding(self._users.vectors[users], self._users.encoder_id)
-        return apply_adapter(model, self._adapter, rows)
+        return apply_adapter(model, self._adapter, rows, strength)
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,7 @@ class Studio:
     def __init__(self, model: ModelPatcher, clip: Any, vae: Any, sampling: Sampling) -> None:
         sites = cross_attention_sites(model.get_model_object("diffusion_model"))
         self._encode = text_encoder(clip, model, sites[0].context_dim).encode
+        self._clip, self._context_dim = clip, sites[0].context_dim
         self._model, self._vae, self._sampling = model, vae, sampling
         width, height = sampling.size
         if width % 8 or height % 8:
@@ -125,6 +131,7 @@ class Studio:
             raise PSAError("This VAE belongs to another kind of model. Connect the one of the MODEL.")
         self.steps = sampling.steps
         self.at_once = max(1, _PIXELS_AT_ONCE // (width * height))
+        self.alike_at_once = self.at_once if sampling.sampler_name in _WITHOUT_NOISE else 1  # each as if drawn alone
 
     def draw(self, method: Method, cases: Cases, part: slice, bar: ProgressBar) -> list[Image.Image]:
         """The pictures of the cases in `part`; `bar` counts pictures times steps.
@@ -145,6 +152,17 @@ class Studio:
         negative: str = "",
     ) -> list[Image.Image]:
         """A picture for each caption, from the noise of its seed; Cancel raises out of it at each step."""
+        return self.pictures_of(self.conditioning(captions), self.conditioning([negative]), seeds, model, stepped)
+
+    def pictures_of(
+        self,
+        positive: list[list[Any]],
+        negative: list[list[Any]],
+        seeds: list[int],
+        model: ModelPatcher | None = None,
+        stepped: Callable[[], None] | None = None,
+    ) -> list[Image.Image]:
+        """As `pictures`, for conditionings of a row for each seed, or of one row for all."""
 
         def step(*_: Any) -> None:
             model_management.throw_exception_if_processing_interrupted()
@@ -154,9 +172,9 @@ class Studio:
         latents = comfy.sample.sample(
             model or self._model,
             torch.cat([comfy.sample.prepare_noise(self._empty, seed) for seed in seeds]),
-            positive=self.conditioning(captions),
-            negative=self.conditioning([negative]),
-            latent_image=self._empty.repeat(len(captions), 1, 1, 1),
+            positive=positive,
+            negative=negative,
+            latent_image=self._empty.repeat(len(seeds), 1, 1, 1),
             callback=step,
             disable_pbar=True,
             seed=self._sampling.seed,
@@ -168,13 +186,24 @@ class Studio:
         return from_comfy(self._vae.decode(latents))
 
     def conditioning(self, captions: list[str]) -> list[list[Any]]:
-        """As CLIP Text Encode gives it.
+        """A row for each caption as it is written, cut after 77 tokens.
 
         Raises:
             PSAError: for a CLIP of another kind of model.
         """
         encoded = self._encode(captions)
         return [[encoded["text"], {"pooled_output": encoded["pooled"]} if "pooled" in encoded else {}]]
+
+    def prompt(self, text: str) -> list[list[Any]]:
+        """One row, as CLIP Text Encode gives it: weights in parentheses count, and long prompts.
+
+        Raises:
+            PSAError: for a CLIP of another kind of model.
+        """
+        encoded = self._clip.encode_from_tokens_scheduled(self._clip.tokenize(text))
+        if any(cond.shape[-1] != self._context_dim for cond, _ in encoded):
+            raise PSAError("This CLIP belongs to another kind of model. Connect the one of the MODEL.")
+        return encoded
 
 
 def judged_drawings(studio: Studio, methods: Sequence[Method], cases: Cases, judge: Judge) -> list[Row]:

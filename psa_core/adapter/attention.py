@@ -30,17 +30,25 @@ class UserKeyValue:
         return UserKeyValue(self.key, self.value * strength)
 
 
-def user_attention(query: torch.Tensor | None, user: UserKeyValue, heads: int) -> torch.Tensor:
-    """`Attn(Q, K_user, V_user)` (arXiv 2508.01151 eq. 5), to be added before the output projection.
+def user_attention(
+    query: torch.Tensor | None, user: UserKeyValue, heads: int, share: torch.Tensor | float | None = None
+) -> torch.Tensor:
+    """`share * Attn(Q, K_user, V_user)` (arXiv 2508.01151 eq. 5), to be added before the output projection.
 
     Args:
         query: (B, L, width), the layer's query; not needed for N = 1.
         user: the layer's contribution for B rows, or for 1 row that all share.
         heads: the layer's number of attention heads.
+        share: how much of it counts: one number, or (B, L, 1) for a region of the picture; `None`: all of it.
 
     Returns:
         (B, L, width); for N = 1 the closed form, the value itself, as (rows, 1, width) to broadcast.
     """
+    term = _attention(query, user, heads)
+    return term if share is None else term * share
+
+
+def _attention(query: torch.Tensor | None, user: UserKeyValue, heads: int) -> torch.Tensor:
     if user.key is None:
         return user.value
     if query is None:

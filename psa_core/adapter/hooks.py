@@ -1,6 +1,6 @@
 """The user's term on a UNet's own attention modules, by hooks: diffusers' and ComfyUI's alike."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -10,10 +10,17 @@ from ..errors import PSAError
 from .attention import UserKeyValue, user_attention
 from .model import PSAAdapter, check_strength
 
+Share = Callable[[torch.Tensor], torch.Tensor]
+"""For a layer's (B, L, width) how much of the user's term counts at each query, (B, L, 1)."""
+
 
 @contextmanager
 def user_attention_added(
-    layers: Sequence[Any], adapter: PSAAdapter, tokens: torch.Tensor, strength: float = 1.0
+    layers: Sequence[Any],
+    adapter: PSAAdapter,
+    tokens: torch.Tensor,
+    strength: float = 1.0,
+    share: Share | None = None,
 ) -> Iterator[None]:
     """Within the block each layer adds `strength * Attn(Q, K_user, V_user)` before its output projection.
 
@@ -26,6 +33,7 @@ def user_attention_added(
         tokens: (B, N, cross_attention_dim) from `user_tokens` or `uncond_tokens`: a row for each row
             of the batch, or one row for all.
         strength: 0 leaves the layers exactly as they are.
+        share: how much of the term counts where; `None`: all of it.
 
     Raises:
         PSAError: if the adapter was made for other layers, or the tokens or the strength are unusable.
@@ -34,21 +42,23 @@ def user_attention_added(
     if check_strength(strength) == 0:
         yield
         return
-    with contributions_added(layers, [user.scaled(strength) for user in adapter.key_values(tokens)]):
+    with contributions_added(layers, [user.scaled(strength) for user in adapter.key_values(tokens)], share):
         yield
 
 
 @contextmanager
-def contributions_added(layers: Sequence[Any], contributions: Sequence[UserKeyValue]) -> Iterator[None]:
+def contributions_added(
+    layers: Sequence[Any], contributions: Sequence[UserKeyValue], share: Share | None = None
+) -> Iterator[None]:
     """As `user_attention_added`, for keys and values that are there: one a layer, of a row each or one row for all."""
     with ExitStack() as hooks:
         for layer, user in zip(layers, contributions, strict=True):
-            for hook in _hook_layer(layer, user):
+            for hook in _hook_layer(layer, user, share):
                 hooks.callback(hook.remove)
         yield
 
 
-def _hook_layer(layer: Any, user: UserKeyValue) -> list:
+def _hook_layer(layer: Any, user: UserKeyValue, share: Share | None) -> list:
     if user.key is not None and getattr(layer, "fused_projections", False):
         raise PSAError("An adapter with several tokens needs the query: call unet.unfuse_qkv_projections() first.")
     query: list[torch.Tensor | None] = [None]
@@ -60,7 +70,8 @@ def _hook_layer(layer: Any, user: UserKeyValue) -> list:
         hidden = inputs[0]
         here = user.to(hidden.device, hidden.dtype)
         _check_rows(here, hidden)
-        return (hidden + user_attention(query[0], here, layer.heads), *inputs[1:])
+        counts = None if share is None else share(hidden).to(hidden)
+        return (hidden + user_attention(query[0], here, layer.heads, counts), *inputs[1:])
 
     hooks = [layer.to_out[0].register_forward_pre_hook(add_user_term)]
     if user.key is not None:

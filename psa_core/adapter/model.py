@@ -13,6 +13,8 @@ from ..errors import PSAError
 from .attention import UserKeyValue
 
 FAMILIES = {768: "SD1.5", 2048: "SDXL"}  # by cross_attention_dim; only words messages
+MAX_STRENGTH = 10.0
+"""Of what nodes ask for, on either side of 0: far beyond what any adapter was trained for."""
 
 
 class Float32Linear(nn.Linear):

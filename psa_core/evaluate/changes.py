@@ -5,9 +5,7 @@ from typing import NamedTuple
 import torch
 
 from ..errors import PSAError
-
-LEAST = 16 / 255
-"""A pixel has changed where a channel has by more than this, by default: less is hardly seen."""
+from ..plots.differences import LEAST, difference
 
 
 class Change(NamedTuple):
@@ -21,6 +19,8 @@ class Change(NamedTuple):
 def changes(before: torch.Tensor, after: torch.Tensor, places: torch.Tensor, least: float = LEAST) -> list[Change]:
     """What changed from picture to picture, and how much of it outside where it should.
 
+    A pixel has changed where `difference` is more than `least`.
+
     Args:
         before, after: (B, 3, H, W) in [0, 1].
         places: (B, H, W), true where a change is meant, such as on the symbol that is to go.
@@ -33,7 +33,7 @@ def changes(before: torch.Tensor, after: torch.Tensor, places: torch.Tensor, lea
             "Changes need two batches of pictures of one shape (B, 3, H, W), and a place (H, W) for each; these have "
             f"{tuple(before.shape)}, {tuple(after.shape)} and {tuple(places.shape)}."
         )
-    changed = (after.float() - before.float()).abs().amax(1) > least
+    changed = difference(before, after) > least
     counts, outside = changed.flatten(1).sum(1).tolist(), (changed & ~places.bool()).flatten(1).sum(1).tolist()
     pixels = before[0, 0].numel() if len(before) else 1
     return [Change(all_ / pixels, out / all_ if all_ else None) for all_, out in zip(counts, outside, strict=True)]

@@ -63,6 +63,19 @@ def test_strength_scales_the_term(inputs, tokens):
 
 
 @pytest.mark.parametrize("tokens", [1, 2])
+def test_a_share_at_each_query_weighs_the_term_there(inputs, tokens):
+    query, key, value = inputs(tokens)
+    user = UserKeyValue(None if tokens == 1 else key, value)
+    whole = user_attention(query, user, HEADS).expand(-1, LENGTH, -1)
+    share = torch.rand(ROWS, LENGTH, 1)
+    share[0, 0], share[1, 1] = 0, 1
+    weighed = user_attention(query, user, HEADS, share)
+    assert torch.equal(weighed, whole * share)
+    assert not weighed[0, 0].any() and torch.equal(weighed[1, 1], whole[1, 1])
+    assert torch.equal(user_attention(query, user, HEADS, 1.0), user_attention(query, user, HEADS))
+
+
+@pytest.mark.parametrize("tokens", [1, 2])
 def test_rows_can_be_picked_and_moved(inputs, tokens):
     _, key, value = inputs(tokens)
     user = UserKeyValue(None if tokens == 1 else key, value)

@@ -10,6 +10,7 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from golden import KINDS, load_unet, relative_error, run_unet, vectors
 
 from psa_core import PSAAdapter, PSAError
+from psa_core.adapter.region import Region, token_grid
 from psa_core.diffusers_unet import cross_attention_layers, psa_applied
 
 EMBEDDING_DIM = 10
@@ -172,6 +173,63 @@ def test_row_i_of_a_batch_is_single_run_i(kind, unet, tokens):
         assert relative_error(batch[row : row + 1], alone) < CLOSE
         assert relative_error(batch[row], shared[row]) < CLOSE  # one row of tokens serves all
         assert relative_error(batch[1 - row], shared[1 - row]) > 1e-3
+
+
+def attention_terms(unet, given, adapter, mask) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """For each cross-attention what is added to it, and where it looks: what it is without PSA, for the same input."""
+    layers, seen = cross_attention_layers(unet), []
+    hooks = [layer.to_out[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])) for layer in layers]
+    with psa_applied(unet, adapter, user_tokens(adapter), mask=mask):
+        after = [
+            layer.to_out[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])) for layer in layers
+        ]
+        run_unet(unet, given)
+    for hook in (*hooks, *after):
+        hook.remove()
+    return list(zip(seen[::2], seen[1::2], strict=True))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tokens", [1, 2])
+@pytest.mark.parametrize("size", [(8, 8), (9, 13)])
+def test_a_mask_leaves_positions_outside_as_they_are(kind, unet, tokens, size):
+    given, adapter = vectors(kind), adapter_for(unet, tokens)
+    given = {**given, "latents": torch.randn(2, 4, *size, generator=torch.Generator().manual_seed(5))}
+    mask = torch.zeros(64, 64)
+    mask[:, 40:] = 1
+    inside = 0
+    for before, after in attention_terms(unet, given, adapter, mask):
+        weights = Region(mask).weights([0], token_grid(size, before.shape[1]))[0, :, 0]
+        assert torch.equal(before[:, weights == 0], after[:, weights == 0])
+        assert ((before != after).any(-1).any(0) <= (weights > 0)).all()
+        inside += int((before != after).any(-1).sum())
+    assert inside
+    with psa_applied(unet, adapter, user_tokens(adapter), mask=torch.ones(5, 7)):
+        everywhere = run_unet(unet, given)
+    with psa_applied(unet, adapter, user_tokens(adapter)):
+        assert torch.equal(everywhere, run_unet(unet, given))
+    plain = run_unet(unet, given)
+    with psa_applied(unet, adapter, user_tokens(adapter), mask=torch.zeros(5, 7)):
+        assert torch.equal(run_unet(unet, given), plain)
+    assert hook_count(unet) == 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_each_row_has_its_own_mask(kind, unet, tokens):
+    given, adapter = vectors(kind), adapter_for(unet, tokens)
+    users, masks = user_tokens(adapter), torch.zeros(2, 8, 8)
+    masks[0, :4], masks[1, :, 4:] = 1, 1
+    with psa_applied(unet, adapter, users, mask=masks):
+        batch = run_unet(unet, given)
+    for row in range(2):
+        with psa_applied(unet, adapter, users[row : row + 1], mask=masks[row]):
+            alone = run_unet(unet, given, slice(row, row + 1))
+        assert relative_error(batch[row : row + 1], alone) < CLOSE
+        assert relative_error(batch[1 - row : 2 - row], alone) > 1e-3
+    three = torch.rand(3, 8, 8)
+    with pytest.raises(PSAError, match="3 masks for 2 rows"), psa_applied(unet, adapter, users, mask=three):
+        run_unet(unet, given)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

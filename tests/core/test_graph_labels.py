@@ -73,3 +73,9 @@ def test_what_the_graph_does_not_say_is_numbered(graph):
     assert module.labels_for({}, "grid", 2) == (["1", "2"], [])
     graph["first"]["inputs"]["model"] = ["first", 0]  # a circle ends, too
     assert len(labels(graph, 2)[0]) == 2
+
+
+def test_the_viewers_of_a_node_are_called_as_their_nodes_have_them(graph):
+    assert module.viewer_names(graph, "encode", 3) == ["L0", "山田", "viewer 3"]
+    assert module.viewer_names(graph, "encode", 2) == ["viewer 1", "viewer 2"]  # a graph that says something else
+    assert module.viewer_names({}, "encode", 1) == ["viewer 1"]

@@ -26,7 +26,7 @@ def rows_of(names, pictures, latents, profiles, tiles=1, **stated):
     for number, name in enumerate(names):
         conds[name].append({"uuid": number})
     options = {
-        comfy_rows.RUN: comfy_rows.Run(SimpleNamespace(conds=conds), pictures),
+        comfy_rows.RUN: comfy_rows.Run(SimpleNamespace(conds=conds), pictures, (8, 8)),
         "cond_or_uncond": list(range(len(names))),
         "uuids": list(range(len(names))),
         "sigmas": torch.ones(latents),

@@ -38,6 +38,31 @@ SDXL = SD15 | {
     "adm_in_channels": 2816,
 }
 
+SMALL = {
+    "sd15": SD15
+    | {
+        "model_channels": 32,
+        "num_res_blocks": [1, 1],
+        "channel_mult": [1, 2],
+        "transformer_depth": [1, 0],
+        "transformer_depth_output": [1, 1, 0, 0],
+        "context_dim": 48,
+        "num_heads": 4,
+    },
+    "sdxl": SDXL
+    | {
+        "model_channels": 32,
+        "num_res_blocks": [1, 1],
+        "channel_mult": [1, 2],
+        "transformer_depth": [0, 2],
+        "transformer_depth_output": [0, 0, 2, 2],
+        "transformer_depth_middle": 2,
+        "context_dim": 48,
+        "num_head_channels": 16,
+        "adm_in_channels": 64,
+    },
+}
+
 
 def unet_model(family: str, config: dict, dtype: torch.dtype = torch.float32) -> comfy.model_patcher.ModelPatcher:
     """A MODEL around a UNet of `config`, uninitialised: fill it, or load a state dict into it."""
@@ -58,4 +83,13 @@ def full_size_model(family: str, dtype: torch.dtype) -> comfy.model_patcher.Mode
         for start in range(0, flat.numel(), block.numel()):
             part = flat[start : start + block.numel()]
             part.copy_(block[: part.numel()])
+    return model
+
+
+def small_model(family: str, dtype: torch.dtype = torch.float32) -> comfy.model_patcher.ModelPatcher:
+    """One of `SMALL`, with random weights that are the same each time."""
+    model = unet_model(family, SMALL[family], dtype)
+    torch.manual_seed(0)
+    for parameter in model.model.diffusion_model.parameters():
+        parameter.data.normal_(std=0.1)
     return model

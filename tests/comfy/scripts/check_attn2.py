@@ -16,44 +16,11 @@ import comfy.conds
 import comfy.samplers
 import torch
 from comfy.ldm.modules.attention import optimized_attention
-from random_unets import SD15, SDXL, unet_model
+from random_unets import SD15, SDXL, SMALL, small_model, unet_model
 
 core, apply, attn2, rows_module = (
     pack_module(name) for name in ("psa_core", "nodes.comfy.apply", "nodes.comfy.attn2", "nodes.comfy.rows")
 )
-
-SMALL = {
-    "sd15": SD15
-    | {
-        "model_channels": 32,
-        "num_res_blocks": [1, 1],
-        "channel_mult": [1, 2],
-        "transformer_depth": [1, 0],
-        "transformer_depth_output": [1, 1, 0, 0],
-        "context_dim": 48,
-        "num_heads": 4,
-    },
-    "sdxl": SDXL
-    | {
-        "model_channels": 32,
-        "num_res_blocks": [1, 1],
-        "channel_mult": [1, 2],
-        "transformer_depth": [0, 2],
-        "transformer_depth_output": [0, 0, 2, 2],
-        "transformer_depth_middle": 2,
-        "context_dim": 48,
-        "num_head_channels": 16,
-        "adm_in_channels": 64,
-    },
-}
-
-
-def small_model(family, dtype=torch.float32):
-    model = unet_model(family, SMALL[family], dtype)
-    torch.manual_seed(0)
-    for parameter in model.model.diffusion_model.parameters():
-        parameter.data.normal_(std=0.1)
-    return model
 
 
 def make_adapter(model, num_tokens=1):
@@ -257,7 +224,7 @@ def check_batches_are_read_as_samplers_and_tilers_make_them():
 
 def check_parts_of_a_batch_are_read_as_their_nodes_state_them():
     conditions = {name: [{"uuid": name}] for name in ("positive", "negative")}
-    run = rows_module.Run(SimpleNamespace(conds=conditions, original_conds=conditions), pictures=8)
+    run = rows_module.Run(SimpleNamespace(conds=conditions, original_conds=conditions), pictures=8, size=(8, 8))
 
     def rows(latents, profiles=2, batch=None, kinds=("negative", "positive"), **stated):
         options = {"cond_or_uncond": [0] * len(kinds), "uuids": kinds, "sigmas": torch.ones(latents)}
