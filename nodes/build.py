@@ -12,7 +12,7 @@ from ..psa_core.rules import RULES, SAGE
 from ..psa_core.users import read_users
 from . import sockets
 from .comfy.dataset_build import SAMPLERS, SCHEDULERS, Sampling, build, dataset_folder, folder_fingerprint
-from .comfy.folders import input_folder
+from .comfy.folders import given_path
 from .comfy.images import to_comfy
 
 
@@ -127,4 +127,4 @@ def _prompts(prompts: list[PromptPair] | None, file: str) -> list[PromptPair]:
 
 
 def _file(name: str, what: str) -> Path:
-    return existing_file(input_folder() / Path(name).expanduser(), what)
+    return existing_file(given_path(name), what)

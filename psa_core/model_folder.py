@@ -9,6 +9,7 @@ import torch
 
 from .errors import PSAError
 from .extras import require
+from .tensor_files import no_larger_than
 
 KIND_KEY = "_psa_kind"
 """A model's own word for its kind, in `model_index.json`; diffusers passes over keys with an underscore."""
@@ -73,9 +74,16 @@ def load_part(folder: Path, part: str, dtype: torch.dtype) -> Any:
     require("train", "Reading a model in diffusers' layout", "diffusers", "transformers")
     try:
         kind = _scheduler_class(folder) if part == "scheduler" else _class(*_CLASSES[part])
-        weights = part not in ("scheduler", "tokenizer", "tokenizer_2")
-        options = {"use_safetensors": True, "torch_dtype": dtype} if weights else {}
-        return kind.from_pretrained(folder, subfolder=part, local_files_only=True, **options)
+        where = {"subfolder": part, "local_files_only": True}
+        if part in ("scheduler", "tokenizer", "tokenizer_2"):
+            return kind.from_pretrained(folder, **where)
+        with no_larger_than((folder / part).glob("*.safetensors")):
+            model, report = kind.from_pretrained(
+                folder, use_safetensors=True, torch_dtype=dtype, output_loading_info=True, **where
+            )
+        if report["missing_keys"]:  # they would be random
+            raise ValueError(f"it lacks weights, such as {min(report['missing_keys'])}")
+        return model
     except PSAError:
         raise
     except Exception as error:  # a folder of anyone's making

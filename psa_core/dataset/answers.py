@@ -14,6 +14,7 @@ written when its process died, and does not.
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PSAError
+from ..files import inside
 from ..schema import CATEGORIES
 from .split import Scene
 
@@ -91,6 +93,11 @@ def read_answers_from(root: Path, offset: int, lines: int) -> tuple[list[Answer]
     """The answers behind a byte of the file, before which there are so many lines; and where the last one ends."""
     path = root / ANSWERS
     answers: list[Answer] = []
+    if os.path.lexists(path):
+        try:
+            inside(root, ANSWERS)
+        except PSAError as error:
+            raise PSAError(f"The answers by hand cannot be read: {error}") from None
     try:
         with open(path, "rb") as file:
             file.seek(offset)
