@@ -5,6 +5,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 from adapters import random_adapter
 from hostile_files import hostile, reading_holds
 from pair_sets import write_pair_set
+from permissions import permissions_bind
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tiny_training import user, write_split
@@ -422,3 +424,13 @@ def test_reading_holds(tmp_path, monkeypatch, kind, examples):
     read(path)
     files = hostile(path.read_bytes(), path.suffix)
     reading_holds(path, files, read, examples, also=(StateError, TryAgainError))
+
+
+@permissions_bind
+@pytest.mark.parametrize("kind", CASES)
+def test_a_file_that_may_not_be_read_is_a_sentence(tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    path, read = CASES[kind](tmp_path)
+    path.chmod(0)
+    with suppress(PSAError):  # what may be missing counts as missing
+        read(path)
