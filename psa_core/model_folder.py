@@ -14,6 +14,7 @@ from .tensor_files import no_larger_than
 KIND_KEY = "_psa_kind"
 """A model's own word for its kind, in `model_index.json`; diffusers passes over keys with an underscore."""
 _MAX_JSON_BYTES = 1 << 20
+_CLIP_TOKENS = 77
 _CLASSES = {
     "unet": ("diffusers", "UNet2DConditionModel"),
     "vae": ("diffusers", "AutoencoderKL"),
@@ -75,8 +76,12 @@ def load_part(folder: Path, part: str, dtype: torch.dtype) -> Any:
     try:
         kind = _scheduler_class(folder) if part == "scheduler" else _class(*_CLASSES[part])
         where = {"subfolder": part, "local_files_only": True}
-        if part in ("scheduler", "tokenizer", "tokenizer_2"):
+        if part == "scheduler":
             return kind.from_pretrained(folder, **where)
+        if part in ("tokenizer", "tokenizer_2"):
+            return _not_longer(
+                kind.from_pretrained(folder, **where), folder / part.replace("tokenizer", "text_encoder")
+            )
         with no_larger_than((folder / part).glob("*.safetensors")):
             model, report = kind.from_pretrained(
                 folder, use_safetensors=True, torch_dtype=dtype, output_loading_info=True, **where
@@ -92,6 +97,13 @@ def load_part(folder: Path, part: str, dtype: torch.dtype) -> Any:
             f"The model in {folder} cannot be loaded as .safetensors weights: its part '{part}' is missing or "
             f"damaged ({reason})."
         ) from error
+
+
+def _not_longer(tokenizer: Any, encoder: Path) -> Any:
+    """The tokenizer, whose texts are no longer than the encoder in that folder takes: not every folder says it."""
+    longest = read_json(encoder / "config.json").get("max_position_embeddings", _CLIP_TOKENS)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
+    return tokenizer
 
 
 def _class(library: str, name: str) -> Any:

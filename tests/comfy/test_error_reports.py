@@ -24,7 +24,8 @@ NODE_CLASS_MAPPINGS = {}
 SPOILED = {"PSA_PROFILE": ("profile", "UserProfile"), "PSA_EMBEDDING": ("encoders.embedding", "UserEmbedding")}
 
 def fail(value, name):
-    if name.startswith("__"):
+    own = {**type(value).__dataclass_fields__, **vars(type(value))}
+    if name.startswith("__") or name not in own:  # ComfyUI looks whether it is a model
         return object.__getattribute__(value, name)
     raise KeyError(str(object.__getattribute__(value, "__dict__")))
 

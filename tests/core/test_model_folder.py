@@ -53,3 +53,11 @@ def test_a_configuration_of_a_larger_model_is_refused_at_once(folder, part, lie)
     path.write_text(json.dumps(json.loads(path.read_text()) | lie))
     with pytest.raises(PSAError, match="larger model than its weights"):
         load_part(folder, part, torch.float32)
+
+
+def test_a_tokenizer_that_does_not_say_how_long_texts_may_be(folder):
+    path = folder / "tokenizer" / "tokenizer_config.json"
+    said = json.loads(path.read_text())
+    assert load_part(folder, "tokenizer", torch.float32).model_max_length == said.pop("model_max_length")
+    path.write_text(json.dumps(said))
+    assert load_part(folder, "tokenizer", torch.float32).model_max_length == 77

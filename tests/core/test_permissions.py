@@ -56,7 +56,6 @@ def test_a_place_that_may_not_be_written_to(tmp_path, monkeypatch, capsys, comma
         ["generate", "IN/prompts.csv", "--model", "IN/model", "--out", "out"],
         ["evaluate", "--method", "a=IN", "--prompts", "IN/prompts.csv", "--judge", "mini", "-o", "out.json"],
         ["build-dataset", "IN/prompts.jsonl", "out", "--model", "IN/model"],
-        ["dataset", "check", "IN"],
         ["train", "--config", "IN/run.toml"],
     ],
     ids=lambda arguments: "-".join(word for word in arguments[:2] if word.isalpha()),
@@ -80,3 +79,18 @@ def test_an_input_that_may_not_be_read(tmp_path, monkeypatch, capsys, arguments,
         for path in closed:
             path.chmod(0o700)
     assert sorted(os.listdir(tmp_path)) == ["in"]
+
+
+def test_a_data_set_that_may_not_be_read(tmp_path, capsys):
+    metadata = tmp_path / "train" / "metadata.jsonl"
+    metadata.parent.mkdir()
+    metadata.write_text("{}\n")
+    for closed in (metadata, metadata.parent, tmp_path):
+        closed.chmod(0)
+        try:
+            code = main(["dataset", "check", str(tmp_path)])
+        finally:
+            closed.chmod(0o700)
+        told = capsys.readouterr()
+        assert code in (1, 2) and "Traceback" not in told.err and "bug of ours" not in told.err
+        assert "may not be read" in told.out or told.err.startswith("psa: ")
