@@ -4,6 +4,7 @@ from .adapter import LoadAdapter, SaveAdapter
 from .apply import Apply
 from .audience import Audience, MixViewers
 from .build import BuildDataset
+from .comfy.faults import reported
 from .compare import Compare
 from .concepts import Concepts
 from .dataset import CheckDataset, LoadDataset
@@ -18,28 +19,31 @@ from .train import Train
 from .user_space import UserSpace
 
 NODES = [
-    UserProfile,
-    LoadProfile,
-    SaveProfile,
-    LoadEncoder,
-    Encode,
-    LoadEmbedding,
-    LoadAdapter,
-    SaveAdapter,
-    Apply,
-    Audience,
-    MixViewers,
-    LoadEffect,
-    SaveEffect,
-    LabelGrid,
-    LoadMini,
-    UserSpace,
-    Concepts,
-    BuildDataset,
-    LoadDataset,
-    CheckDataset,
-    Train,
-    Evaluate,
-    PictureGuard,
-    Compare,
+    reported(node)
+    for node in (
+        UserProfile,
+        LoadProfile,
+        SaveProfile,
+        LoadEncoder,
+        Encode,
+        LoadEmbedding,
+        LoadAdapter,
+        SaveAdapter,
+        Apply,
+        Audience,
+        MixViewers,
+        LoadEffect,
+        SaveEffect,
+        LabelGrid,
+        LoadMini,
+        UserSpace,
+        Concepts,
+        BuildDataset,
+        LoadDataset,
+        CheckDataset,
+        Train,
+        Evaluate,
+        PictureGuard,
+        Compare,
+    )
 ]

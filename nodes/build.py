@@ -23,7 +23,7 @@ from .comfy.dataset_build import (
     folder_fingerprint,
     native_side,
 )
-from .comfy.folders import input_folder
+from .comfy.folders import given_path
 from .comfy.images import to_comfy
 from .comfy.judges import BY_MODEL, JUDGES, LOCATION
 
@@ -166,4 +166,4 @@ def _prompts(prompts: list[PromptPair] | None, file: str) -> list[PromptPair]:
 
 
 def _file(name: str, what: str) -> Path:
-    return existing_file(input_folder() / Path(name).expanduser(), what)
+    return existing_file(given_path(name), what)

@@ -1,5 +1,6 @@
 """PSA_DATASET: a split of preference pairs in a folder, checked record by record."""
 
+import os
 from pathlib import Path
 
 from comfy_api.latest import io, ui
@@ -14,7 +15,7 @@ from ..psa_core.errors import PSAError
 from ..psa_core.files import existing_file
 from . import sockets
 from .comfy.fingerprints import always_new, fingerprint
-from .comfy.folders import NO_DATA_SET, data_sets, input_folder, path_fingerprint
+from .comfy.folders import NO_DATA_SET, data_sets, given_path, path_fingerprint
 from .comfy.images import to_comfy
 from .comfy.progress import node_progress
 
@@ -78,10 +79,10 @@ class LoadDataset(io.ComfyNode):
         if folder is None or split is None:  # linked: ComfyUI goes by the nodes that they come from
             return fingerprint("dataset")
         folder = elsewhere or folder
-        beside = [_root(folder) / name for name in (PAIRS, PEOPLE, JUDGED, ANSWERS)]  # of the compact form
+        beside = [given_path(folder) / name for name in (PAIRS, PEOPLE, JUDGED, ANSWERS)]  # of the compact form
         try:
             paths = [_metadata(folder, split), _users(folder, users), *(path for path in beside if path.is_file())]
-        except PSAError:
+        except (PSAError, OSError):
             return always_new()  # let it run, and say what is wrong
         return fingerprint(*(path_fingerprint(path) for path in paths if path))
 
@@ -89,7 +90,7 @@ class LoadDataset(io.ComfyNode):
     def execute(cls, folder, split, skip_bad, users="", elsewhere="") -> io.NodeOutput:
         folder = elsewhere.strip() or folder
         _metadata(folder, split)
-        dataset = read_split(_root(folder), split, skip_bad, users=_users(folder, users))
+        dataset = read_split(given_path(folder), split, skip_bad, users=_users(folder, users))
         shown = ui.PreviewImage(to_comfy([sample_pairs(dataset)])).as_dict()
         return io.NodeOutput(dataset, ui={**shown, "text": (summary(dataset),)})
 
@@ -131,7 +132,7 @@ class CheckDataset(io.ComfyNode):
         kind = (input_types or {}).get("dataset")  # where it is linked
         if kind not in (None, sockets.Dataset.io_type):
             return f"The input dataset takes {sockets.Dataset.io_type}, as PSA Build Dataset gives it, and not {kind}."
-        if kind is None and folder is not None and not split_names(_root(folder)):
+        if kind is None and folder is not None and not split_names(given_path(folder)):
             return (
                 "There is no data set in that folder: no folder such as train with metadata.jsonl or pairs.jsonl. "
                 "Give a folder inside ComfyUI's input folder, or an absolute path."
@@ -144,19 +145,15 @@ class CheckDataset(io.ComfyNode):
 
     @classmethod
     def execute(cls, folder, users="", dataset=None) -> io.NodeOutput:
-        root = _root(folder) if dataset is None else dataset.folder.parent
+        root = given_path(folder) if dataset is None else dataset.folder.parent
         found = check_dataset(root, _users(str(root), users), node_progress())
         picture = to_comfy([found.to_figure()])
         shown = ui.PreviewImage(picture).as_dict()
         return io.NodeOutput(found.to_text(), picture, ui={**shown, "text": (found.to_text(),)})
 
 
-def _root(folder: str) -> Path:
-    return input_folder() / Path(folder).expanduser()
-
-
 def _users(folder: str, users: str | None) -> Path | None:
-    return existing_file(_root(folder) / Path(users).expanduser(), "users file") if users else None
+    return existing_file(given_path(folder) / os.path.expanduser(users), "users file") if users else None
 
 
 def _metadata(folder: str, split: str) -> Path:
@@ -164,7 +161,7 @@ def _metadata(folder: str, split: str) -> Path:
         raise PSAError(f"A split is one of: {', '.join(SPLITS)}.")
     if folder == NO_DATA_SET:
         raise PSAError("There is no data set in ComfyUI's input folder. Put one there and press R, or write its path.")
-    root = _root(folder)
+    root = given_path(folder)
     if root.name in SPLITS and not (root / split).is_dir() and root.name in split_names(root.parent):
         raise PSAError(f"{folder} is the folder of one split. Give the folder around it, and {root.name} as split.")
     return existing_file(split_file(root, split), f"metadata of the split '{split}'")

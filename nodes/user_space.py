@@ -12,7 +12,7 @@ from ..psa_core.rules import RULES, SAGE
 from ..psa_core.users import read_users
 from . import sockets
 from .comfy.fingerprints import fingerprint
-from .comfy.folders import input_folder, path_fingerprint
+from .comfy.folders import given_path, path_fingerprint
 from .comfy.images import to_comfy
 
 _MOST = 100_000
@@ -70,4 +70,4 @@ class UserSpace(io.ComfyNode):
 
 
 def _file(users: str | None) -> Path | None:
-    return existing_file(input_folder() / Path(users).expanduser(), "users file") if users else None
+    return existing_file(given_path(users), "users file") if users else None

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .errors import PSAError
+from .errors import PSAError, bug_sentence
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -29,7 +29,6 @@ _COMMANDS = {
     "evaluate": "Measure what was drawn: what should not be there, and what should.",
     "mini": "Build and measure in PSA Mini, a small world of simple pictures.",
 }
-_ISSUES = "https://github.com/comfyui-psa/comfyui-psa/issues"
 _UNFINISHED = "Unfinished: what is written is whole. The same command goes on from there, where there is something to."
 _MENDABLE, _OURS = 2, 70  # exit codes: what a person can mend, and what we must
 
@@ -60,6 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"psa: interrupted. {_UNFINISHED}", file=sys.stderr)
         return 128 + signal.SIGINT
+    except OSError as error:  # a path too long, a folder that may not be entered, a pipe that nobody reads
+        from .files import os_sentence
+
+        print(f"psa: {os_sentence(error)}", file=sys.stderr)
+        return _MENDABLE
     except Exception as error:
         print(_bug_report(error), file=sys.stderr)
         return _OURS
@@ -74,17 +78,14 @@ def _terminate(*_: Any) -> None:
 
 
 def _bug_report(error: Exception) -> str:
-    """What to say of an error that nobody foresaw; where it came from goes into a file, what it said does not.
-
-    An error's text may hold what was read, and that may be a profile.
-    """
+    """What to say of an error that nobody foresaw; where it came from goes into a file, what it said does not."""
     import os
     import tempfile
     import traceback
 
     frames = traceback.extract_tb(error.__traceback__)
     places = "\n".join(f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames)
-    sentence = f"psa: This is a bug of ours ({type(error).__name__}). Please report it at {_ISSUES}"
+    sentence = f"psa: {bug_sentence(error)}"
     try:
         handle, path = tempfile.mkstemp(prefix="psa-bug-", suffix=".txt", text=True)
         with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:

@@ -82,7 +82,7 @@ def _comfyui_folder() -> Path | None:
             raise PSAError(f"COMFYUI_PATH is {named}, but there is no main.py in it. Set it to ComfyUI's own folder.")
         return folder
     candidates = [PACK.parents[1]] if PACK.parent.name == "custom_nodes" else []
-    candidates.append(Path.home() / "comfy" / "ComfyUI")
+    candidates.append(Path(os.path.expanduser("~"), "comfy", "ComfyUI"))
     return next((folder for folder in candidates if (folder / "main.py").is_file()), None)
 
 

@@ -1,4 +1,6 @@
-"""The one exception type that a person is meant to read."""
+"""The one exception type that a person is meant to read, and what to say of all others."""
+
+_ISSUES = "https://github.com/comfyui-psa/comfyui-psa/issues"
 
 
 class PSAError(ValueError):
@@ -6,3 +8,9 @@ class PSAError(ValueError):
 
     Messages never hold a field of a profile: they end up in logs, and logs travel.
     """
+
+
+def bug_sentence(error: Exception) -> str:
+    """What to say of an error that nobody foresaw, without its full stop. What it says itself may hold what was read,
+    and that may be a profile."""
+    return f"This is a bug of ours ({type(error).__name__}). Please report it at {_ISSUES}"

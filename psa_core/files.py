@@ -20,6 +20,8 @@ _RESERVED_ON_WINDOWS = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in 
 _HOST = hashlib.blake2s(platform.node().encode(), digest_size=4).hexdigest()
 _PART = re.compile(r"\.part-(?:([0-9a-f]{8})-(\d{1,9})-(\d+)-)?[0-9a-f]{16}(?:\..*)?", re.DOTALL)
 _ABANDONED_S = 3600  # nothing was written for so long to a part of a process that cannot be seen from here
+NOT_THROUGH_LINKS = getattr(os, "O_NOFOLLOW", 0)
+"""A flag of `os.open` for what is changed in place: somebody else's folder may hold a link there, to anywhere."""
 _swept: set[str] = set()  # folders that this process has written to, and swept before
 
 
@@ -137,6 +139,12 @@ def printable(path: Path | str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def os_sentence(error: OSError) -> str:
+    """What to say of an error of the system's that nobody turned into a better sentence."""
+    what = "A file" if error.filename is None else shown(str(error.filename))
+    return f"{what} cannot be used: {error.strerror or error}. Check the path, its permissions and the free space."
+
+
 def _check_path(path: Path | str, what: str) -> None:
     text = os.fspath(path)
     if "\0" in text:
@@ -193,6 +201,16 @@ def existing_file(path: Path | str, what: str) -> Path:
     return path
 
 
+def own_file(folder: Path, name: str, what: str, root: Path | None = None) -> Path:
+    """As `existing_file`, for a file of somebody's data set: a link is followed as far as `inside` says."""
+    path = existing_file(folder / name, what)
+    try:
+        inside(folder, name, root)
+    except PSAError as error:
+        raise PSAError(f"The {what} cannot be read: {error}") from None
+    return path
+
+
 def inside(folder: Path, name: object, root: Path | None = None, what: str = "its folder") -> Path:
     """The existing file that somebody's list calls `name`, a path relative to `folder`.
 
@@ -209,6 +227,8 @@ def inside(folder: Path, name: object, root: Path | None = None, what: str = "it
     """
     if not isinstance(name, str) or not name or "\0" in name:
         raise PSAError("that is not a path. Give the file's path relative to its folder.")
+    if not is_text(name):
+        raise PSAError(f"{shown(name)} has a name that is no text in UTF-8. Rename the file.")
     given, windows = Path(name), PureWindowsPath(name)
     if given.is_absolute() or windows.anchor or not _stays(os.path.normpath(name)):
         raise PSAError(f"{shown(name)} leads out of {what}. Put the file inside it, and give its path there.")
@@ -236,6 +256,15 @@ def _blobs(roots: list[Path]) -> Iterator[Path]:
         for place in (root, *root.parents):
             if place.parent.name == "snapshots":
                 yield (place.parent.parent / "blobs").resolve()
+
+
+def is_text(text: str) -> bool:
+    """Whether `text` can be written in UTF-8: it holds no half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def shown(text: str, length: int = 120) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import PSAError
+from .files import NOT_THROUGH_LINKS
 
 _NAME = ".lock"
 _LOCKED_BYTE = 1 << 20  # far behind the text: Windows lets nobody read what is locked
@@ -74,7 +75,7 @@ def held(handle: int) -> Iterator[None]:
 
 
 def _open(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    return os.open(path, os.O_RDWR | os.O_CREAT | NOT_THROUGH_LINKS, 0o666)
 
 
 def _take(handle: int) -> bool:

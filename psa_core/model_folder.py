@@ -9,10 +9,12 @@ import torch
 
 from .errors import PSAError
 from .extras import require
+from .tensor_files import no_larger_than
 
 KIND_KEY = "_psa_kind"
 """A model's own word for its kind, in `model_index.json`; diffusers passes over keys with an underscore."""
 _MAX_JSON_BYTES = 1 << 20
+_CLIP_TOKENS = 77
 _CLASSES = {
     "unet": ("diffusers", "UNet2DConditionModel"),
     "vae": ("diffusers", "AutoencoderKL"),
@@ -73,9 +75,20 @@ def load_part(folder: Path, part: str, dtype: torch.dtype) -> Any:
     require("train", "Reading a model in diffusers' layout", "diffusers", "transformers")
     try:
         kind = _scheduler_class(folder) if part == "scheduler" else _class(*_CLASSES[part])
-        weights = part not in ("scheduler", "tokenizer", "tokenizer_2")
-        options = {"use_safetensors": True, "torch_dtype": dtype} if weights else {}
-        return kind.from_pretrained(folder, subfolder=part, local_files_only=True, **options)
+        where = {"subfolder": part, "local_files_only": True}
+        if part == "scheduler":
+            return kind.from_pretrained(folder, **where)
+        if part in ("tokenizer", "tokenizer_2"):
+            return _not_longer(
+                kind.from_pretrained(folder, **where), folder / part.replace("tokenizer", "text_encoder")
+            )
+        with no_larger_than((folder / part).glob("*.safetensors")):
+            model, report = kind.from_pretrained(
+                folder, use_safetensors=True, torch_dtype=dtype, output_loading_info=True, **where
+            )
+        if report["missing_keys"]:  # they would be random
+            raise ValueError(f"it lacks weights, such as {min(report['missing_keys'])}")
+        return model
     except PSAError:
         raise
     except Exception as error:  # a folder of anyone's making
@@ -89,6 +102,13 @@ def load_part(folder: Path, part: str, dtype: torch.dtype) -> Any:
 def placed(model: Any, device: torch.device) -> Any:
     """The model on the device; on a CPU its convolutions lie channels last, which oneDNN computes faster."""
     return model.to(device, memory_format=torch.channels_last) if device.type == "cpu" else model.to(device)
+
+
+def _not_longer(tokenizer: Any, encoder: Path) -> Any:
+    """The tokenizer, whose texts are no longer than the encoder in that folder takes: not every folder says it."""
+    longest = read_json(encoder / "config.json").get("max_position_embeddings", _CLIP_TOKENS)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
+    return tokenizer
 
 
 def _class(library: str, name: str) -> Any:

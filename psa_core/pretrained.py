@@ -6,10 +6,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from .errors import PSAError
 from .extras import require
+from .tensor_files import no_larger_than, open_file
 
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 _AGAIN = "Copy or download the whole folder again."
@@ -28,13 +29,14 @@ def load_model(folder: Path, kind: str, what: str, dtype: str = "auto") -> Any:
             not installed.
     """
     require("llm", f"Reading a {what}", "transformers")  # before a word on the folder, which may take long to get
-    for path in weight_files(folder, what):
+    weights = weight_files(folder, what)
+    for path in weights:
         try:
-            with safe_open(path, framework="pt"):
+            with open_file(path):
                 pass
         except (SafetensorError, OSError) as error:
             raise PSAError(f"{folder} holds no {what} that is whole: {path.name} is damaged. {_AGAIN}") from error
-    with _reading(folder, what) as transformers:
+    with _reading(folder, what) as transformers, no_larger_than(weights):
         name = "dtype" if _version(transformers) >= (4, 56) else "torch_dtype"
         model, report = getattr(transformers, kind).from_pretrained(
             folder, **_LOCAL, **{name: dtype}, use_safetensors=True, output_loading_info=True

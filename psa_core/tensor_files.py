@@ -3,11 +3,14 @@
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from .errors import PSAError
 from .files import printable
@@ -26,6 +29,54 @@ _DTYPES = {
 }
 
 
+_LONGEST_HEADER = 16 << 20  # bytes: an entry takes a hundred there, and thousands as objects. SDXL's take 0.4 MB
+
+
+def open_file(path: Path) -> Any:
+    """safetensors' handle on the file, for a `with`; what the header claims is held against the file's length there.
+
+    Raises:
+        SafetensorError, OSError: for a file that is missing, truncated, damaged or of another kind, or whose header
+            is far longer than any model's.
+    """
+    with open(path, "rb") as file:
+        if int.from_bytes(file.read(8), "little") > _LONGEST_HEADER:
+            raise SafetensorError("the header is longer than any model's")
+    return safe_open(path, framework="pt")
+
+
+@contextmanager
+def no_larger_than(files: Iterable[Path]) -> Iterator[None]:
+    """Within the block, a model that grows beyond what these files hold is not built: its configuration lies.
+
+    It may have twice their tensors and four times their values, since weights are shared, or packed.
+
+    Raises:
+        ValueError: out of the block, before the memory is filled; and as `open_file` does.
+    """
+    tensors = values = 0
+    for path in files:
+        with open_file(path) as file:
+            tensors += 2 * len(file.keys())
+            values += 4 * path.stat().st_size
+    seen: set[tuple[int, str]] = set()  # a parameter may be put in its place twice
+
+    def count(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
+        nonlocal values
+        if parameter is None or (id(module), name) in seen:
+            return
+        seen.add((id(module), name))
+        values -= parameter.numel()
+        if len(seen) > tensors or values < 0:
+            raise ValueError("its configuration describes a larger model than its weights are of")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 def read_file(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """The tensors, on the CPU, and the metadata.
 
@@ -33,7 +84,7 @@ def read_file(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         PSAError: for a file that is missing, truncated, damaged, or another kind of file.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_file(path) as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise PSAError(

@@ -1,5 +1,6 @@
 """Where the pack's files live in ComfyUI: model folders, and the profile store under the user directory."""
 
+import os
 from pathlib import Path
 
 import folder_paths
@@ -118,6 +119,11 @@ def find_folder(folder: str, name: str) -> Path:
 def input_folder() -> Path:
     """ComfyUI's input folder."""
     return Path(folder_paths.get_input_directory())
+
+
+def given_path(text: str) -> Path:
+    """The path that somebody typed: in ComfyUI's input folder, or absolute; `~` is the home folder, if there is one."""
+    return input_folder() / os.path.expanduser(text)
 
 
 NO_DATA_SET = "(no data set in ComfyUI's input folder yet)"

@@ -1,5 +1,6 @@
 """What nodes call the judges, and where each of them is found."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -80,10 +81,10 @@ def judge_options(node: str, judge: str, kind: str, location: str, model: str) -
         if not model:
             raise PSAError("A server may have several models. Write the judging one's name there into judge_model.")
         return {"address": location, "model": model}
-    folder, device = Path(location).expanduser(), str(model_management.get_torch_device())
+    folder, device = Path(os.path.expanduser(location)), str(model_management.get_torch_device())
     if kind == "vlm":
         return {"folder": folder, "device": device}
-    prompts = next((folder / name for name in _Q16_PROMPTS if (folder / name).is_file()), folder / _Q16_PROMPTS[0])
+    prompts = next((folder / name for name in _Q16_PROMPTS if os.path.isfile(folder / name)), folder / _Q16_PROMPTS[0])
     return {"clip_folder": folder, "prompts_path": prompts, "device": device}
 
 

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from ...psa_core.errors import PSAError
+from ...psa_core.tensor_files import read_file
 
 _WEIGHTS = {
     "unet": "diffusion_pytorch_model.safetensors",
@@ -30,9 +29,9 @@ def read_part(folder: Path | str, part: str) -> tuple[dict[str, Any], dict[str, 
     config = _read_json(path / "config.json")
     weights = path / _WEIGHTS[part]
     try:
-        return config, load_file(weights)
-    except (SafetensorError, OSError) as error:
-        raise _broken(weights) from error
+        return config, read_file(weights)[0]
+    except PSAError:
+        raise _broken(weights) from None
 
 
 def tokenizer_folder(folder: Path | str) -> Path:

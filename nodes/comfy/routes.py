@@ -7,7 +7,8 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from ...psa_core.errors import PSAError
+from ...psa_core.errors import PSAError, bug_sentence
+from .faults import log_places
 
 _Handler = Callable[[web.Request], Awaitable[dict[str, Any] | web.Response]]
 
@@ -21,6 +22,14 @@ def answers(handler: _Handler) -> Callable[[web.Request], Awaitable[web.Response
             found = await handler(request)
         except PSAError as error:
             return web.json_response({"error": str(error)}, status=400)
+        except OSError as error:
+            said = f"A file cannot be used: {error.strerror}. Check the permissions of ComfyUI's folders."
+            return web.json_response({"error": said}, status=400)
+        except web.HTTPException:
+            raise
+        except Exception as error:  # else aiohttp logs what it says
+            log_places(error)
+            return web.json_response({"error": f"{bug_sentence(error)} with what ComfyUI's log says."}, status=500)
         return found if isinstance(found, web.Response) else web.json_response(found)
 
     return answer

@@ -17,6 +17,7 @@ _FORMAT = "psa-adapter"
 _LAYER_KEY = re.compile(r"psa_adapter\.(\d+)\.to_([kv])_user\.(\d+)\.weight")
 _PROJECTION_KEYS = ("proj.weight", "proj.bias", "norm.weight", "norm.bias")
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_MOST_LAYERS = 1000  # SDXL has 70, and each takes as much memory as a module as a small file does
 _READABLE_DTYPES = (*_DTYPES, torch.float64)
 
 
@@ -143,6 +144,8 @@ def _check_keys(tensors: dict[str, torch.Tensor], name: str) -> None:
             f"{name} has several projection pairs a layer (to_k_user.1, ...). Their meaning was never defined, and "
             "the reference code ignores all but the first, so this file is refused. Use an adapter with one pair."
         )
+    if _layer_count(tensors) > _MOST_LAYERS:
+        raise PSAError(f"{name} has {_layer_count(tensors)} layers, and no UNet has more than {_MOST_LAYERS}.")
     expected = {f"user_proj.{key}" for key in _PROJECTION_KEYS} | {
         f"psa_adapter.{i}.to_{kind}_user.0.weight" for i in range(_layer_count(tensors)) for kind in "kv"
     }

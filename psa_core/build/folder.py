@@ -20,7 +20,7 @@ from ..dataset.pair_files import (
     write_users,
 )
 from ..errors import PSAError
-from ..files import atomic_path, sweep_parts
+from ..files import atomic_path, shown, sweep_parts
 from ..generate.run import digest
 from ..json_lines import write_objects
 from ..locks import locked_folder
@@ -126,5 +126,6 @@ def _differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     for name in dict.fromkeys([*there, *now]):
         before, value = there.get(name), now.get(name)
         if before != json.loads(json.dumps(value)):
-            told.append(f"the {name}" if name in _UNREADABLE else f"{name} ({before} there, {value} now)")
+            both = f"{shown(str(before), 60)} there, {shown(str(value), 60)} now"
+            told.append(f"the {name}" if name in _UNREADABLE else f"{shown(name, 40)} ({both})")
     return told

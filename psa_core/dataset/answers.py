@@ -15,6 +15,7 @@ said something else, that counts.
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PSAError
+from ..files import inside
 from ..schema import CATEGORIES
 from .split import Scene
 
@@ -92,6 +94,11 @@ def read_answers_from(root: Path, offset: int, lines: int, name: str = ANSWERS) 
     """The answers behind a byte of the file, before which there are so many lines; and where the last one ends."""
     path = root / name
     answers: list[Answer] = []
+    if os.path.lexists(path):
+        try:
+            inside(root, ANSWERS)
+        except PSAError as error:
+            raise PSAError(f"The answers by hand cannot be read: {error}") from None
     try:
         with open(path, "rb") as file:
             file.seek(offset)

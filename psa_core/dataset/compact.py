@@ -259,7 +259,7 @@ def _members(
 ) -> tuple[array, Examples]:
     """The rows of pairs that go by rule with everyone, and of those that go by an answer, with whom and which."""
     ruled, scenes, people, swapped = array("q"), array("q"), array("i"), array("b")
-    for number, _, data in numbered_lines(split / PAIRS, f"list of the split '{name}'"):
+    for number, _, data in numbered_lines(split / PAIRS, f"list of the split '{name}'", split.parent):
         try:
             if isinstance(data, PSAError):
                 raise data

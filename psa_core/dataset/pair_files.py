@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PSAError
-from ..files import existing_file
+from ..files import is_text, own_file
 from ..json_lines import write_objects
 from ..profile import UserProfile
 from ..schema import CATEGORIES
@@ -73,13 +73,13 @@ class PicturePair:
         if not isinstance(data, dict) or set(data) != set(names):
             raise PSAError(f"this is not a pair, a JSON object with these fields: {', '.join(names)}.")
         texts = ("concept", "asked", "shows", "without", "made_by")
-        if not all(_is_text(data[name]) for name in texts) or not data["shows"]:
+        if not all(_text(data[name]) for name in texts) or not data["shows"]:
             raise PSAError(f"the pair's {', '.join(texts)} must be texts.")
         if not isinstance(data["id"], str) or not _ID.fullmatch(data["id"]):
             raise PSAError("the pair's id must be 16 hex digits.")
         if data["category"] is not None and data["category"] not in CATEGORIES:
             raise PSAError(f"the pair's category must be null or one of: {', '.join(CATEGORIES)}.")
-        if data["label"] not in LABELS or not (data["set_aside"] is None or _is_text(data["set_aside"])):
+        if data["label"] not in LABELS or not (data["set_aside"] is None or _text(data["set_aside"])):
             raise PSAError(f"the pair's label must be one of {', '.join(LABELS)}, and set_aside null or a text.")
         pictures = data["pictures"]
         if not isinstance(pictures, dict) or set(pictures) != {SHOWS, WITHOUT}:
@@ -95,7 +95,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     Raises:
         PSAError: where there is none, or one that this version does not read.
     """
-    path = existing_file(folder / DESCRIPTION, "description of the data set (dataset.json)")
+    path = own_file(folder, DESCRIPTION, "description of the data set (dataset.json)")
     try:
         if path.stat().st_size > _MAX_DESCRIPTION:
             raise ValueError
@@ -107,11 +107,12 @@ def read_description(folder: Path) -> dict[str, Any]:
     return data
 
 
-def numbered_lines(path: Path, what: str) -> Iterator[tuple[int, int, Any]]:
-    """(line number, offset in bytes, JSON value or PSAError) for each line that is not blank."""
+def numbered_lines(path: Path, what: str, root: Path | None = None) -> Iterator[tuple[int, int, Any]]:
+    """(line number, offset in bytes, JSON value or PSAError) for each line that is not blank; `root` as `inside` has
+    it."""
     offset = number = 0
     try:
-        with open(existing_file(path, what), "rb") as file:
+        with open(own_file(path.parent, path.name, what, root), "rb") as file:
             while text := file.readline(_LONGEST_LINE + 1):
                 number += 1
                 if text.strip():
@@ -162,8 +163,5 @@ def _value(text: bytes) -> Any:
         return PSAError("this is not valid JSON. Put the file back as it was written.")
 
 
-def _is_text(value: Any) -> bool:
-    try:
-        return isinstance(value, str) and bool(value.encode() or True)
-    except UnicodeEncodeError:  # half a surrogate pair
-        return False
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and is_text(value)

@@ -1,5 +1,6 @@
 """A split of preference pairs, in whichever form its folder has it."""
 
+import os
 from pathlib import Path
 
 from ..errors import PSAError
@@ -46,4 +47,4 @@ def read_split(
 def split_file(folder: Path | str, name: str) -> Path:
     """The file that lists a split's records, `pairs.jsonl` or Sage's `metadata.jsonl`, whether it is there or not."""
     split = Path(folder) / name
-    return split / (PAIRS if (split / PAIRS).is_file() else "metadata.jsonl")
+    return split / (PAIRS if os.path.isfile(split / PAIRS) else "metadata.jsonl")

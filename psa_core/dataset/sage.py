@@ -19,7 +19,7 @@ import numpy as np
 
 from ..encoders.stored import StoredEncoder
 from ..errors import PSAError
-from ..files import existing_file, inside
+from ..files import inside, is_text, own_file
 from ..pictures import check_picture
 from ..profile import UserProfile
 from ..schema import SAGE_FILE_NAME, known_category
@@ -149,7 +149,7 @@ def read_sage_split(
         PSAError: naming line and file of the first bad record, or a split that is missing or empty.
     """
     split = Path(folder) / name
-    metadata = existing_file(split / "metadata.jsonl", f"metadata of the split '{name}'")
+    metadata = own_file(split, "metadata.jsonl", f"metadata of the split '{name}'", Path(folder))
     reader = _Reader(split, Path(folder), None if users is None else by_id(read_users(users)))
     stored = StoredUsers(embeddings)
     offsets, lines, people, skipped = array("q"), array("q"), array("i"), []
@@ -332,11 +332,3 @@ def _notes(name: str, count: int, bans: Counter[str], contradicting: list[int]) 
             f"{' and others' if bans[_CONTRADICTED] > len(contradicting) else ''}."
         )
     return notes
-
-
-def is_text(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half a surrogate pair
-        return False
-    return True

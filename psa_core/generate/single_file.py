@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from ..errors import PSAError
 from ..extras import require
 from ..files import existing_file
 from ..model_folder import load_part, read_json, scheduler_class
+from ..tensor_files import no_larger_than, open_file
 from .painter import BaseModel
 
 _LIBRARIES = ("diffusers", "transformers", "stable_diffusion", None)
@@ -39,7 +40,7 @@ class SingleFile(BaseModel):
         if file.suffix != ".safetensors":
             raise PSAError(f"{file.name} is no .safetensors file, and others can carry code. Convert the checkpoint.")
         try:
-            with safe_open(file, framework="pt") as opened:
+            with open_file(file) as opened:
                 opened.keys()
         except (SafetensorError, OSError) as error:
             raise PSAError(f"The checkpoint {file.name} is damaged. Copy or download it again.") from error
@@ -65,14 +66,15 @@ class SingleFile(BaseModel):
         scheduler = read_json(self.folder / "scheduler" / "scheduler_config.json")
         given["scheduler"] = scheduler_class(scheduler.get("_class_name")).from_config(scheduler)
         try:
-            pipe = kind.from_single_file(
-                str(self.file),
-                config=str(self.folder),
-                local_files_only=True,
-                torch_dtype=dtype,
-                **options,
-                **given,
-            )
+            with no_larger_than([self.file]):
+                pipe = kind.from_single_file(
+                    str(self.file),
+                    config=str(self.folder),
+                    local_files_only=True,
+                    torch_dtype=dtype,
+                    **options,
+                    **given,
+                )
             loaded = {part: getattr(pipe, part) for part in self.parts}
             _refuse_missing(loaded)
         except PSAError:

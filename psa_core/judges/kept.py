@@ -12,7 +12,7 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 from PIL import Image
 
 from ..errors import PSAError
-from ..files import atomic_path
+from ..files import NOT_THROUGH_LINKS, NameTakenError, atomic_path
 from .judging import Judge, Outcome, Pair, PairwiseJudge, Question, Tell, Verdict, tell_nobody
 
 _KEY_BYTES = 32
@@ -75,7 +75,7 @@ class Answers:
                 return
             with _using(self._path):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                handle = os.open(self._path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
+                handle = os.open(self._path, os.O_CREAT | os.O_APPEND | os.O_WRONLY | NOT_THROUGH_LINKS, 0o600)
                 with open(handle, "w", encoding="ascii") as file:
                     head = "" if os.fstat(handle).st_size else _HEAD
                     # A line begins with its own end of line: the one before may have been cut off.
@@ -177,10 +177,15 @@ def picture_digest(picture: Image.Image) -> str:
 
 def _own_key() -> bytes:
     """The person's key, made when it is first asked for."""
-    path = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "psa" / "answers.key"
-    if not path.exists():
-        with atomic_path(path, mode=0o600) as temporary:
-            temporary.write_bytes(secrets.token_bytes(_KEY_BYTES))
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    if not os.path.isabs(state):
+        raise PSAError("A judge's answers are kept in your home folder, and you have none. Set XDG_STATE_HOME to one.")
+    path = Path(state) / "psa" / "answers.key"
+    with _using(path):
+        is_there = path.exists()
+    if not is_there:
+        with suppress(NameTakenError), atomic_path(path, mode=0o600, replace=False) as temporary:
+            temporary.write_bytes(secrets.token_bytes(_KEY_BYTES))  # unless another process was faster
     with _using(path):
         key = path.read_bytes()
     if len(key) != _KEY_BYTES:

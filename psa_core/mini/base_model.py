@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import nn
 
 from ..files import atomic_path
 from ..model_folder import KIND_KEY, load_part
 from ..seeds import draw_seed
-from ..tensor_files import save_file
+from ..tensor_files import read_file, save_file
 from ..training.average import WeightAverage
 from ..training.optimizers import apply_gradients
 from ..training.state import load_state, save_state
@@ -349,7 +348,7 @@ def _forget_place(config: Path) -> None:
 
 def _prefix_keys(path: Path, prefix: str) -> None:
     """Give weights the keys that every version of transformers reads: version 5 leaves the prefix out."""
-    tensors = load_file(path)
+    tensors, _ = read_file(path)
     with atomic_path(path) as temporary:
         save_file(
             {prefix + key.removeprefix(prefix): value for key, value in tensors.items()}, temporary, {"format": "pt"}

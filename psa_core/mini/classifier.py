@@ -93,7 +93,10 @@ def load_classifier(path: Path | str = SHIPPED) -> Classifier:
             f"{printable(path.name)} is no classifier of PSA Mini, or another version's. Make one with: psa mini "
             "train-classifier."
         )
-    classifier.load_state_dict({key: value.float() for key, value in tensors.items()})
+    weights = {key: value.float() for key, value in tensors.items()}
+    if not all(torch.isfinite(value).all() for value in weights.values()):  # it would find nothing in any picture
+        raise PSAError(f"{printable(path.name)} is damaged: it holds NaN or infinite weights. Use another copy.")
+    classifier.load_state_dict(weights)
     return classifier.eval().requires_grad_(False)
 
 

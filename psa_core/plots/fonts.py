@@ -14,8 +14,7 @@ _SYSTEM = (  # for writing that ours lack: where systems keep fonts, and the wid
     Path("/System/Library/Fonts"),
     Path("/Library/Fonts"),
     Path(os.environ.get("WINDIR", r"C:\Windows"), "Fonts"),
-    Path("~/.fonts").expanduser(),
-    Path("~/.local/share/fonts").expanduser(),
+    *(Path(os.path.expanduser(place)) for place in ("~/.fonts", "~/.local/share/fonts")),
 )
 _WIDEST = ("noto", "unifont", "droidsansfallback", "wqy", "arial unicode", "segoeui", "nirmala", "freesans", "symbola")
 _MOST_FILES = 200

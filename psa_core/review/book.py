@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..dataset.answers import ANSWERS, Answer, read_answers_from
 from ..errors import PSAError
+from ..files import NOT_THROUGH_LINKS
 from ..locks import held
 
 _one_at_a_time = threading.Lock()
@@ -65,7 +66,7 @@ class AnswerBook:
 
     @contextmanager
     def _opened(self) -> Iterator[int]:
-        handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | NOT_THROUGH_LINKS, 0o600)
         try:
             with held(handle):
                 yield handle

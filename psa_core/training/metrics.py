@@ -68,12 +68,15 @@ def read_metrics(folder: Path | str) -> list[dict[str, float]]:
     """The entries of a run folder's `metrics.jsonl`, without a last line that a kill cut short.
 
     Raises:
-        PSAError: for a damaged line, naming it.
+        PSAError: for a damaged line, naming it, or a file that cannot be read.
     """
     path = Path(folder) / "metrics.jsonl"
     if not path.is_file():
         return []
-    *lines, rest = path.read_bytes().split(b"\n")
+    try:
+        *lines, rest = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise PSAError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error
     lines += [rest] if rest else []
     entries: list[dict[str, float]] = []
     sealed = False

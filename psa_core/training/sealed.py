@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from ..files import atomic_path
-from ..tensor_files import save_file
+from ..tensor_files import open_file, save_file
 
 _ENTRY = "psa"
 _DIGEST_HEX = 32
@@ -36,7 +36,7 @@ def read_sealed(path: Path, stands_for: str, *names: str) -> tuple[Any, dict[str
         SealError: for a file that is missing, damaged, or was written to stand for something else.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_file(path) as file:
             entry = (file.metadata() or {}).get(_ENTRY, "")
             seal, text = entry[:_DIGEST_HEX], entry[_DIGEST_HEX:]
             if seal != _hash(text.encode()):

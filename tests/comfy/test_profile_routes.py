@@ -1,19 +1,15 @@
 """The profile store's routes: they answer ComfyUI's own page in a sentence, whatever is sent, and tell nobody more."""
 
 import gzip
-import itertools
 import json
-import time
 from urllib.parse import quote
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from routes import JSON, Client, refused
 
 from psa_core import LEVELS
 from psa_core.comfy_server import ComfyServer
-from psa_core.profile import CATEGORIES, GENDERS, MENTAL_CONDITIONS, PHYSICAL_CONDITIONS, RELIGIONS
+from psa_core.profile import CATEGORIES
 
 PROFILE = LEVELS["L5"].to_dict()
 OTHER = LEVELS["L0"].to_dict()
@@ -284,84 +280,3 @@ def test_what_a_page_sees_never_holds_a_field(server, client):
     for method, path in (("GET", "/psa/profiles"), ("GET", "/psa/profiles/anna"), ("DELETE", "/psa/profiles/anna")):
         _, said = client.send(method, path)
         assert not any(str(value) in str(said) for key, value in PROFILE.items() if len(str(value)) > 3), said
-
-
-# --- Whatever is sent: a sentence or a saved profile, at once, and nothing else on the disk ---
-
-words = st.sampled_from([*GENDERS, *RELIGIONS, *PHYSICAL_CONDITIONS, *MENTAL_CONDITIONS, *CATEGORIES])
-leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=40) | words
-values = st.recursive(
-    leaves,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9) | words, inner, max_size=4),
-    max_leaves=12,
-)
-profiles = st.builds(
-    lambda base, changes, dropped: {key: value for key, value in (base | changes).items() if key not in dropped},
-    st.sampled_from([PROFILE, OTHER]),
-    st.dictionaries(
-        st.sampled_from([*PROFILE, "Age_Group", "Allowed_Categories", "banned_categories"]), values, max_size=3
-    ),
-    st.sets(st.sampled_from(list(PROFILE)), max_size=1),
-)
-names = st.sampled_from(["anna", "bert"]) | st.text(max_size=120) | values
-requests = st.builds(
-    lambda name, profile, more: json.dumps({"name": name, "profile": profile, **more}),
-    names,
-    profiles | values,
-    st.dictionaries(st.sampled_from(["overwrite", "name", "x"]), values, max_size=1),
-)
-bodies = (
-    requests.map(str.encode)
-    | values.map(json.dumps).map(str.encode)
-    | st.binary(max_size=300)
-    | st.builds(lambda text, cut: text.encode()[:cut], requests, st.integers(0, 400))
-    | requests.map(str.encode).map(gzip.compress)
-)
-header_values = st.text(st.characters(min_codepoint=32, max_codepoint=255, blacklist_characters="\x7f"), max_size=30)
-headers = st.fixed_dictionaries(
-    {"Content-Type": st.just("application/json") | header_values},
-    optional={
-        "Content-Encoding": st.sampled_from(["gzip", "deflate", "identity", "none"]),
-        "Origin": st.sampled_from(["", "null", "http://evil.example", "x"]),  # ComfyUI itself stumbles over some others
-        "Sec-Fetch-Site": header_values,
-        "comfy-user": header_values,
-    },
-)
-paths = names.map(lambda name: "/psa/profiles/" + quote(str(name).encode("utf-8", "surrogatepass"), safe=""))
-
-
-def routes_hold(server, examples: int) -> None:
-    client, numbers = Client(server.url), itertools.count()
-    folder = server.base / "user"
-    before = {path for path in folder.rglob("*") if "__psa_profiles" not in path.parts}
-
-    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(
-        st.tuples(st.just("POST"), st.just("/psa/profiles"), bodies, st.just(JSON) | headers)
-        | st.tuples(st.sampled_from(["GET", "DELETE", "PUT", "POST"]), paths, st.just(b"") | bodies, headers)
-    )
-    def holds(request) -> None:
-        next(numbers)
-        began = time.monotonic()
-        status, said = client.send(*request)
-        assert time.monotonic() - began < 60, "a hang"
-        assert status in (200, 400, 403, 404, 405), (status, said)
-        if said is not None and status == 400:
-            assert said["error"].endswith(".")
-        if status == 200:
-            assert set(said) in ({"names"}, {"name", "version"})
-
-    holds()
-    assert next(numbers) >= examples
-    assert {path for path in folder.rglob("*") if "__psa_profiles" not in path.parts} == before
-    for path in (folder / "__psa_profiles").rglob("*"):
-        assert path.is_dir() or path.suffix == ".json"
-
-
-def test_the_routes_hold(server):
-    routes_hold(server, 400)
-
-
-@pytest.mark.slow
-def test_the_routes_hold_for_long(server):
-    routes_hold(server, 100_000)

@@ -2,6 +2,8 @@
 
 import http.client
 import json
+import struct
+import zlib
 from io import BytesIO
 from urllib.parse import quote
 
@@ -78,6 +80,44 @@ def test_pictures_come_as_pixels_alone(server, client):
         assert Image.open(BytesIO(body)).tobytes() == pixels.tobytes()
     finally:
         path.write_bytes(whole)
+
+
+def many_pixels() -> bytes:
+    """A PNG of 40,000 x 40,000 pixels in a few bytes: its header says so, and no more of it is needed."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head)) + b"\0" * 64
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(ran) (w) file closefile\n", many_pixels(), b"", b"<svg/>"],
+    ids=["EPS", "many pixels", "nothing", "SVG"],
+)
+def test_a_picture_that_became_something_else_is_refused_in_a_sentence(server, client, content):
+    question = client.send("GET", AT)[1]["question"]
+    say(client, question, "left")
+    (answer,) = read_answers(server.base / "input" / NAME)
+    path = server.base / "input" / NAME / answer.left
+    whole = path.read_bytes()
+    try:
+        path.write_bytes(content)
+        refused(client.send("GET", f"{AT}/{question['number']}/left"))
+        path.unlink()
+        path.symlink_to(server.base / "secret" / "train" / "metadata.jsonl")
+        refused(client.send("GET", f"{AT}/{question['number']}/left"), "leads out")
+    finally:
+        path.unlink()
+        path.write_bytes(whole)
+
+
+def test_answers_are_not_written_through_a_link(server, client):
+    target, link = server.base / "secret" / "keys", server.base / "input" / NAME / ANSWERS
+    question = client.send("GET", AT)[1]["question"]
+    target.write_bytes(b"a line\nand no more")
+    link.symlink_to(target)
+    refused(client.send("GET", AT), "leads out")
+    refused(say(client, question, "left"))
+    assert target.read_bytes() == b"a line\nand no more"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import pytest
 from graphs import Graph, add_small_picture, call, draw, in_picture, psa_stored, same, txt2img
 from small_models import add_models
+from tiny_training import write_split
 
 from psa_core import UserProfile
 from psa_core.comfy_server import ComfyServer
@@ -28,6 +29,7 @@ class User:
         self.id = json.loads(call(server, "/users", {"username": name})[1])
         self.words = {word for field in words.values() for word in field}
         self.stored: dict[str, dict] = {}
+        self.by_route = ["me", "child"]  # of these, those that are there by now: a queued job stores later
         for profile in ("me", "child"):
             fields = {field: rng.choice(choices) for field, choices in words.items()}
             fields |= {"Age": rng.randrange(101), "Gender": rng.choice(["male", "female"])}
@@ -44,6 +46,7 @@ class User:
 def server(comfy, sd15_checkpoint, tmp_path_factory):
     base = tmp_path_factory.mktemp("two-users")
     add_models(base, sd15_checkpoint)
+    write_split(base / "input" / "pairs", "train", range(4), 8)
     with ComfyServer(comfy, base, arguments=["--multi-user"]) as running:
         yield running
 
@@ -125,7 +128,63 @@ class Traffic:
         answer = user.ask("/psa/profiles", {"name": name, "profile": profile})
         assert answer[0] == 200
         user.stored[name] = profile
+        user.by_route.append(name)
         return answer
+
+    def read(self, user: User, other: User) -> tuple[int, bytes]:
+        """One's own profile is shown to oneself alone, by the route that the page's forms ask."""
+        name = self.rng.choice([*user.by_route, *other.by_route])
+        status, answer = user.ask(f"/psa/profiles/{quote(name)}/read", {})
+        assert status == (200 if name in user.stored else 400)
+        assert not any(word in answer.decode() for word in other.words), "another's profile was shown"
+        if status == 200:
+            assert json.loads(answer)["profile"] == user.stored[name]
+        return status, b"" if status == 200 else answer
+
+    def copy_or_rename(self, user: User, other: User) -> tuple[int, bytes]:
+        name, new = self.rng.choice([*user.by_route, *other.by_route]), self.new_name()
+        how = self.rng.choice(["copy"] if name in ("me", "child") else ["copy", "rename"])  # waiting jobs load these
+        answer = user.ask(f"/psa/profiles/{quote(name)}/{how}", {"to": new})
+        assert answer[0] == (200 if name in user.stored else 400)
+        if name not in user.stored:
+            return answer
+        user.by_route.append(new)
+        user.stored[new] = user.stored.pop(name) if how == "rename" else user.stored[name]
+        if how == "rename":
+            user.by_route.remove(name)
+        return answer
+
+    def ask_what_is_banned(self, user: User, other: User) -> tuple[int, bytes]:
+        answer = user.ask("/psa/banned", self.rng.choice([user, other]).stored["me"])
+        assert answer[0] == 200
+        return answer
+
+    def review(self, user: User, other: User) -> tuple[int, bytes]:
+        """Data sets are everybody's; who answers is not said."""
+        at = "/psa/review/pairs/train"
+        state = json.loads(user.ask(at)[1])
+        question = state["question"] or state["undo"]
+        word = self.rng.choice(["left", "neither"]) if state["question"] else "undo"
+        answer = user.ask(at, {"number": question["number"], "scene": question["scene"], "answer": word})
+        assert answer[0] == 200
+        return answer if self.rng.random() < 0.5 else user.ask("/psa/datasets")
+
+    def lead_a_node_to_the_others_store(self, user: User, other: User) -> tuple[int, bytes]:
+        """Nodes that take a path are given that of another's profile, or of the folder around it."""
+        folder = self.server.base / "user" / "__psa_profiles" / other.id
+        path, graph = str(folder / "me.json"), Graph()
+        space = {"count": 9, "seed": 0, "rules": "sage", "departures": 0.0}
+        split = {"folder": "pairs", "split": "train", "skip_bad": True}
+        self.rng.choice(
+            [
+                lambda: graph.add("PSAUserSpace", users=path, **space),
+                lambda: graph.add("PSALoadDataset", users=path, **split),
+                lambda: graph.add("PSALoadDataset", elsewhere=self.rng.choice([path, str(folder)]), **split),
+                lambda: graph.add("PSACheckDataset", folder=self.rng.choice([path, str(folder)]), users=path),
+                lambda: graph.add("PSACheckDataset", folder="pairs", users=path),
+            ]
+        )()
+        return user.ask("/prompt", {"prompt": graph.prompt})
 
     def guess(self, user: User, other: User) -> tuple[int, bytes]:
         """Saves under a name that is taken, with what one guesses of the other's profile or another version."""
@@ -168,8 +227,13 @@ class Traffic:
                 self.save,
                 self.guess,
                 self.delete_the_others,
+                self.read,
+                self.copy_or_rename,
+                self.ask_what_is_banned,
+                self.review,
+                self.lead_a_node_to_the_others_store,
             ],
-            weights=[6, 4, 3, 2, 2, 2, 2],
+            weights=[6, 4, 3, 2, 2, 2, 2, 2, 2, 1, 2, 2],
         )[0]
         self.check(user, other, action(user, other), action.__name__.replace("_", " "))
 
@@ -213,6 +277,7 @@ def test_nothing_of_ones_store_reaches_the_other(requests, server):
 
 def files_of(base: Path) -> list[Path]:
     """All files that the server has written, but the store itself."""
-    outside = (base / "user" / "__psa_profiles", base / "models", base / "custom_nodes")
+    given = ("models", "custom_nodes", "input/pairs/train")
+    outside = (base / "user" / "__psa_profiles", *(base / name for name in given))
     files = (Path(folder, name) for folder, _, names in os.walk(base) for name in names)
     return [path for path in files if not any(path.is_relative_to(folder) for folder in outside)]

@@ -423,3 +423,17 @@ def test_saving_makes_the_folder_and_no_other_file(tmp_path):
     assert os.listdir(tmp_path / "new") == ["a.safetensors"]
     assert re.match(r"[\x00-\xff]{8}\{", (tmp_path / "new" / "a.safetensors").read_bytes()[:9].decode("latin1"))
     assert set(load_file(tmp_path / "new" / "a.safetensors")) == set(random_adapter().state_dict())
+
+
+def test_no_header_takes_more_memory_than_a_model_needs(tmp_path):
+    """Each entry and each layer is a hundred bytes in the file, and thousands in memory."""
+    long = tmp_path / "long.safetensors"
+    with open(long, "wb") as file:
+        file.write((20 << 20).to_bytes(8, "little") + b"{}")
+        file.truncate(8 + (20 << 20))
+    assert_refused(long, "truncated or damaged")
+    many = tmp_path / "many.safetensors"
+    names = [f"psa_adapter.{layer}.to_{kind}_user.0.weight" for layer in range(1001) for kind in "kv"]
+    names += [f"user_proj.{name}" for name in ("proj.weight", "proj.bias", "norm.weight", "norm.bias")]
+    save_tensors({name: torch.ones(1, 1) for name in names}, many)
+    assert_refused(many, "1001 layers")

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from damage import flipped
+from permissions import permissions_bind
 
 from psa_core import LEVELS, PSAError, UserEmbedding, UserProfile, load_embedding
 from psa_core.encoders.cache import EmbeddingCache
@@ -162,7 +163,7 @@ def test_processes_that_start_together_share_one_secret(cache):
     assert len(list(cache.folder.iterdir())) == 5  # and no temporary file is left
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere")
+@permissions_bind
 def test_a_closed_folder_is_one_sentence(tmp_path):
     (tmp_path / "closed").mkdir(mode=0o500)
     with pytest.raises(PSAError, match="permissions"):

@@ -5,18 +5,24 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from adapters import random_adapter
 from hostile_files import hostile, reading_holds
+from pair_sets import write_pair_set
+from permissions import permissions_bind
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tiny_training import user, write_split
 
-from psa_core import LEVELS, PSAError, UserProfile, load_embedding, read_users_csv, save_embedding
+from psa_core import LEVELS, PSAError, StructuredEncoder, UserProfile, load_embedding, read_users_csv, save_embedding
+from psa_core.adapter.effect import load_effect, save_effect, viewer_effect
+from psa_core.build.imported import read_picture_list
 from psa_core.chat_server import TryAgainError, read_completion
 from psa_core.commands.train import RunFile
 from psa_core.concepts.answers import AnswerLog, read_answer
@@ -24,20 +30,26 @@ from psa_core.concepts.lists import Concept, read_concepts
 from psa_core.concepts.pairs import PromptPair, read_prompt_pairs, write_prompt_pairs
 from psa_core.concepts.requests import Request
 from psa_core.concepts.scenes import Scene, TemplateScenes
+from psa_core.dataset.answers import Answer, read_answers, standing
 from psa_core.encoders.cache import EmbeddingCache
 from psa_core.encoders.embedding import UserEmbedding
 from psa_core.evaluate.output import check_output, made_by_line
 from psa_core.generate import BaseModel, Record, Settings
+from psa_core.generate.single_file import SingleFile
 from psa_core.judges.judging import Question
 from psa_core.judges.kept import Answers
 from psa_core.judges.q16 import read_q16_prompts
 from psa_core.judges.questions import read_pair_reply, read_reply
 from psa_core.locks import locked_folder
 from psa_core.mini import BASE_MODEL
+from psa_core.mini.classifier import SHIPPED, load_classifier
+from psa_core.mini.rivals.weights import load_weights, save_weights
 from psa_core.model_folder import load_part
 from psa_core.pictures import check_picture, open_picture
 from psa_core.profile_store import ProfileStore
 from psa_core.prompts import read_prompts
+from psa_core.review import AnswerBook
+from psa_core.tensor_files import save_file
 from psa_core.training import TensorCache, read_metrics, read_split
 from psa_core.training.folder import RunFolder
 from psa_core.training.metrics import MetricsLog
@@ -57,6 +69,7 @@ timestep_range = [0, 999]
 """
 REPLY = {"banned_shown": ["Violence"], "allowed_kept": True, "quality": 80}
 ANSWER = {"choices": [{"message": {"role": "assistant", "content": [{"type": "text", "text": json.dumps(REPLY)}]}}]}
+ANSWERS_OF_SERVERS = ("judge_reply", "judge_answer", "writers_answer")  # in no file of their own
 QUESTION = Question("a street", ("Violence",), LEVELS["L3"])
 Case = tuple[Path, Callable[[Path], object]]
 CASES: dict[str, Callable[[Path], Case]] = {}
@@ -343,6 +356,66 @@ def stored_profile(folder: Path) -> Case:
     return folder / "me.json", read
 
 
+@case
+def effect(folder: Path) -> Case:
+    adapter = random_adapter(embedding_dim=StructuredEncoder().dim)
+    save_effect(viewer_effect(adapter, StructuredEncoder(), ["Hate"]), folder / "e.safetensors")
+    return folder / "e.safetensors", load_effect
+
+
+@case
+def classifier(folder: Path) -> Case:
+    return Path(shutil.copy(SHIPPED, folder)), load_classifier
+
+
+@case
+def changed_weights(folder: Path) -> Case:
+    save_weights(folder / "w.safetensors", {"a": torch.ones(2), "b": torch.zeros(1, 2)}, {"method": "UCE"})
+    return folder / "w.safetensors", load_weights
+
+
+@case
+def checkpoint(folder: Path) -> Case:
+    save_file({"a": torch.ones(2)}, folder / "c.safetensors")
+    return folder / "c.safetensors", lambda path: SingleFile.open(path, BASE_MODEL)
+
+
+@case
+def hand_answers(folder: Path) -> Case:
+    book = AnswerBook(folder)
+    for side in ("left", "neither"):
+        book.add(Answer("0" * 16, ("Violence",), "train/a.png", "train/b.png", side))
+
+    def read(path: Path) -> None:
+        standing(read_answers(path.parent))
+        AnswerBook(path.parent).answers()
+
+    return folder / "answers.jsonl", read
+
+
+def pair_set(folder: Path, name: str) -> Case:
+    write_pair_set(folder / "set", {"train": (range(2), 2)}, harmless=2)
+
+    def read(_path: Path) -> None:
+        for split in ("train", "harmless"):
+            records = read_split(folder / "set", split, skip_bad=True)
+            assert all(record.chosen.is_file() for record in records)
+
+    return folder / "set" / name, read
+
+
+for _name in ("dataset.json", "users.jsonl", "pairs.jsonl", "train/pairs.jsonl", "harmless/pairs.jsonl"):
+    CASES[f"pair_set_{_name}"] = lambda folder, name=_name: pair_set(folder, name)
+
+
+@case
+def picture_list(folder: Path) -> Case:
+    for number in range(3):
+        Image.new("RGB", (4, 4), (90 * number, 0, 0)).save(folder / f"{number}.png")
+    rows = 'shows,without,category,concept,prompt\n0.png,1.png,hate,fence,"a fence, at night"\n,2.png,harmless,,a sea\n'
+    return written(folder / "list.csv", rows), read_picture_list
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("examples", [60, pytest.param(100_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", CASES)
@@ -352,3 +425,13 @@ def test_reading_holds(tmp_path, monkeypatch, kind, examples):
     read(path)
     files = hostile(path.read_bytes(), path.suffix)
     reading_holds(path, files, read, examples, also=(StateError, TryAgainError))
+
+
+@permissions_bind
+@pytest.mark.parametrize("kind", [kind for kind in CASES if kind not in ANSWERS_OF_SERVERS])
+def test_a_file_that_may_not_be_read_is_a_sentence(tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    path, read = CASES[kind](tmp_path)
+    path.chmod(0)
+    with suppress(PSAError):  # what may be missing counts as missing
+        read(path)

@@ -52,6 +52,24 @@ def test_constraints_pin_every_direct_dependency():
     assert pinned == direct - {project["name"]}
 
 
+def test_actions_are_pinned_by_commit():
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        for used in re.findall(r"uses: *(\S+)", path.read_text(encoding="utf-8")):
+            assert used.startswith("./") or re.search(r"@[0-9a-f]{40}$", used), f"{path.name}: {used}"
+
+
+def test_what_publishing_installs_is_pinned_by_hash():
+    """The job that holds the registry's token runs nobody's package but those that were looked at."""
+    workflow = (ROOT / ".github" / "workflows" / "publish.yml").read_text(encoding="utf-8")
+    flags = {"--no-deps", "--only-binary", "--require-hashes", ".github/publish.txt"}
+    installs = re.findall(r"pip install (.*)", workflow)
+    assert len(installs) == 1 and flags <= set(installs[0].split())
+    whole = "\n".join(lines(".github/publish.txt")).replace("\\\n", "")
+    assert all(re.fullmatch(r"[\w.-]+==\S+( *--hash=sha256:[0-9a-f]{64} *)+", line) for line in whole.splitlines())
+    pinned = {line.split()[0] for line in whole.splitlines()}
+    assert {line for line in lines("constraints.txt") if line.startswith("comfy-cli")} <= pinned
+
+
 def test_readme_names_both_commands_and_the_makefile_has_them():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")

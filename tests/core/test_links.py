@@ -1,13 +1,20 @@
 """What a list may name inside a folder: the one rule for training and evaluating."""
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pair_sets import write_pair_set
 
 from psa_core import PSAError
-from psa_core.files import inside, shown
+from psa_core.dataset import read_split
+from psa_core.dataset.answers import ANSWERS, Answer
+from psa_core.files import NOT_THROUGH_LINKS, inside, shown
+from psa_core.judges.kept import Answers
+from psa_core.locks import locked_folder
+from psa_core.review import AnswerBook
 
 
 @pytest.fixture
@@ -72,6 +79,48 @@ def test_the_hubs_cache(folder, tmp_path):
         assert inside(root, "c.png").read_text() == "x"
         with pytest.raises(PSAError, match="leads out"):
             inside(root / "train", "b.png", root)
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "users.jsonl", "pairs.jsonl", "train/pairs.jsonl", "answers.jsonl"])
+def test_a_data_sets_lists_lead_out_no_more_than_its_pictures(tmp_path, name):
+    write_pair_set(tmp_path / "set", {"train": (range(2), 2)})
+    AnswerBook(tmp_path / "set").add(Answer("0" * 16, (), "a", "b", "left"))
+    path = tmp_path / "set" / name
+    path.rename(path.with_name("own"))
+    path.symlink_to("own")
+    assert len(read_split(tmp_path / "set", "train")) == 4
+    path.unlink()
+    path.with_name("own").rename(tmp_path / "theirs")
+    path.symlink_to(tmp_path / "theirs")
+    with pytest.raises(PSAError, match="is a link that leads out"):
+        read_split(tmp_path / "set", "train")
+
+
+@pytest.mark.skipif(not NOT_THROUGH_LINKS, reason="this system opens links always")
+def test_nothing_is_written_through_a_link_in_somebodys_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    target, folder = tmp_path / "theirs", tmp_path / "folder"
+    folder.mkdir()
+    target.touch()
+    for name in (".lock", ANSWERS, "r.answers"):
+        (folder / name).symlink_to(target)
+    with pytest.raises(PSAError, match="cannot be written"), locked_folder(folder, "testing in"):
+        pass
+    with pytest.raises(PSAError, match="cannot be written"):
+        AnswerBook(folder).add(Answer("0" * 16, (), "a", "b", "left"))
+    with pytest.raises(PSAError, match="cannot be kept"):
+        Answers(folder / "r.answers").keep("name", True)
+    assert target.read_bytes() == b""
+
+
+def test_a_name_that_is_no_text_is_refused_also_where_there_is_such_a_file(folder):
+    name = os.fsdecode(b"\xff.png")
+    try:
+        (folder / name).write_text("x")
+    except OSError:
+        pytest.skip("no file of this system can have such a name")
+    with pytest.raises(PSAError, match="no text in UTF-8"):
+        inside(folder, name)
 
 
 @given(st.text(st.characters(codec=None), max_size=300))

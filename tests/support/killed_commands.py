@@ -91,6 +91,26 @@ def build_labels(place: Path) -> list[str]:
     return [*build_dataset(place), "--judge", "mini", "--labels", "judge"]
 
 
+def users(_place: Path) -> list[str]:
+    return ["users", "out.csv", "--count", "400", "--picture", "out.png"]
+
+
+def prompts(_place: Path) -> list[str]:
+    return ["prompts", "placeholders", "out.jsonl", "--pairs", "30", "--harmless", "30"]
+
+
+def convert(_place: Path) -> list[str]:
+    return ["convert", str(PSA_ADAPTER), "out.safetensors", "--dtype", "float16", "--force"]
+
+
+def effect(_place: Path) -> list[str]:
+    return ["effect", str(PSA_ADAPTER), "--level", "L5", "-o", "out.safetensors", "--force"]
+
+
+def mini_train_classifier(_place: Path) -> list[str]:
+    return ["mini", "train-classifier", "out.safetensors", "--steps", "2"]
+
+
 COMMANDS: dict[str, Callable[[Path], list[str]]] = {
     "train": train,
     "encode": encode,
@@ -100,6 +120,11 @@ COMMANDS: dict[str, Callable[[Path], list[str]]] = {
     "build-dataset labels": build_labels,
     "mini dataset": mini_dataset,
     "mini train-adapter": mini_train_adapter,
+    "mini train-classifier": mini_train_classifier,
+    "users": users,
+    "prompts": prompts,
+    "convert": convert,
+    "effect": effect,
 }
 
 

@@ -72,6 +72,8 @@ def test_run_file(tmp_path):
     run = RunFile.read(path)
     assert (run.model, run.cache, run.held_out) == (tmp_path / "m", tmp_path / "o" / "cache", ("val",))
     assert run.training.winner_weight == PRESETS["recommended"]["winner_weight"]
+    path.write_text("\ufeff" + path.read_text(), encoding="utf-8")
+    assert RunFile.read(path) == run
 
 
 @pytest.mark.parametrize(
@@ -83,6 +85,8 @@ def test_run_file(tmp_path):
         ('model = "m"\ndata = "d"\noutput = "o"\nheld_out = "val"', "list of splits"),
         ('model = "m"\ndata = "d"\noutput = "o"\ntraining = 3', "must be a table"),
         ("model = ", "not a valid TOML"),
+        ('model = "C:\\models"\ndata = "d"\noutput = "o"', "not a valid TOML.*single quotes"),
+        ('model = "C:\\temp"\ndata = "d"\noutput = "o"', "control character, such as the tab"),
     ],
 )
 def test_run_file_refusals(tmp_path, text, sentence):
