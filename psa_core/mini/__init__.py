@@ -15,8 +15,8 @@ BASE_MODEL = ASSETS / "base"
 """The shipped base model, in diffusers' layout."""
 LEVELS_GRAPH = ASSETS / "levels_graph.json"
 """A prompt for the six levels, as ComfyUI's server takes it; node 3 holds the prompt, node 17 the seed."""
-ADAPTERS = MappingProxyType({name: ASSETS / f"{name}.safetensors" for name in ("psa", "ban-all")})
-"""The shipped adapters: PSA's, and one that bans everything for everyone."""
+ADAPTERS = MappingProxyType({name: ASSETS / f"{name}.safetensors" for name in ("psa", "psa-inferred", "ban-all")})
+"""The shipped adapters: PSA's, with bans given and with bans inferred, and one that bans everything for everyone."""
 PSA_ADAPTER, BAN_ALL_ADAPTER = ADAPTERS["psa"], ADAPTERS["ban-all"]
 
 __all__ = [
