@@ -1,9 +1,8 @@
 """Whatever text is typed into a node that takes one: a result or a sentence, and the server goes on."""
 
-import json
-
 import pytest
-from graphs import Graph, Link, output
+from filled import inputs, kinds
+from graphs import Graph
 from pair_sets import write_pair_set
 
 from psa_core.comfy_server import ComfyServer
@@ -22,6 +21,8 @@ TEXTS = {
     "elsewhere": "http://evil.example/v1",
 }
 
+FEW_PROMPTS = {"concepts": "", "scenes": "mini", "pairs": 1, "harmless": 0, "implied": 0.0}
+
 
 @pytest.fixture(scope="module")
 def server(comfy, tmp_path_factory):
@@ -29,41 +30,6 @@ def server(comfy, tmp_path_factory):
     write_pair_set(base / "input" / "pairs", {"train": (range(3), 2), "val": (range(3), 2)})
     with ComfyServer(comfy, base) as running:
         yield running
-
-
-def given(graph: Graph, kind: object, settings: dict, mini: Link) -> object:
-    """Something good for an input of that kind: as small, and as soon done, as it can be."""
-    sockets = {
-        "MODEL": lambda: mini,
-        "CLIP": lambda: output(mini, 1),
-        "VAE": lambda: output(mini, 2),
-        "PSA_ADAPTER": lambda: output(mini, 3),
-        "IMAGE": lambda: graph.add("EmptyImage", width=128, height=128, batch_size=1, color=0),
-        "PSA_PROFILE": lambda: graph.add("PSALoadProfile", profile_name="viewer"),
-        "PSA_DATASET": lambda: graph.add("PSALoadDataset", folder="pairs", split="train", skip_bad=False),
-    }
-    if kind in sockets:
-        return sockets[kind]()
-    if isinstance(kind, list) or kind == "COMBO":
-        options = kind if isinstance(kind, list) else settings["options"]
-        return settings.get("default", options[0])
-    if kind == "INT":
-        return settings.get("min", 0)
-    return settings.get("default", "")
-
-
-def inputs(graph: Graph, node: dict, mini: Link, **mine: object) -> dict[str, object]:
-    required = node["input"].get("required", {})
-    filled = {name: given(graph, kind, *(rest or [{}]), mini) for name, (kind, *rest) in required.items()}
-    return filled | mine
-
-
-def texts_of(node: dict) -> list[str]:
-    """The names of the inputs into which a text is typed."""
-    every = {**node["input"].get("required", {}), **node["input"].get("optional", {})}
-    return [
-        name for name, (kind, *rest) in every.items() if kind == "STRING" and not (rest and rest[0].get("forceInput"))
-    ]
 
 
 def said_of(server: ComfyServer, graph: Graph) -> str:
@@ -76,26 +42,18 @@ def said_of(server: ComfyServer, graph: Graph) -> str:
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_any_text_in_any_node(server, text):
-    tried = 0
-    for name, node in server.object_info().items():
-        for typed in texts_of(node) if name.startswith("PSA") else []:
-            graph = Graph()
-            mini = graph.add("PSALoadMini")
-            more = {"prompts": graph.add("PSAConcepts", **concepts(server))} if name == "PSABuildDataset" else {}
-            if typed == "prompts_file":
-                more = {}
-            judge = {"judge": "vision-language model"} if typed.startswith("judge_") else {}
-            link = graph.add(name, **inputs(graph, node, mini, **more, **judge, **{typed: text}))
-            if not node["output_node"]:
-                graph.add("PreviewAny", source=link)
-            said = said_of(server, graph)
-            assert "bug of ours" not in said and "Exception when" not in said and "Traceback" not in said, (typed, said)
-            assert len(said) < 1000, (name, typed, said)
-            tried += 1
-    assert tried > 15
-    assert json.loads(json.dumps(server.object_info()))  # it is still there
-
-
-def concepts(server: ComfyServer) -> dict[str, object]:
-    node, graph = server.object_info()["PSAConcepts"], Graph()
-    return inputs(graph, node, []) | {"concepts": "", "scenes": "mini", "pairs": 1, "harmless": 0, "implied": 0.0}
+    nodes = {name: node for name, node in server.object_info().items() if name.startswith("PSA")}
+    typed = [(name, field) for name, node in nodes.items() for field, kind in kinds(node).items() if kind == "STRING"]
+    for name, field in typed:
+        graph = Graph()
+        more = {"judge": "vision-language model"} if field.startswith("judge_") else {}
+        if name == "PSABuildDataset" and field != "prompts_file":
+            more["prompts"] = graph.add("PSAConcepts", **inputs(graph, nodes["PSAConcepts"], **FEW_PROMPTS))
+        link = graph.add(name, **inputs(graph, nodes[name], **more, **{field: text}))
+        if not nodes[name]["output_node"]:
+            graph.add("PreviewAny", source=link)
+        said = said_of(server, graph)
+        assert "bug of ours" not in said and "Exception when" not in said and "Traceback" not in said, (field, said)
+        assert len(said) < 1000, (name, field, said)
+    assert len(typed) > 15
+    assert server.object_info()  # it is still there

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from filled import inputs, kinds
 from graphs import Graph, call
-from small_models import add_models
 
 from psa_core import UserProfile
 from psa_core.comfy_server import PACK, ComfyServer
 from psa_core.profile import CATEGORIES, GENDERS, MENTAL_CONDITIONS, PHYSICAL_CONDITIONS, RELIGIONS
 
+SPOILED = {"PSA_PROFILE", "PSA_EMBEDDING"}
 SPOILER = """
 import sys
 from aiohttp import web
@@ -25,7 +26,8 @@ SPOILED = {"PSA_PROFILE": ("profile", "UserProfile"), "PSA_EMBEDDING": ("encoder
 
 def fail(value, name):
     own = {**type(value).__dataclass_fields__, **vars(type(value))}
-    if name.startswith("__") or name not in own:  # ComfyUI looks whether it is a model
+    printing = sys._getframe(1).f_code.co_name in ("__repr__", "__len__", "dim")
+    if name.startswith("__") or name not in own or printing:  # ComfyUI looks whether it is a model, and prints it
         return object.__getattribute__(value, name)
     raise KeyError(str(object.__getattribute__(value, "__dict__")))
 
@@ -43,51 +45,13 @@ async def spoil(request):
 """
 
 
-def loaded(graph: Graph):
-    return graph.add("PSALoadProfile", profile_name="viewer")
-
-
-def encoded(graph: Graph):
-    return graph.add("PSAEncode", profile=loaded(graph))
-
-
-def adapter(graph: Graph):
-    return graph.add("PSALoadAdapter", adapter_name="psa.safetensors")
-
-
-def applied(graph: Graph):
-    model = graph.add("CheckpointLoaderSimple", ckpt_name="sd15.safetensors")
-    rest = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}
-    return {"model": model, "embedding": encoded(graph), "adapter": adapter(graph), **rest}
-
-
-def guarded(graph: Graph):
-    picture = graph.add("EmptyImage", width=128, height=128, batch_size=1, color=0)
-    judge = {"judge": "mini classifier", "judge_location": "", "judge_model": "", "sensitivity": 0.5}
-    return {"images": picture, "profile": loaded(graph), "hide_by": "blur", "tries": 0, "more_strength": 0.5, **judge}
-
-
-# The inputs of each node that takes a profile or an embedding.
-INPUTS = {
-    "PSASaveProfile": lambda graph: {"profile": loaded(graph), "name": "copy", "overwrite": False},
-    "PSAEncode": lambda graph: {"profile": loaded(graph)},
-    "PSAAudience": lambda graph: {"adapter": adapter(graph), "profile": loaded(graph), "how": "strictest bans"},
-    "PSASaveEffect": lambda graph: {"adapter": adapter(graph), "profile": loaded(graph), "name": "effect"},
-    "PSAGuard": guarded,
-    "PSAMixViewers": lambda graph: {
-        "adapter": adapter(graph),
-        "first": encoded(graph),
-        "second": encoded(graph),
-        "share": 0.5,
-    },
-    "PSAApply": applied,
-}
+# What some nodes ask for before they look at a profile.
+MORE = {"PSAGuard": {"judge": "mini classifier"}, "PSACompare": {"prompts": "a meadow"}}
 
 
 @pytest.fixture(scope="module")
-def server(comfy, sd15_checkpoint, tmp_path_factory):
+def server(comfy, tmp_path_factory):
     base = tmp_path_factory.mktemp("error-reports")
-    add_models(base, sd15_checkpoint)
     spoiler = tmp_path_factory.mktemp("spoiler")
     (spoiler / "__init__.py").write_text(SPOILER)
     with ComfyServer(comfy, base, {"comfyui-psa": PACK, "spoiler": spoiler}) as running:
@@ -105,16 +69,14 @@ def words(server) -> set[str]:
         "Gender": rng.choice(GENDERS),
         "Religion": rng.choice([word for word in RELIGIONS if word != "None"]),
         "Physical_Condition": rng.choice([word for word in PHYSICAL_CONDITIONS if word != "healthy"]),
-        "Mental_Condition": rng.choice([word for word in MENTAL_CONDITIONS if word != "healthy"]),
-        "Banned_Categories": rng.sample(list(CATEGORIES), 3),
-    }
+        "Mental_Condition": rng.choice([word for word in MENTAL_CONDITIONS if word not in ("healthy", "war")]),
+        "Banned_Categories": rng.sample([word for word in CATEGORIES if word != "Hate"], 3),
+    }  # "war" and "Hate" are in other words, too
     profile = UserProfile.from_dict(fields).to_dict()
     for name in ("viewer", "unread"):
         assert call(server, "/psa/profiles", {"name": name, "profile": profile})[0] == 200
-    telling = ("Religion", "Physical_Condition", "Mental_Condition")
-    return (
-        {str(fields[key]) for key in telling} | set(fields["Banned_Categories"]) | {"'age'", "'religion'", "'vectors'"}
-    )
+    telling = [fields[key] for key in ("Religion", "Physical_Condition", "Mental_Condition")]
+    return {*telling, *fields["Banned_Categories"], "'age'", "'religion'", "'vectors'"}  # as a printed dict has them
 
 
 def report(server: ComfyServer, graph: Graph) -> dict:
@@ -163,28 +125,22 @@ def check_silence(server: ComfyServer, said: dict, words: set[str]) -> None:
                 assert not [word for word in words if word.encode() in content], path
 
 
-def test_every_node_that_takes_a_profile_is_tried(server):
-    taking = {
-        name
-        for name, node in server.object_info().items()
-        for inputs in node["input"].values()
-        for kind, *_ in inputs.values()
-        if name.startswith("PSA") and kind in ("PSA_PROFILE", "PSA_EMBEDDING")
-    }
-    assert taking == set(INPUTS)
-
-
-@pytest.mark.parametrize("node", INPUTS)
-def test_a_failing_node_tells_nothing_of_its_profile(node, server, words):
-    before = Graph()  # what comes before the node runs whole, and then comes out of the cache
-    for link in [link for link in INPUTS[node](before).values() if isinstance(link, list)]:
-        before.add("PreviewAny", source=link)
-    server.run(before.prompt)
-    graph = Graph()
-    graph.add("PreviewAny", source=graph.add(node, **INPUTS[node](graph)))
-    said = failed(server, graph, "PSA_EMBEDDING" if node in ("PSAMixViewers", "PSAApply") else "PSA_PROFILE")
-    assert said["node_type"] == node
-    check_silence(server, said, words)
+def test_a_failing_node_tells_nothing_of_its_profile(server, words):
+    """Every node that takes a profile or an embedding."""
+    nodes = {name: node for name, node in server.object_info().items() if name.startswith("PSA")}
+    taking = {name: set(kinds(node).values()) & SPOILED for name, node in nodes.items()}
+    taking = {name: kind.pop() for name, kind in taking.items() if kind}
+    assert {"PSAEncode", "PSASaveProfile", "PSAApply", "PSAGuard"} <= set(taking)
+    for name, kind in taking.items():
+        before = Graph()  # what comes before the node runs whole, and then comes out of the cache
+        for link in [link for link in inputs(before, nodes[name]).values() if isinstance(link, list)]:
+            before.add("PreviewAny", source=link)
+        server.run(before.prompt)
+        graph = Graph()
+        graph.add("PreviewAny", source=graph.add(name, **inputs(graph, nodes[name], **MORE.get(name, {}))))
+        said = failed(server, graph, kind)
+        assert said["node_type"] == name
+        check_silence(server, said, words)
 
 
 def test_a_profile_that_cannot_be_read_is_not_told(server, words):
