@@ -1,4 +1,4 @@
-"""The translations name what there is, and all of it."""
+"""The translations name what there is, and all of it. ComfyUI, which knows the inputs, holds them in tests/comfy."""
 
 import json
 import re
@@ -27,11 +27,20 @@ def read(language: str, name: str) -> dict:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_node_is_translated_with_its_tooltips(language):
     nodes = read(language, "nodeDefs.json")
-    missing = {"PSAUserProfile", "PSAEncode", "PSAApply", "PSATrain"} - set(nodes)
-    assert not missing and set(nodes) <= NODES
+    assert set(nodes) == NODES
     for node in nodes.values():
+        inputs, outputs = node.get("inputs", {}), node.get("outputs", {})
         assert node["display_name"] and node["description"]
-        assert all(each["name"] and each["tooltip"] for each in node.get("inputs", {}).values())
+        assert all(each["name"] and each["tooltip"] for each in inputs.values())
+        assert list(outputs) == [str(number) for number in range(len(outputs))]
+        assert all(each["name"] for each in outputs.values())
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_no_translation_of_a_node_holds_what_the_page_takes_for_a_command(language):
+    text = (ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8")
+    strings = re.findall(r': "(.*)"', text)
+    assert strings and [each for each in strings if set(each) & set("{}|@")] == []
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -47,5 +56,5 @@ def test_menus_and_templates_have_words(language):
     words = read(language, "main.json")
     tasks = re.search(r"for task in \(([^)]*)\)", (ROOT / "nodes" / "sockets.py").read_text(encoding="utf-8"))[1]
     assert set(re.findall(r'"(\w+)"', tasks)) <= set(words["nodeCategories"])
-    described = set(words["templateWorkflows"]["templateDescription"]["comfyui-psa"])
-    assert described <= {path.stem for path in (ROOT / "workflows").glob("*.json")}
+    name = re.search(r'^name = "(.+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)[1]
+    assert "PSA" in words["templateWorkflows"]["category"][name]  # the folder that ComfyUI installs the pack into
