@@ -96,9 +96,9 @@ def read_answers_from(root: Path, offset: int, lines: int, name: str = ANSWERS) 
     answers: list[Answer] = []
     if os.path.lexists(path):
         try:
-            inside(root, ANSWERS)
+            inside(root, name)
         except PSAError as error:
-            raise PSAError(f"The answers by hand cannot be read: {error}") from None
+            raise PSAError(f"The answers in {name} cannot be read: {error}") from None
     try:
         with open(path, "rb") as file:
             file.seek(offset)
