@@ -9,10 +9,11 @@ from typing import Any
 
 from ..dataset import PairSplit, read_split
 from ..dataset.compact import PairRecord
-from ..dataset.pair_files import PAIRS
+from ..dataset.pair_files import PAIRS, numbered_lines
 from ..errors import PSAError
 from ..files import atomic_path
 from ..json_lines import write_objects
+from .folder import set_aside
 from .plan import SPLITS
 
 MOST_RECORDS = 100_000
@@ -26,7 +27,7 @@ def write_sage_form(folder: Path, progress: Callable[[int, int], None] | None = 
     Raises:
         PSAError: for more than 100,000 records, or a folder that cannot be written.
     """
-    splits = [read_split(folder, name) for name in SPLITS if (folder / name / PAIRS).is_file()]
+    splits = [read_split(folder, name) for name in _with_records(folder)]
     total = sum(map(len, splits))
     if total > MOST_RECORDS:
         raise PSAError(
@@ -41,6 +42,17 @@ def write_sage_form(folder: Path, progress: Callable[[int, int], None] | None = 
         if progress:
             progress(done, total)
     return total
+
+
+def _with_records(folder: Path) -> list[str]:
+    """The splits that have a pair which is not set aside: a judge may set all of a small one aside."""
+    aside, found = set_aside(folder), []
+    for name in SPLITS:
+        if (folder / name / PAIRS).is_file():
+            members = (data for _, _, data in numbered_lines(folder / name / PAIRS, f"list of the split '{name}'"))
+            if any(not isinstance(data, dict) or data.get("pair") not in aside for data in members):
+                found.append(name)
+    return found
 
 
 def _records(split: PairSplit) -> Iterator[dict[str, Any]]:
