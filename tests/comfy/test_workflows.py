@@ -132,7 +132,7 @@ def test_from_words_to_pictures(name, checkpoint, smaller, server, request):
     assert any(layer.to_v_user[0].weight.any() for layer in adapter.psa_adapter)
     side = 128 if not checkpoint else SIZE
     (saved,) = (picture for kind, output in outputs if kind == "SaveImage" for picture in shown(server, output))
-    assert saved.shape[1] >= 3 * side and saved.shape[0] >= 2 * side and saved.std() > 1
+    assert saved.shape[1] >= 3 * side and saved.shape[0] >= side and saved.std() > 1  # three viewers in a row
     if not checkpoint:
         assert "2 records" in said["PSAEvaluate"] and "mini detector" in said["PSAEvaluate"]
 
