@@ -26,7 +26,7 @@ from .world import SYMBOLS, WAYS, Way, parse_prompt
 DATA_SEED = 0
 """The seed of the mini dataset that adapters are trained on: it says who is a seen user."""
 Part = Literal["val", "test"]
-SEEDS: Mapping[str, int] = {"val": 0, "test": 7_302_519_846}
+SEEDS: Mapping[str, int] = {"val": 0, "test": 1_661_392_758}
 """Of prompts and noise. Settings are chosen on `val` alone, and nothing was drawn yet by the seed of `test`."""
 Group = Literal["unseen", "seen", "held out"]
 GROUPS: tuple[Group, ...] = ("unseen", "seen", "held out")
