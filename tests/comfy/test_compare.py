@@ -128,11 +128,16 @@ def test_noise_that_a_sampler_adds_is_the_same_for_all(server):
     assert close(two[0], np.asarray(one[0]) / 255) and close(two[2], np.asarray(one[1]) / 255)
 
 
-def test_weights_in_prompts_count(server):
-    prompts = [PROMPT, "a (quiet:1.9) harbour at dawn"]
-    (grid, _), _ = saved(server, comparing("L5", prompts="\n".join(prompts), strengths="1"))
-    first, second = cells(grid, Comparison(tuple(prompts), ("L5",), (1.0,)), NOTE)
-    assert np.abs(np.asarray(first[0], int) - np.asarray(second[0], int)).max() > 8
+def test_weights_in_prompts_count_as_in_stock_nodes(server):
+    weighted = "a (quiet:1.9) harbour at (dawn:0.1)"
+
+    def control(graph: Graph) -> None:
+        graph.positive = graph.add("CLIPTextEncode", clip=["1", 1], text=weighted)
+
+    (grid, _), _ = saved(server, comparing("L5", prompts=f"{weighted}\n{PROMPT}", strengths="1"))
+    first, second = cells(grid, Comparison((weighted, PROMPT), ("L5",), (1.0,)), NOTE)
+    assert close(first[0], draw(server, txt2img(control=control)).pictures[0])
+    assert not close(second[0], np.asarray(first[0]) / 255)
 
 
 def test_both_tables_go_on_through_the_graph(server):
