@@ -64,7 +64,7 @@ def drawn(place: Path) -> list[str]:
 def pictures(place: Path) -> set[str]:
     """The prompts of the pictures that are kept, in files of their own or in a batch's archive."""
     folder = place / "set" / "pictures"
-    names = {path.name for path in folder.glob("*.jpg")} if folder.is_dir() else set()
+    names = {path.name for path in folder.glob("[!.]*.jpg")} if folder.is_dir() else set()
     for archive in folder.glob(".drawn-*") if folder.is_dir() else ():
         names |= set(zipfile.ZipFile(archive).namelist())
     return {NAMES[f"pictures/{name}"] for name in names}
