@@ -19,6 +19,7 @@ _MAX_NAME_BYTES = 200  # file systems stop at 255, and an ending is to follow
 _RESERVED_ON_WINDOWS = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in "123456789¹²³"}
 _HOST = hashlib.blake2s(platform.node().encode(), digest_size=4).hexdigest()
 _PART = re.compile(r"\.part-(?:([0-9a-f]{8})-(\d{1,9})-(\d+)-)?[0-9a-f]{16}(?:\..*)?", re.DOTALL)
+_SHOWN_OF_A_PATH = 400  # characters
 _ABANDONED_S = 3600  # nothing was written for so long to a part of a process that cannot be seen from here
 NOT_THROUGH_LINKS = getattr(os, "O_NOFOLLOW", 0)
 """A flag of `os.open` for what is changed in place: somebody else's folder may hold a link there, to anywhere."""
@@ -134,9 +135,8 @@ def _place_once(temporary: Path, path: Path) -> None:
 
 
 def printable(path: Path | str) -> str:
-    """`path` for a message: what no terminal can write (half a surrogate pair, control characters) is escaped."""
-    text = os.fspath(path).encode("utf-8", "backslashreplace").decode()
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    """A path for a message: `shown`, and longer than other texts, but not as long as a path can be."""
+    return shown(os.fspath(path), _SHOWN_OF_A_PATH)
 
 
 def os_sentence(error: OSError) -> str:
@@ -268,6 +268,7 @@ def is_text(text: str) -> bool:
 
 
 def shown(text: str, length: int = 120) -> str:
-    """Somebody's text, fit for a sentence: `printable`, and not long."""
-    plain = printable(text[: length + 1])
+    """Somebody's text, fit for a sentence: not long; what no terminal can write is escaped (controls, half a pair)."""
+    written = text[: length + 1].encode("utf-8", "backslashreplace").decode()
+    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in written)
     return plain if len(plain) <= length else f"{plain[:length]}..."

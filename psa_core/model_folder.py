@@ -9,6 +9,7 @@ import torch
 
 from .errors import PSAError
 from .extras import require
+from .files import printable
 from .tensor_files import no_larger_than
 
 KIND_KEY = "_psa_kind"
@@ -50,13 +51,13 @@ def read_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise PSAError(
-            f"There is no {path.name} in {path.parent}. Give a base model in diffusers layout, such as a local copy "
-            "of stable-diffusion-v1-5."
+            f"There is no {path.name} in {printable(path.parent)}. Give a base model in diffusers layout, such "
+            "as a local copy of stable-diffusion-v1-5."
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise PSAError(f"{path} is damaged. Copy or download the model again.") from error
+        raise PSAError(f"{printable(path)} is damaged. Copy or download the model again.") from error
     if not isinstance(data, dict):
-        raise PSAError(f"{path} is damaged. Copy or download the model again.")
+        raise PSAError(f"{printable(path)} is damaged. Copy or download the model again.")
     return data
 
 

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 
 from .errors import PSAError
 from .extras import require
+from .files import printable
 from .tensor_files import no_larger_than, open_file
 
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
@@ -63,7 +64,8 @@ def load_part(folder: Path, kind: str, what: str) -> Any:
 def check_folder(folder: Path, what: str) -> None:
     """Raise PSAError unless there is a folder, with a configuration."""
     if "\0" in str(folder) or not folder.is_dir():
-        raise PSAError(f"There is no {what} at {folder}. Give a folder in transformers' layout (config.json, ...).")
+        place = printable(folder)
+        raise PSAError(f"There is no {what} at {place}. Give a folder in transformers' layout (config.json, ...).")
     if not (folder / "config.json").is_file():
         raise PSAError(f"{folder} holds no {what} in transformers' layout: it has no config.json. {_AGAIN}")
 

@@ -12,7 +12,7 @@ from comfy.model_management import InterruptProcessingException
 from comfy_api.latest import io
 
 from ...psa_core.errors import PSAError, bug_sentence
-from ...psa_core.files import os_sentence
+from ...psa_core.files import is_text, os_sentence
 
 _OUT_OF_MEMORY = (torch.cuda.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.cuda.OutOfMemoryError))
 _COMFYUIS = (InterruptProcessingException, *_OUT_OF_MEMORY)  # what it knows what to do about
@@ -26,7 +26,14 @@ def reported(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
     def told(cls, *arguments, **inputs):
         try:
             return execute(cls, *arguments, **inputs)
-        except (PSAError, *_COMFYUIS):
+        except PSAError as error:
+            if is_text(traceback.format_exc()):
+                raise
+            # Half a surrogate pair from a text of somebody's: ComfyUI's worker dies of what its log cannot write.
+            raise PSAError(str(error).encode("utf-8", "backslashreplace").decode()).with_traceback(
+                error.__traceback__
+            ) from None
+        except _COMFYUIS:
             raise
         except OSError as error:
             raise PSAError(os_sentence(error)).with_traceback(error.__traceback__) from None

@@ -1,5 +1,6 @@
 """What all figures share: colours, the font, scales, lines and text that wraps."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import cycle
 from typing import Any
@@ -58,18 +59,25 @@ def wrap_lines(text: str, width: float, font: Any = FONT) -> str:
 
 def wrap(text: str, width: float, font: Any = FONT) -> str:
     """At most three lines of at most `width` pixels, broken between words, or inside a word too long for a line."""
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width:
-            lines[-1] = longer
-            continue
-        while font.getlength(word) > width and len(word) > 1:
-            fits = next(n for n in range(len(word) - 1, 0, -1) if n == 1 or font.getlength(word[:n]) <= width)
-            lines.append(word[:fits])
-            word = word[fits:]
-        lines.append(word)
-    return "\n".join([line for line in lines if line][:3])
+    lines: list[str] = []
+    rest = " ".join(text.split())
+    while rest and len(lines) < 3:
+        end = _fitting(rest, width, font)
+        if end < len(rest):
+            space = rest.rfind(" ", 0, end + 1)
+            end = space if space > 0 else end
+        lines.append(rest[:end])
+        rest = rest[end:].lstrip()
+    return "\n".join(lines)
+
+
+def _fitting(text: str, width: float, font: Any) -> int:
+    """How many of the first characters are at most `width` pixels wide: one at least, and as fast for any length."""
+    bound = 1
+    while bound < len(text) and font.getlength(text[:bound]) <= width:
+        bound *= 2
+    counts = range(1, min(bound, len(text)) + 1)
+    return max(1, bisect_right(counts, width, key=lambda count: font.getlength(text[:count])))
 
 
 def text_height(text: str, font: Any = FONT) -> int:

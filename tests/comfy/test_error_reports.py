@@ -16,6 +16,7 @@ from psa_core.comfy_server import PACK, ComfyServer
 from psa_core.profile import CATEGORIES, GENDERS, MENTAL_CONDITIONS, PHYSICAL_CONDITIONS, RELIGIONS
 
 SPOILED = {"PSA_PROFILE", "PSA_EMBEDDING"}
+LINKED = ("PSA_ADAPTER", "PSA_EMBEDDING")
 SPOILER = """
 import sys
 from aiohttp import web
@@ -133,11 +134,11 @@ def test_a_failing_node_tells_nothing_of_its_profile(server, words):
     assert {"PSAEncode", "PSASaveProfile", "PSAApply", "PSAGuard"} <= set(taking)
     for name, kind in taking.items():
         before = Graph()  # what comes before the node runs whole, and then comes out of the cache
-        for link in [link for link in inputs(before, nodes[name]).values() if isinstance(link, list)]:
+        for link in [link for link in inputs(before, nodes[name], LINKED).values() if isinstance(link, list)]:
             before.add("PreviewAny", source=link)
         server.run(before.prompt)
         graph = Graph()
-        graph.add("PreviewAny", source=graph.add(name, **inputs(graph, nodes[name], **MORE.get(name, {}))))
+        graph.add("PreviewAny", source=graph.add(name, **inputs(graph, nodes[name], LINKED, **MORE.get(name, {}))))
         said = failed(server, graph, kind)
         assert said["node_type"] == name
         check_silence(server, said, words)

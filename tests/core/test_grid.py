@@ -2,6 +2,7 @@ import pytest
 from PIL import Image, ImageChops, ImageFont
 
 from psa_core import PSAError
+from psa_core.plots.canvas import FONT, wrap
 from psa_core.plots.fonts import font_for
 from psa_core.plots.grid import Cell, labelled_grid, labelled_table
 
@@ -117,3 +118,17 @@ def test_what_no_font_has_is_still_drawn():
 
 def test_plain_labels_look_as_they_did():
     assert font_for("L0: heart fine", 20).getname() == ImageFont.load_default(size=20).getname()
+
+
+@pytest.mark.parametrize("label", ["x" * 1_000_000, "x " * 500_000, "\u0301" * 1_000_000])
+def test_a_label_of_any_length_is_wrapped_by_a_few_measurements(label):
+    measured: list[str] = []
+
+    class Counting:
+        def getlength(self, text: str) -> float:
+            measured.append(text)
+            return FONT.getlength(text)
+
+    lines = wrap(label, 128, Counting()).split("\n")
+    assert len(lines) <= 3 and all(FONT.getlength(line) <= 128 for line in lines)
+    assert len(measured) < 200 and "".join(lines).replace(" ", "") in label.replace(" ", "")

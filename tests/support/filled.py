@@ -1,5 +1,6 @@
 """Any node in a graph, with good inputs that follow from its schema: as small, and as soon done, as they can be."""
 
+from collections.abc import Collection
 from typing import Any
 
 from graphs import Graph, Link, output
@@ -8,10 +9,11 @@ LOADED = "viewer"
 """The stored profile that goes in where one is asked for."""
 
 
-def inputs(graph: Graph, node: dict[str, Any], **mine: object) -> dict[str, object]:
-    """What a node, as `object_info` describes it, must be given; `mine` as it stands."""
-    required = node["input"].get("required", {})
-    filled = {name: _good(graph, kind, *(rest or [{}])) for name, (kind, *rest) in required.items() if name not in mine}
+def inputs(graph: Graph, node: dict[str, Any], also: Collection[str] = (), **mine: object) -> dict[str, object]:
+    """What a node, as `object_info` describes it, must be given; `also` optional inputs of these kinds; and `mine`."""
+    optional = {name: of for name, of in node["input"].get("optional", {}).items() if of[0] in also}
+    wanted = {**node["input"].get("required", {}), **optional}
+    filled = {name: _good(graph, kind, *(rest or [{}])) for name, (kind, *rest) in wanted.items() if name not in mine}
     return filled | mine
 
 

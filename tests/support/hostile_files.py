@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from psa_core import PSAError
@@ -128,6 +128,7 @@ def every_input_holds(holds: Callable[[Any], None], files: st.SearchStrategy, ex
     numbers = itertools.count()
     for begin in range(0, examples, _AT_ONCE):
 
+        @seed(begin)
         @settings(
             max_examples=min(_AT_ONCE, examples - begin),
             deadline=None,
