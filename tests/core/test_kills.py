@@ -11,8 +11,14 @@ pytest.importorskip("diffusers")
 import killed_commands
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("command", killed_commands.COMMANDS)
+SHORT = ("train", "encode", "evaluate", "mini dataset", "users", "prompts")
+"""What takes a few seconds; the others wait for the slow tier."""
+CASES = [(name, 2) for name in SHORT] + [
+    pytest.param(name, 20, marks=pytest.mark.slow) for name in killed_commands.COMMANDS
+]
+
+
+@pytest.mark.parametrize(("command", "kills"), CASES)
 def test_a_killed_command_ends_with_the_same_files(tmp_path, command, kills):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     arguments = [sys.executable, killed_commands.__file__, str(tmp_path), command, str(kills)]

@@ -134,6 +134,6 @@ def test_what_is_killed_between_two_answers_is_not_asked_again(tmp_path, server)
     time.sleep(10 * TAKES)  # the server may still answer
     kept, heard = answers(tmp_path), len(server.heard)
     assert 3 <= kept <= PAIRS * 6
-    assert start(tmp_path, server).wait() == 0
+    assert start(tmp_path, server).wait() == 0, (tmp_path / "log").read_text()
     assert len(server.heard) - heard == 2 * (answers(tmp_path) - kept)
     assert len(drawn(tmp_path)) == 2 * PAIRS
