@@ -70,6 +70,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, path in ADAPTERS.items():
         evaluate.add_argument(f"--{name}", default=path, metavar="FILE", help="default: the shipped adapter")
     _add_drawing(evaluate)
+    evaluate.add_argument(
+        "--alone",
+        action="store_true",
+        help="measure --psa beside the base model, and nothing else: an adapter of yours",
+    )
     evaluate.add_argument("--rivals", action="store_true", help="beside what needs no training: words, SLD, ...")
     evaluate.add_argument("--work", metavar="FOLDER", help="keep here what was seen, so that a stopped run goes on")
 
@@ -171,7 +176,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     from ..mini.lineup import adapters, untrained
 
     output = check_output(args.output, args.force, [_VIEWERS])
-    files = {name: Path(getattr(args, name.replace("-", "_"))) for name in ADAPTERS}
+    names = ("psa",) if args.alone else ADAPTERS
+    files = {name: Path(getattr(args, name.replace("-", "_"))) for name in names}
     model = MiniModel(args.base)
     entries = adapters(model, files) + (untrained(model, files["psa"]) if args.rivals else [])
     return _measure(args, entries, output, Path(args.work) if args.work else None)
@@ -249,6 +255,8 @@ def _measure(args: argparse.Namespace, entries, output: Path, folder: Path | Non
 
 
 def _further(args: argparse.Namespace) -> Further:
+    if getattr(args, "alone", False):
+        return Further(viewers=0, pairs=0, changes=0, guarded=0)
     values = {field.name: getattr(args, field.name) for field in dataclasses.fields(Further)}
     return Further(**{**values, "strengths": tuple(args.strengths)})
 
@@ -268,8 +276,7 @@ def _again(args: argparse.Namespace) -> str:
         if value != default:
             many = value if isinstance(value, tuple) else (value,)
             words += [f"--{name.replace('_', '-')}", *map(str, many)]
-    if getattr(args, "rivals", False):
-        words.append("--rivals")
+    words += [f"--{name}" for name in ("alone", "rivals") if getattr(args, name, False)]
     return " ".join([*words, "-o", str(args.output)])
 
 

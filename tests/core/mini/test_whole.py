@@ -4,6 +4,8 @@ import shutil
 
 import pytest
 
+from psa_core.cli import main
+from psa_core.commands import mini as commands
 from psa_core.mini import BASE_MODEL, PSA_ADAPTER
 from psa_core.mini.whole import PARTS, line_up, plan_work
 
@@ -41,3 +43,15 @@ def test_what_is_there_is_not_made_again(tmp_path, done):
     if done:
         shutil.copy(PSA_ADAPTER, step.done)
     assert step.is_done == done
+
+
+def test_an_adapter_of_ones_own_is_measured_alone(monkeypatch, tmp_path):
+    measured = {}
+
+    def measure(args, entries, *_) -> int:
+        measured.update(names=[entry.name for entry in entries], further=commands._further(args).how_many(args.split))
+        return 0
+
+    monkeypatch.setattr(commands, "_measure", measure)
+    assert main(["mini", "evaluate", "--alone", "--psa", str(PSA_ADAPTER), "-o", str(tmp_path / "out.json")]) == 0
+    assert measured == {"names": ["base", "psa"], "further": 0}
