@@ -3,9 +3,10 @@
 from comfy_api.latest import io, ui
 
 from ..psa_core.encoders.structured import StructuredEncoder
+from ..psa_core.training.assembly import Splits
 from . import sockets
 from .comfy.images import to_comfy
-from .comfy.training_run import CUSTOM, train
+from .comfy.training_run import CUSTOM, Wanted, train
 
 
 class Train(io.ComfyNode):
@@ -109,20 +110,11 @@ class Train(io.ComfyNode):
         harmless=None,
         flip=True,
     ) -> io.NodeOutput:
-        adapter, plot, reason = train(
-            model,
-            clip,
-            vae,
-            dataset,
-            held_out,
-            harmless,
-            encoder or StructuredEncoder(),
-            preset,
-            {"steps": steps, "batch_size": batch_size, "seed": seed, "save_every": save_every, "flip": flip},
-            {"learning_rate": learning_rate, "resolution": resolution, "num_tokens": num_tokens},
-            run_name,
-            preview_every,
-            cls.hidden.unique_id,
-        )
+        splits = Splits(dataset, {held_out.name: held_out} if held_out else {}, harmless)
+        settings = {"steps": steps, "batch_size": batch_size, "seed": seed, "save_every": save_every, "flip": flip}
+        own = {"learning_rate": learning_rate, "resolution": resolution, "num_tokens": num_tokens}
+        wanted = Wanted(run_name, preset, settings, own, preview_every)
+        encoder = encoder or StructuredEncoder()
+        adapter, plot, reason = train(model, clip, vae, splits, encoder, wanted, cls.hidden.unique_id)
         image = to_comfy([plot])
         return io.NodeOutput(adapter, image, ui={**ui.PreviewImage(image).as_dict(), "text": (reason,)})

@@ -3,8 +3,9 @@
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +23,7 @@ from ...psa_core.files import safe_file_name
 from ...psa_core.mini.adapters import CONFIG
 from ...psa_core.plots.training import training_plot, with_pictures
 from ...psa_core.processes import make_accelerator
-from ...psa_core.training import PairSplit, Progress, TensorCache, TrainConfig, Trainer, read_metrics
+from ...psa_core.training import Progress, TensorCache, TrainConfig, Trainer, read_metrics
 from ...psa_core.training.assembly import Splits, as_begun, encoded_pairs
 from ...psa_core.training.folder import RunFolder, load_result
 from .attn2 import cross_attention_sites
@@ -45,61 +46,64 @@ _SHOWN_SIDE = 768  # of a preview, in pixels
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What the node's inputs ask of a run.
+
+    Attributes:
+        settings: of `TrainConfig`, whatever the preset is; of `steps` and `batch_size` 0 is the preset's.
+        own: those that count where the preset is `custom`.
+        preview_every: steps; 0 draws no previews.
+    """
+
+    run_name: str
+    preset: str
+    settings: Mapping[str, Any]
+    own: Mapping[str, Any]
+    preview_every: int
+
+
 def train(
-    model: Any,
-    clip: Any,
-    vae: Any,
-    dataset: PairSplit,
-    held_out: PairSplit | None,
-    harmless: PairSplit | None,
-    encoder: ProfileEncoder,
-    preset: str,
-    settings: dict[str, Any],
-    own: dict[str, Any],
-    run_name: str,
-    preview_every: int,
-    node_id: str | None,
+    model: Any, clip: Any, vae: Any, splits: Splits, encoder: ProfileEncoder, wanted: Wanted, node_id: str | None
 ) -> tuple[PSAAdapter, Image.Image, str]:
     """Train, or go on, in the run's folder: the adapter, the plot, and how it ended. Cancel raises out of it.
 
     Args:
-        harmless: what the anchor term keeps; without it the scenes that belong to the data set, where it has some.
-        settings: of `TrainConfig`, whatever the preset is; of `steps` and `batch_size` 0 is the preset's.
-        own: those that count where the preset is `custom`.
+        splits: without harmless ones, the scenes that belong to the data set are, where it has some.
         node_id: the node to show progress on, where there is a server.
 
     Raises:
         PSAError: for a MODEL that cannot be trained on, settings that do not fit, or as the trainer does.
     """
-    folder = run_folder(run_name)
-    view = RunView(node_id, folder, preview_every)
+    folder = run_folder(wanted.run_name)
+    view = RunView(node_id, folder, wanted.preview_every)
     with _ends_in_words(view):
         view.say("looking at the model and the data set")
         check_trainable(model)
         refuse_bypassed(clip.patcher)
         processes = make_accelerator()  # refuses now, not after hours of encoding, where a package is missing
-        config = training_config(preset, kind_of(model), settings, own)
+        config = training_config(wanted.preset, kind_of(model), wanted.settings, wanted.own)
         view.steps = config.steps
-        if held_out:
+        if splits.held_out:
             config = config.changed(evaluate_every=evaluate_every(config.steps))
         config = as_begun(config, folder)
         RunFolder(folder).check()
         view.say("getting VAE and text encoder ready")
-        if harmless is None and dataset.harmless:
-            harmless = read_split(dataset.folder.parent, dataset.harmless)
-        splits = Splits(dataset, {held_out.name: held_out} if held_out else {}, harmless)
+        if splits.harmless is None and splits.train.harmless:
+            own_harmless = read_split(splits.train.folder.parent, splits.train.harmless)
+            splits = replace(splits, harmless=own_harmless)
         context_dim = cross_attention_sites(model.model.diffusion_model)[0].context_dim
         images, texts = image_encoder(vae, model), text_encoder(clip, model, context_dim)
         cache = TensorCache(folder.parent / "_cache")  # no run can have that name
         pairs = encoded_pairs(splits, config, cache, images, texts, encoder, processes, view.encoded)
         view.say("getting the model ready to train")
         with borrowed(model, config.precision) as denoiser:
-            if preview_every:
+            if wanted.preview_every:
                 view.preview = Preview(denoiser, pairs.train, model.get_model_object("latent_format"))
             trainer = Trainer(config, denoiser, pairs.train, folder, pairs.held_out, processes)
             result = trainer.train(view, view.prepared, view.announced)
-        adapter = load_result(folder) if held_out else result.adapter
-        _log.info("PSA Train '%s': %s", run_name, result.reason)
+        adapter = load_result(folder) if splits.held_out else result.adapter
+        _log.info("PSA Train '%s': %s", wanted.run_name, result.reason)
         return adapter, view.plot(), result.reason
 
 
@@ -124,7 +128,7 @@ def kind_of(model: Any) -> Kind:
     return "sdxl" if has_size_vector(model.model) else "sd15"
 
 
-def training_config(preset: str, kind: Kind, settings: dict[str, Any], own: dict[str, Any]) -> TrainConfig:
+def training_config(preset: str, kind: Kind, settings: Mapping[str, Any], own: Mapping[str, Any]) -> TrainConfig:
     """The preset for the model's kind with `settings`.
 
     `custom` has the recommended terms with `own` values, under AdamW (SDXL: Adafactor) at a constant rate. Mirroring

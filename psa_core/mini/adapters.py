@@ -38,7 +38,7 @@ CONFIG: dict[str, Any] = {
     "schedule": "cosine",
     "warmup_steps": 50,
     "weight_decay": 0.0,
-    "steps": 1600,
+    "steps": 3200,
     "batch_size": 8,
     "effective_batch_size": 8,  # half as many steps of twice as many pairs came less far
     "gradient_checkpointing": False,  # memory is no matter at this size
