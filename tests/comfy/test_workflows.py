@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import small_adapter, small_unet
-from comfy_cli.workflow_to_api import convert_ui_to_api
 from PIL import Image
+from shipped import PAIRS, WORDS_ON_MINI, run
 from small_models import add_models
 from tiny_llm import make_tiny_llm
 
@@ -26,16 +26,6 @@ SMALLER = {
 }
 
 
-def run(server, name, smaller=SMALLER) -> list[tuple[str, dict]]:
-    """(class, what it showed) of the nodes of a workflow that was run, by node number."""
-    workflow = json.loads((PACK / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
-    prompt = convert_ui_to_api(workflow, server.object_info())
-    for node in prompt.values():
-        node["inputs"] |= smaller.get(node["class_type"], {})
-    outputs = server.queue(prompt)
-    return [(prompt[node]["class_type"], outputs[node]) for node in sorted(outputs, key=int)]
-
-
 def shown(server, output: dict) -> list[np.ndarray]:
     files = output.get("images", ())
     return [np.asarray(Image.open(BytesIO(server.image(**file))).convert("RGB"), float) for file in files]
@@ -43,7 +33,7 @@ def shown(server, output: dict) -> list[np.ndarray]:
 
 def pictures(server, name) -> list[np.ndarray]:
     """What the workflow's save nodes wrote, by node number."""
-    return [picture for _, output in run(server, name) for picture in shown(server, output)]
+    return [picture for _, output in run(server, name, SMALLER) for picture in shown(server, output)]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +75,6 @@ def test_published_weights_and_language_model(server, sd15_checkpoint):
     assert len(list(cache.glob("*.safetensors"))) == 1
 
 
-PAIRS = 4
 CONCEPTS = f"# Shocking\nspider = eight legs on a web\n# Violence\ntoy sword\n# {CATEGORIES[0]}\nmegaphone\n"
 FROM_WORDS = {
     **SMALLER,
@@ -94,20 +83,12 @@ FROM_WORDS = {
     "PSABuildDataset": {"users": 30, "steps": 2, "width": SIZE, "height": SIZE},
     "PSATrain": {"preset": "custom", "steps": 2, "batch_size": 1, "resolution": SIZE, "learning_rate": 1e-2},
 }
-ON_MINI = {
-    "KSampler": {"steps": 2},
-    "PSAConcepts": {"pairs": PAIRS, "harmless": 2},
-    "PSAUserSpace": {"count": 30},
-    "PSABuildDataset": {"users": 30, "steps": 2},
-    "PSATrain": {"steps": 2},
-    "PSAEvaluate": {"count": 2, "steps": 2},
-}
 
 
 @pytest.mark.parametrize(
     ("name", "checkpoint", "smaller"),
     [
-        ("psa_words_mini", "", ON_MINI),
+        ("psa_words_mini", "", WORDS_ON_MINI),
         ("psa_words_sd15", "v1-5-pruned-emaonly", FROM_WORDS),
         pytest.param("psa_words_sdxl", "sd_xl_base_1.0", FROM_WORDS, marks=pytest.mark.slow),
     ],

@@ -58,6 +58,19 @@ def test_actions_are_pinned_by_commit():
             assert used.startswith("./") or re.search(r"@[0-9a-f]{40}$", used), f"{path.name}: {used}"
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=lambda path: path.name)
+def test_github_can_read_the_workflow_and_what_it_calls(path):
+    yaml = pytest.importorskip("yaml", reason="PyYAML is missing; comfy-cli brings it")
+    for name, job in yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"].items():
+        assert job.keys() & {"steps", "uses"}, name
+        if job.get("uses", "").startswith("./"):
+            called = yaml.safe_load((ROOT / job["uses"]).read_text(encoding="utf-8"))
+            taken = called[True]["workflow_call"] or {}  # YAML takes "on" for a yes
+            given = job.get("with", {})
+            assert given.keys() <= taken.get("inputs", {}).keys(), name
+            assert all(given.get(each) for each, how in taken.get("inputs", {}).items() if how.get("required")), name
+
+
 def test_what_publishing_installs_is_pinned_by_hash():
     """The job that holds the registry's token runs nobody's package but those that were looked at."""
     workflow = (ROOT / ".github" / "workflows" / "publish.yml").read_text(encoding="utf-8")

@@ -20,6 +20,7 @@ NAMES = [
     "psa_sd15_basic",
     "psa_sdxl_basic",
     "psa_train_sd15",
+    "psa_viewer_mini",
     "psa_words_mini",
     "psa_words_sd15",
     "psa_words_sdxl",
@@ -243,6 +244,22 @@ def test_the_minis_labels_say_what_each_viewer_bans():
             expected.append(f"{level}: {symbol} {'banned' if category in profile.banned_categories else 'fine'}")
     labels, columns = only(workflow, "PSALabelGrid")["widgets_values"]
     assert labels.splitlines() == expected and columns == len(LEVELS)
+
+
+def test_a_stored_viewer_is_for_the_artist_to_choose_and_drawn_beside_one_who_bans_nothing():
+    workflow = read("psa_viewer_mini")
+    (chosen,) = only(workflow, "PSALoadProfile")["widgets_values"]
+    assert chosen.startswith("(")  # no profile's name begins so: nobody's slips in, and the page asks for one
+    encode = only(workflow, "PSAEncode")
+    assert source(workflow, encode, "profile")["type"] == "PSALoadProfile"
+    assert source(workflow, encode, "profile_2")["widgets_values"][0] == "L0"
+    assert (
+        only(workflow, "EmptyLatentImage")["widgets_values"][2]
+        == 2
+        == only(workflow, "PSALabelGrid")["widgets_values"][1]
+    )
+    assert source(workflow, only(workflow, "KSampler"), "latent_image")["type"] == "LatentBatchSeedBehavior"
+    assert parse_prompt(source(workflow, only(workflow, "KSampler"), "positive")["widgets_values"][0]).symbol
 
 
 def test_published_weights_are_read_as_they_were_trained():
