@@ -5,7 +5,7 @@ from comfy_api.latest import io
 
 from ..psa_core.adapter.files import load_adapter, save_adapter
 from ..psa_core.adapter.model import PSAAdapter
-from ..psa_core.files import safe_file_name
+from ..psa_core.files import safe_file_name, shown
 from . import sockets
 from .comfy import folders
 from .comfy.say import say
@@ -49,7 +49,7 @@ class LoadAdapter(io.ComfyNode):
 
 def _described(adapter: PSAAdapter) -> str:
     tokens = "1 token" if adapter.num_tokens == 1 else f"{adapter.num_tokens} tokens"
-    reads = f"profiles by {adapter.encoder_id}" if adapter.encoder_id else "embeddings of its own encoder"
+    reads = f"profiles by {shown(adapter.encoder_id, 60)}" if adapter.encoder_id else "embeddings of its own encoder"
     return f"for {adapter.family}: {len(adapter.layer_widths)} layers, {tokens} a profile; reads {reads}"
 
 

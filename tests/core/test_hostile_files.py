@@ -30,6 +30,7 @@ from psa_core.concepts.lists import Concept, read_concepts
 from psa_core.concepts.pairs import PromptPair, read_prompt_pairs, write_prompt_pairs
 from psa_core.concepts.requests import Request
 from psa_core.concepts.scenes import Scene, TemplateScenes
+from psa_core.concepts.words import ConceptNames
 from psa_core.dataset.answers import Answer, read_answers, standing
 from psa_core.encoders.cache import EmbeddingCache
 from psa_core.encoders.embedding import UserEmbedding
@@ -286,7 +287,7 @@ def writers_answer(folder: Path) -> Case:
     text = 'Here: {"shows": "a room, and a spider", "without": "a room"}'
 
     def read(path: Path) -> None:
-        pair = read_answer(path.read_bytes().decode(errors="surrogateescape"), asked, "server m", [])
+        pair = read_answer(path.read_bytes().decode(errors="surrogateescape"), asked, "server m", ConceptNames([]))
         assert (pair.category, pair.concept, pair.made_by) == ("Shocking", "spider", "server m")
 
     return written(folder / "a.txt", text), read

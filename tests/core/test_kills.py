@@ -10,7 +10,6 @@ pytest.importorskip("diffusers")
 
 import killed_commands
 
-
 SHORT = ("train", "encode", "evaluate", "mini dataset", "users", "prompts")
 """What takes a few seconds; the others wait for the slow tier."""
 CASES = [(name, 2) for name in SHORT] + [
