@@ -8,6 +8,7 @@ from ..psa_core.adapter.model import PSAAdapter
 from ..psa_core.files import safe_file_name, shown
 from . import sockets
 from .comfy import folders
+from .comfy.fingerprints import always_new
 from .comfy.say import say
 
 _PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -75,6 +76,10 @@ class SaveAdapter(io.ComfyNode):
             is_output_node=True,
             **sockets.aliases("export adapter", "convert adapter"),
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_inputs) -> str:
+        return always_new()  # a file that was deleted is written again
 
     @classmethod
     def execute(cls, adapter, name, precision) -> io.NodeOutput:

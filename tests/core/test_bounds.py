@@ -23,6 +23,7 @@ from psa_core.concepts import words
 from psa_core.concepts.scenes import TemplateScenes
 from psa_core.concepts.words import ConceptNames, names_concept
 from psa_core.dataset import compact, read_split
+from psa_core.dataset.answers import Answer
 from psa_core.dataset.check_result import SplitCounts
 from psa_core.dataset.every_user import EveryUserSplit
 from psa_core.dataset.sage import SageRecord, _Seen
@@ -39,6 +40,7 @@ from psa_core.plots.comparison import Comparison
 from psa_core.plots.grid import labelled_grid
 from psa_core.pretrained import weight_files
 from psa_core.prompts import read_prompts
+from psa_core.review import AnswerBook, Review
 from psa_core.settings import read_toml
 from psa_core.tensor_files import save_file
 from psa_core.training import TrainConfig
@@ -252,6 +254,21 @@ def test_what_is_said_of_a_split_is_counted_once_whatever_its_categories(monkeyp
     split = SplitCounts("train", 1000, 1000, 1, {1000: 1}, counts)
     assert len(split.to_dict()["categories"]) == 1000 and passes["all"] <= 2
     assert split.categories()["word 7"] == 1 and split.chosen("word 7") == {"safe": 1, "unsafe": 0, "unknown": 0}
+
+
+def test_the_last_answer_is_found_among_very_many_of_other_data(tmp_path, monkeypatch):
+    write_pair_set(tmp_path, {"train": (range(4), 3)})
+    review = Review(read_split(tmp_path, "train", answers=False), AnswerBook(tmp_path))
+    question = review.state()["question"]
+    review.answer(question["number"], question["scene"], "left")
+    banned = tuple(question["banned"])
+    others = (Answer(f"{number:016x}", banned, "a", "b", "left") for number in range(1 << 40, (1 << 40) + 5000))
+    with open(tmp_path / "answers.jsonl", "ab") as file:
+        file.writelines(answer.to_line() for answer in others)
+    looked, number = [], Review._number
+    monkeypatch.setattr(Review, "_number", lambda self, *of: looked.append(of) or number(self, *of))
+    assert review.state()["undo"] == {"number": question["number"], "scene": question["scene"]}
+    assert len(looked) == 1
 
 
 # Tables, and what else is read
