@@ -15,7 +15,7 @@ from .extras import require
 from .files import existing_file, shown
 
 _MAX_TOML_BYTES = 1 << 18  # a config has a few hundred
-_MAX_DOTS = 500  # in a line: a key of so many parts takes their square, in time and memory
+_MAX_DOTS = 200  # in a line: a key of so many parts takes their square, in time and memory
 _MAX_SHOWN = 60  # characters of a name that nobody knows
 _BOUNDS = {
     "multiple_of": "a multiple of {}",

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import threading
+import time
 from array import array
 from collections import Counter
 from collections.abc import Mapping
@@ -269,6 +271,27 @@ def test_the_last_answer_is_found_among_very_many_of_other_data(tmp_path, monkey
     monkeypatch.setattr(Review, "_number", lambda self, *of: looked.append(of) or number(self, *of))
     assert review.state()["undo"] == {"number": question["number"], "scene": question["scene"]}
     assert len(looked) == 1
+
+
+@pytest.mark.parametrize("form", ["sage", "compact"])
+def test_few_pictures_are_whole_at_a_time_while_a_data_set_is_read(tmp_path, monkeypatch, form):
+    if form == "sage":
+        write_split(tmp_path, "train", range(8), 24)
+    else:
+        write_pair_set(tmp_path, {"train": (range(2), 24)})
+    lock, now, most = threading.Lock(), [], []
+
+    def decoding(_path) -> None:
+        with lock:
+            now.append(1)
+            most.append(len(now))
+        time.sleep(0.005)
+        with lock:
+            now.pop()
+
+    monkeypatch.setattr(f"psa_core.dataset.{form}.check_picture", decoding)
+    read_split(tmp_path, "train")
+    assert len(most) == 48 and max(most) <= 4
 
 
 # Tables, and what else is read
