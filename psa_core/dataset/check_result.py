@@ -45,7 +45,7 @@ class SplitCounts:
 
     def chosen(self, category: str | None = None) -> dict[str, int]:
         """How often the safe and the unsafe picture was chosen, of one category or of all."""
-        found = self._chosen.get(category, Counter())
+        found: Mapping[str, int] = self._chosen.get(category, {})
         return {word: found.get(word, 0) for word in _CHOSEN.values()}
 
     def safe_share(self, category: str | None = None) -> float | None:
@@ -60,7 +60,7 @@ class SplitCounts:
 
     def concepts(self, category: str) -> dict[str, int]:
         """A category's records by concept, the most frequent first."""
-        found = self._concepts.get(category, Counter())
+        found: Mapping[str, int] = self._concepts.get(category, {})
         return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
     @cached_property
