@@ -50,6 +50,20 @@ def test_two_people_who_ban_the_same_give_one_file(server):
     assert first.read_bytes() == second.read_bytes()
 
 
+@pytest.mark.parametrize("kind", ["adapters", "effects"])
+def test_a_saved_file_that_was_deleted_is_written_again_by_the_same_graph(server, kind):
+    graph, folder = Graph(), server.base / "models" / f"psa_{kind}"
+    adapter = load_adapter(graph)
+    if kind == "adapters":
+        graph.add("PSASaveAdapter", adapter=adapter, name="deleted", precision="float16")
+    else:
+        graph.add("PSASaveEffect", adapter=adapter, profile=profile_node(graph), name="deleted")
+    for _ in range(2):
+        server.run(graph.prompt)
+        (path,) = folder.glob("deleted*.safetensors")
+        path.unlink()
+
+
 def audience(how: str, *levels: str):
     def build(graph: Graph) -> Link:
         people = [profile_node(graph, preset=level) for level in levels]
