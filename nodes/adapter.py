@@ -1,13 +1,16 @@
 """Adapters: from a file, and into one."""
 
+from functools import partial
+
 import torch
 from comfy_api.latest import io
 
 from ..psa_core.adapter.files import load_adapter, save_adapter
 from ..psa_core.adapter.model import PSAAdapter
-from ..psa_core.files import safe_file_name
+from ..psa_core.files import safe_file_name, shown
 from . import sockets
 from .comfy import folders
+from .comfy.fingerprints import always_new
 from .comfy.say import say
 
 _PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -49,7 +52,7 @@ class LoadAdapter(io.ComfyNode):
 
 def _described(adapter: PSAAdapter) -> str:
     tokens = "1 token" if adapter.num_tokens == 1 else f"{adapter.num_tokens} tokens"
-    reads = f"profiles by {adapter.encoder_id}" if adapter.encoder_id else "embeddings of its own encoder"
+    reads = f"profiles by {shown(adapter.encoder_id, 60)}" if adapter.encoder_id else "embeddings of its own encoder"
     return f"for {adapter.family}: {len(adapter.layer_widths)} layers, {tokens} a profile; reads {reads}"
 
 
@@ -77,8 +80,12 @@ class SaveAdapter(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, **_inputs) -> str:
+        return always_new()  # a file that was deleted is written again
+
+    @classmethod
     def execute(cls, adapter, name, precision) -> io.NodeOutput:
         name = safe_file_name(name, "adapter name").removesuffix(".safetensors")
-        path = folders.save_path(folders.ADAPTERS, name, ".safetensors")
-        save_adapter(adapter, path, dtype=_PRECISIONS[precision])
+        write = partial(save_adapter, adapter, dtype=_PRECISIONS[precision])
+        path = folders.save_new(folders.ADAPTERS, name, ".safetensors", write)
         return io.NodeOutput(ui={"text": (f"Saved {path.name}. Load PSA Adapter has it in its list.",)})

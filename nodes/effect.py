@@ -1,5 +1,7 @@
 """Effects: what an adapter does for one viewer, in a file that can be handed out."""
 
+from functools import partial
+
 from comfy_api.latest import io
 
 from ..psa_core.adapter.effect import load_effect, save_effect, viewer_effect
@@ -45,8 +47,7 @@ class SaveEffect(io.ComfyNode):
     def execute(cls, adapter, profile, name, encoder=None) -> io.NodeOutput:
         name = safe_file_name(name, "effect name").removesuffix(".safetensors")
         effect = viewer_effect(adapter, encoder or StructuredEncoder(), profile.banned_categories)
-        path = folders.save_path(folders.EFFECTS, name, ".safetensors")
-        save_effect(effect, path)
+        path = folders.save_new(folders.EFFECTS, name, ".safetensors", partial(save_effect, effect))
         return io.NodeOutput(effect, ui={"text": (f"Saved {path.name} ({path.stat().st_size / 1e6:.2f} MB)",)})
 
 

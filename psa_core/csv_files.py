@@ -1,10 +1,14 @@
 """Tables of other people's making: CSV in UTF-8 with a header row."""
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from .errors import PSAError
 from .files import existing_file
+
+_LONGEST_LINE = 1 << 20  # characters
 
 
 def read_rows(path: Path | str, what: str, holds: str) -> tuple[list[str], list[dict[str, str]]]:
@@ -21,7 +25,7 @@ def read_rows(path: Path | str, what: str, holds: str) -> tuple[list[str], list[
     path = existing_file(path, what)
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            table = [row for row in csv.reader(file, strict=True) if row]
+            table = [row for row in csv.reader(_lines(file), strict=True) if row]
     except (csv.Error, UnicodeDecodeError, OSError) as error:
         raise PSAError(f"{path.name} is not a CSV file in UTF-8. Export it again.") from error
     if len(table) < 2:
@@ -36,3 +40,10 @@ def read_rows(path: Path | str, what: str, holds: str) -> tuple[list[str], list[
                 "commas into quotes."
             )
     return columns, [dict(zip(columns, row, strict=True)) for row in table[1:]]
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    while line := file.readline(_LONGEST_LINE + 1):
+        if len(line) > _LONGEST_LINE:
+            raise csv.Error("a line is longer than any table's")
+        yield line

@@ -7,7 +7,7 @@ import re
 import secrets
 import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PureWindowsPath
 
@@ -265,6 +265,13 @@ def is_text(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def some(names: Iterable[str], most: int = 20) -> str:
+    """Somebody's names, fit for a sentence: each `shown`, and of very many the first, and how many more there are."""
+    names = list(names)
+    more = [f"{len(names) - most:,} more"] if len(names) > most else []
+    return ", ".join([*(shown(name) for name in names[:most]), *more])
 
 
 def shown(text: str, length: int = 120) -> str:

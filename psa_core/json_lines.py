@@ -3,12 +3,25 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .errors import PSAError
 from .files import atomic_path, existing_file
 
 _LONGEST_LINE = 1 << 18  # bytes
+
+
+def numbered(file: BinaryIO, longest: int) -> Iterator[tuple[int, int, bytes]]:
+    """(line number from 1, offset in bytes, line) for each line; of one of more than `longest` bytes, one more."""
+    number = offset = 0
+    while line := file.readline(longest + 1):
+        number += 1
+        yield number, offset, line
+        offset += len(line)
+        while len(line) > longest and not line.endswith(b"\n") and (rest := file.readline(longest)):
+            offset += len(rest)
+            if rest.endswith(b"\n"):
+                break
 
 
 def read_objects(path: Path | str, what: str, most: int) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -26,9 +39,9 @@ def read_objects(path: Path | str, what: str, most: int) -> Iterator[tuple[int, 
     count = 0
     try:
         with open(path, "rb") as file:
-            for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE + 1), b""), start=1):
+            for number, _, line in numbered(file, _LONGEST_LINE):
                 line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-                if not line.strip():
+                if not line.strip() and len(line) <= _LONGEST_LINE:
                     continue
                 count += 1
                 if count > most:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import PSAError
-from .files import NOT_THROUGH_LINKS
+from .files import NOT_THROUGH_LINKS, shown
 
 _NAME = ".lock"
 _LOCKED_BYTE = 1 << 20  # far behind the text: Windows lets nobody read what is locked
@@ -132,4 +132,5 @@ def _is_dead(holder: dict[str, Any]) -> bool:
 def _named(holder: dict[str, Any]) -> str:
     if not holder:
         return "it has not said yet which one it is"
-    return f"process {holder.get('pid')} on {holder.get('host')}, since {holder.get('since')}"
+    pid, host, since = (shown(str(holder.get(name)), 60) for name in ("pid", "host", "since"))
+    return f"process {pid} on {host}, since {since}"

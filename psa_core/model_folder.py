@@ -9,7 +9,7 @@ import torch
 
 from .errors import PSAError
 from .extras import require
-from .files import printable
+from .files import printable, shown
 from .tensor_files import no_larger_than
 
 KIND_KEY = "_psa_kind"
@@ -96,7 +96,7 @@ def load_part(folder: Path, part: str, dtype: torch.dtype) -> Any:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise PSAError(
             f"The model in {folder} cannot be loaded as .safetensors weights: its part '{part}' is missing or "
-            f"damaged ({reason})."
+            f"damaged ({shown(reason)})."
         ) from error
 
 

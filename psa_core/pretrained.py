@@ -10,10 +10,11 @@ from safetensors import SafetensorError
 
 from .errors import PSAError
 from .extras import require
-from .files import printable
+from .files import printable, shown, some
 from .tensor_files import no_larger_than, open_file
 
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
+_MAX_INDEX_BYTES = 16 << 20
 _AGAIN = "Copy or download the whole folder again."
 
 
@@ -86,13 +87,14 @@ def weight_files(folder: Path, what: str) -> list[Path]:
             "they can carry code: download or convert it as .safetensors."
         )
     try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        with open(index, "rb") as file:
+            names = set(json.loads(file.read(_MAX_INDEX_BYTES))["weight_map"].values())
         weights = sorted(folder / name for name in names)
         missing = [path.name for path in weights if path.parent != folder or not path.is_file()]
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise PSAError(f"{index.name} in {folder} is damaged. {_AGAIN}") from error
     if missing or not weights:
-        raise PSAError(f"{folder} holds no whole {what}: {', '.join(missing) or 'its weights'} is missing. {_AGAIN}")
+        raise PSAError(f"{folder} holds no whole {what}: {some(missing, 3) or 'its weights'} is missing. {_AGAIN}")
     return weights
 
 
@@ -123,7 +125,7 @@ def _reading(folder: Path, what: str) -> Iterator[Any]:
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise PSAError(
-                f"{folder} holds no {what} in transformers' layout that can be read: {reason} {_AGAIN}"
+                f"{folder} holds no {what} in transformers' layout that can be read: {shown(reason)} {_AGAIN}"
             ) from error
 
 

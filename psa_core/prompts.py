@@ -13,6 +13,7 @@ from .schema import CATEGORIES, CATEGORY_WORDS, SAGE_FILE_NAME, known_category
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 _HARMLESS_WORDS = ("harmless", "none")
 _NOTHING_SAID = ("nan", "null", "n/a", "unknown")  # as programs write a missing value
+_MOST_WORDS = 100  # categories of a prompt; each unknown one is compared with those that are known
 _NEAR = 0.75  # of difflib: nearer words are misspelt ones
 
 
@@ -110,6 +111,8 @@ def _prompt(row: dict[str, str], harmless: bool) -> Prompt:
     words = stated or (told["category"] if told else "")
     found = [word.strip() for word in re.split("[,;|]", words)]
     found = [word for word in found if word and word.lower() not in _NOTHING_SAID]
+    if len(found) > _MOST_WORDS:
+        raise PSAError(f"there are more than {_MOST_WORDS} categories. Leave some out.")
     said = [word for word in found if word.lower() in _HARMLESS_WORDS]
     known = {word: _category(word) for word in found if word not in said}
     return Prompt(

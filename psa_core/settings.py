@@ -12,9 +12,10 @@ from pydantic.fields import FieldInfo
 
 from .errors import PSAError
 from .extras import require
-from .files import existing_file
+from .files import existing_file, shown
 
-_MAX_TOML_BYTES = 1 << 20  # a config has a few hundred
+_MAX_TOML_BYTES = 1 << 18  # a config has a few hundred
+_MAX_DOTS = 200  # in a line: a key of so many parts takes their square, in time and memory
 _MAX_SHOWN = 60  # characters of a name that nobody knows
 _BOUNDS = {
     "multiple_of": "a multiple of {}",
@@ -88,18 +89,20 @@ def read_toml(path: Path | str) -> dict[str, Any]:
         require("train", "Reading a TOML config on Python 3.10", "tomli")
         import tomli as toml  # type: ignore[no-redef]
     if path.stat().st_size > _MAX_TOML_BYTES:
-        raise PSAError(f"{path.name} is larger than {_MAX_TOML_BYTES >> 20} MiB, which no config is. Check the path.")
+        raise PSAError(f"{path.name} is larger than {_MAX_TOML_BYTES >> 10} KiB, which no config is. Check the path.")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise PSAError(f"{path.name} is not a valid TOML file: it is not text in UTF-8. Save it as UTF-8.") from None
+    if any(line.count(".") > _MAX_DOTS for line in text.splitlines()):
+        raise PSAError(f"{path.name} has a line with more than {_MAX_DOTS} dots, which no config has. Check the path.")
     try:
         return toml.loads(text)
     except RecursionError:
         raise PSAError(f"{path.name} is not a valid TOML file: it is nested too deeply.") from None
     except ValueError as error:  # TOMLDecodeError, and Python's own for a number of thousands of digits
         hint = " Write Windows paths with / or in 'single quotes'." if "\\" in text else ""
-        raise PSAError(f"{path.name} is not a valid TOML file: {error}.{hint}") from None
+        raise PSAError(f"{path.name} is not a valid TOML file: {shown(str(error))}.{hint}") from None
 
 
 def refuse_unknown(given: Iterable[Any], known: Iterable[str], what: str) -> None:

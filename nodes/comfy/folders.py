@@ -1,6 +1,9 @@
 """Where the pack's files live in ComfyUI: model folders, and the profile store under the user directory."""
 
+import filecmp
 import os
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import folder_paths
@@ -89,14 +92,24 @@ def path_fingerprint(path: Path) -> str:
     return fingerprint(str(path), status.st_mtime_ns, status.st_size)
 
 
-def save_path(folder: str, name: str, ending: str) -> Path:
-    """A path in a model folder for a new file: `name`, or `name-2`, `name-3`, ... where it is taken."""
+def save_new(folder: str, name: str, ending: str, write: Callable[[Path], None]) -> Path:
+    """A model folder's new file, by `write`: `name`, or `name-2`, `name-3`, ... where other content has that name.
+
+    Of the same content there is one file: a graph that runs again writes no copy.
+    """
     parent = Path(folder_paths.get_folder_paths(folder)[0])
-    path, number = parent / f"{name}{ending}", 1
-    while path.exists():
-        number += 1
-        path = parent / f"{name}-{number}{ending}"
-    return path
+    taken = []
+    for number in count(1):
+        path = parent / f"{name}{f'-{number}' if number > 1 else ''}{ending}"
+        if not path.exists():
+            break
+        taken.append(path)
+    write(path)
+    same = next((other for other in taken if filecmp.cmp(other, path, shallow=False)), None)
+    if same is None:
+        return path
+    path.unlink()
+    return same
 
 
 def folder_names(folder: str, holding: str) -> list[str]:

@@ -5,6 +5,7 @@ from itertools import cycle, islice
 from typing import Any, TypeGuard
 
 _MOST_LETTERS = 60  # of a prompt in a label
+_MOST_OF_A_NAME = 100  # as a stored profile's may have
 
 Prompt = Mapping[str, Mapping[str, Any]]
 
@@ -73,7 +74,7 @@ def _called(prompt: Prompt, link: Any, number: int) -> str:
     inputs = _inputs(prompt, str(link[0])) if _is_link(link) else {}
     for name in ("profile_name", "preset"):
         if isinstance(value := inputs.get(name), str) and value != "custom":
-            return value
+            return " ".join(value[:_MOST_OF_A_NAME].split())
     return f"viewer {number}"
 
 
@@ -88,13 +89,13 @@ def _text(prompt: Prompt, sampler: str) -> str:
 def _upstream(prompt: Prompt, node: str, first: tuple[str, ...]) -> Iterator[str]:
     """The nodes before `node` by its inputs `first`, the nearer first, each once."""
     seen: set[str] = set()
-    links = [_inputs(prompt, node).get(name) for name in first]
+    links = [_inputs(prompt, node).get(name) for name in reversed(first)]
     while links:
-        link = links.pop(0)
+        link = links.pop()
         if _is_link(link) and (other := str(link[0])) in prompt and other not in seen:
             seen.add(other)
             yield other
-            links = [*_inputs(prompt, other).values(), *links]
+            links += reversed([*_inputs(prompt, other).values()])
 
 
 def _inputs(prompt: Prompt, node: str) -> Mapping[str, Any]:

@@ -198,9 +198,13 @@ class Studio:
         """One row, as CLIP Text Encode gives it: weights in parentheses count, and long prompts.
 
         Raises:
-            PSAError: for a CLIP of another kind of model.
+            PSAError: for a CLIP of another kind of model, or very many parentheses in each other.
         """
-        encoded = self._clip.encode_from_tokens_scheduled(self._clip.tokenize(text))
+        try:
+            tokens = self._clip.tokenize(text)
+        except RecursionError:
+            raise PSAError("The prompt has too many parentheses in each other. Take some out.") from None
+        encoded = self._clip.encode_from_tokens_scheduled(tokens)
         if any(cond.shape[-1] != self._context_dim for cond, _ in encoded):
             raise PSAError("This CLIP belongs to another kind of model. Connect the one of the MODEL.")
         return encoded

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ..errors import PSAError
-from ..files import atomic_path, existing_file, printable
+from ..files import atomic_path, existing_file, printable, shown, some
 from ..tensor_files import content_digest, read_file, save_file
 from ..torch_files import read_torch_file
 from .model import PSAAdapter
@@ -137,7 +137,8 @@ def _check_keys(tensors: dict[str, torch.Tensor], name: str) -> None:
     for key, value in tensors.items():
         if not _is_plain(value):
             raise PSAError(
-                f"{name} is not a PSA adapter: its entry {key!r} is not a plain tensor of 16- to 64-bit floats."
+                f"{name} is not a PSA adapter: its entry '{shown(str(key), 60)}' is not a plain tensor of 16- to 64-"
+                "bit floats."
             )
     if any((match := _LAYER_KEY.fullmatch(key)) and match[3] != "0" for key in tensors):
         raise PSAError(
@@ -152,7 +153,7 @@ def _check_keys(tensors: dict[str, torch.Tensor], name: str) -> None:
     if _layer_count(tensors) == 0 or set(tensors) != expected:
         odd = sorted(set(tensors) ^ expected)[:3]
         raise PSAError(
-            f"{name} is not a whole PSA adapter: missing or unknown entries, such as {', '.join(odd) or 'all layers'}."
+            f"{name} is not a whole PSA adapter: missing or unknown entries, such as {some(odd) or 'all layers'}."
         )
 
 

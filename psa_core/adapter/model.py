@@ -10,6 +10,7 @@ from torch import nn
 
 from ..encoders.embedding import UserEmbedding
 from ..errors import PSAError
+from ..files import shown
 from .attention import UserKeyValue
 
 FAMILIES = {768: "SD1.5", 2048: "SDXL"}  # by cross_attention_dim; only words messages
@@ -133,7 +134,7 @@ class PSAAdapter(nn.Module):
             raise PSAError(
                 f"This adapter takes profile embeddings of size {self.embedding_dim}, as (profiles, size); it got "
                 f"{tuple(embedding.shape)}. Encode the profile with the encoder the adapter was trained on"
-                f"{f' ({self.encoder_id})' if self.encoder_id else ''}."
+                f"{f' ({shown(self.encoder_id, 60)})' if self.encoder_id else ''}."
             )
         if not torch.isfinite(embedding).all():
             raise PSAError("The profile embedding holds NaN or infinite values. Encode the profile again.")
@@ -193,9 +194,10 @@ class PSAAdapter(nn.Module):
 
     def _check_encoder(self, embedding: UserEmbedding) -> None:
         if self.encoder_id and embedding.encoder_id and self.encoder_id != embedding.encoder_id:
+            mine, other = shown(self.encoder_id, 60), shown(embedding.encoder_id, 60)
             raise PSAError(
-                f"This adapter was trained on profile embeddings of the encoder '{self.encoder_id}', but this one was "
-                f"made by '{embedding.encoder_id}'. Encode the profile with '{self.encoder_id}'."
+                f"This adapter was trained on profile embeddings of the encoder '{mine}', but this one was "
+                f"made by '{other}'. Encode the profile with '{mine}'."
             )
 
 

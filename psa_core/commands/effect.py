@@ -10,6 +10,7 @@ from ..adapter.model import PSAAdapter
 from ..encoders.protocol import ProfileEncoder
 from ..encoders.structured import BY_NAME
 from ..errors import PSAError
+from ..files import shown
 from ..profile import LEVELS
 from ..schema import CATEGORIES
 from .encode import add_encoder_arguments, given_encoder, given_profiles
@@ -48,4 +49,6 @@ def _encoder(args: argparse.Namespace, adapter: PSAAdapter) -> ProfileEncoder:
             return encoder()
     if adapter.encoder_id is None:
         raise PSAError("The adapter's file does not say which encoder it takes. Give --encoder, or --llm FOLDER.")
-    raise PSAError(f"The adapter takes the encoder '{adapter.encoder_id}'. Give its language model by --llm FOLDER.")
+    raise PSAError(
+        f"The adapter takes the encoder '{shown(adapter.encoder_id, 60)}'. Give its language model by --llm FOLDER."
+    )

@@ -24,6 +24,8 @@ from ..profile import LEVELS, UserProfile
 from ..users import read_users
 from .progress import show_count
 
+_LONGEST_PROFILE = 1 << 16  # bytes
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     who = parser.add_mutually_exclusive_group(required=True)
@@ -81,7 +83,8 @@ def given_profiles(args: argparse.Namespace) -> list[UserProfile]:
         return read_users(args.users)
     path = existing_file(args.profile, "profile")
     try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
+        with open(path, "rb") as file:
+            data = json.loads(file.read(_LONGEST_PROFILE).decode("utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         raise PSAError(f"{path.name} is not a JSON file in UTF-8. Write the profile as one JSON object.") from None
     return [UserProfile.from_dict(data)]

@@ -3,7 +3,6 @@
 import json
 import os
 import unicodedata
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -12,10 +11,9 @@ from pydantic import AfterValidator, Field
 from ..errors import PSAError
 from ..replies import object_in_reply
 from ..settings import BaseSettings
-from .lists import Concept
 from .pairs import IMPLIED, NAMED, PromptPair, check_line
 from .requests import LONGEST_WRITTEN, Request
-from .words import hints_by_word, main_words, names_concept
+from .words import ConceptNames, hints_by_word, main_words
 
 LONGEST_ANSWER = 8192  # characters
 _LONGEST_LINE = 1 << 18
@@ -52,7 +50,7 @@ class _HarmlessAnswer(_Answer):
     prompt: Written
 
 
-def read_answer(answer: str, request: Request, made_by: str, all_concepts: Iterable[Concept]) -> PromptPair:
+def read_answer(answer: str, request: Request, made_by: str, all_concepts: ConceptNames) -> PromptPair:
     """The pair in an answer. Category, concept and maker are not the answer's to say.
 
     Args:
@@ -81,7 +79,7 @@ def read_answer(answer: str, request: Request, made_by: str, all_concepts: Itera
             raise PSAError("the prompt that should imply the concept holds words of it.")
         if not is_the_scene and not _is_same_scene(pair.shows, pair.without):
             raise PSAError("the two prompts are not of the same scene: they share too few words.")
-    if any(names_concept(pair.without, other.name) for other in all_concepts):
+    if all_concepts.any_in(pair.without):
         raise PSAError("the prompt without the concept names one of the list.")
     return pair
 

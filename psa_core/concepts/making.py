@@ -16,6 +16,7 @@ from .lists import Concept
 from .pairs import IMPLIED, MOST_PAIRS, NAMED, PromptPair
 from .requests import Request
 from .scenes import SceneSource
+from .words import ConceptNames
 from .writers import PromptWriter
 
 _HOPELESS = 20  # pairs set aside before the first one that was taken
@@ -160,7 +161,8 @@ class _Maker:
         seed: int,
         log: AnswerLog,
     ) -> None:
-        self._concepts, self._writer, self._identity = concepts, writer, identity
+        self._names = ConceptNames(concept.name for concept in concepts)
+        self._writer, self._identity = writer, identity
         self._scenes, self._seed, self._log = scenes, seed, log
         self._seen: set[tuple[str, str]] = set()
 
@@ -174,7 +176,7 @@ class _Maker:
             key = _key(self._identity, request, place)
             answer, is_new = self._answer(key, request)
             try:
-                pair = read_answer(answer, request, self._writer.name, self._concepts)
+                pair = read_answer(answer, request, self._writer.name, self._names)
                 if (pair.shows, pair.without) in self._seen:
                     raise PSAError("the same two prompts are there already.")
                 reason = None

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from ..errors import PSAError
-from ..files import existing_file, shown
+from ..files import existing_file, shown, some
 from .pairs import LONGEST_PROMPT, check_line
 
 SCENES = Path(__file__).parent / "scenes.txt"
@@ -55,6 +55,7 @@ class TemplateScenes:
 
     def __init__(self, text: str, where: str = "The templates") -> None:
         self._choices: dict[str, tuple[str, ...]] = {}
+        self._longest: dict[str, str] = {}
         self._scenes: list[Scene] = []
         for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), start=1):
             if not line.strip() or line.strip().startswith("#"):
@@ -101,7 +102,7 @@ class TemplateScenes:
         name, values = match[1], tuple(value.strip() for value in match[2].split(";") if value.strip())
         if name in _SLOTS or name in self._choices or not values or any("{" in value for value in values):
             raise PSAError(f"the choice '{shown(name, 40)}' needs a name of its own, and values without braces.")
-        self._choices[name] = values
+        self._choices[name], self._longest[name] = values, max(values, key=len)
 
     def _add_scene(self, shows: str, without: str) -> None:
         names = _NAME.findall(shows)
@@ -109,11 +110,12 @@ class TemplateScenes:
             raise PSAError("a scene has {concept} or {a concept} once before the '|', and never after it.")
         for name in names + _NAME.findall(without):
             if name not in _SLOTS and name not in self._choices:
-                known = ", ".join(f"{{{known}}}" for known in (*_SLOTS, *self._choices))
+                known = some(f"{{{known}}}" for known in (*_SLOTS, *self._choices))
                 raise PSAError(f"{{{shown(name, 40)}}} is not defined above it. There are: {known}.")
         if any(brace in _NAME.sub("", shows + without) for brace in "{}"):
             raise PSAError("a brace has no partner.")
-        longest = {name: max(values, key=len) for name, values in self._choices.items()}
+        used = {*names, *_NAME.findall(without)} - {*_SLOTS}
+        longest = {name: self._longest[name] for name in used}
         if max(len(_filled(shows, longest)), len(_filled(without, longest))) > LONGEST_PROMPT // 2:
             raise PSAError(f"the scene can get longer than {LONGEST_PROMPT // 2} characters. Shorten it.")
         self._scenes.append(Scene(shows, without))

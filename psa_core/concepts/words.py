@@ -2,6 +2,8 @@
 
 import re
 import unicodedata
+from collections import Counter
+from collections.abc import Iterable
 from functools import lru_cache
 
 # fmt: off
@@ -27,6 +29,26 @@ def names_concept(prompt: str, concept: str) -> bool:
     if not words:  # signs alone
         return concept.strip() in prompt
     return all(_has(prompt, word) for word in words)
+
+
+class ConceptNames:
+    """Many concepts' names, of which a prompt is held against those alone that begin as something in it does."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        names = list(names)
+        common = Counter(word for name in names for word in set(main_words(name)))
+        self._by_start: dict[str, list[str]] = {}
+        for name in names:
+            rarest = min(main_words(name), key=common.__getitem__, default="")
+            within = _UNSPACED.search(rarest) if rarest else True  # found anywhere, not as a word
+            for start in (rarest or name.strip())[:1] if within else _forms(rarest):
+                self._by_start.setdefault(start, []).append(name)
+
+    def any_in(self, prompt: str) -> bool:
+        """Whether a prompt names one of them, as `names_concept` says."""
+        starts = {*prompt, *_plain(prompt), *(form for word in _words(prompt) for form in _forms(word))}
+        near = {name for start in starts for name in self._by_start.get(start, ())}
+        return any(names_concept(prompt, name) for name in near)
 
 
 def hints_by_word(prompt: str, concept: str) -> bool:

@@ -189,17 +189,22 @@ def _picture_leaks(scans: Sequence[Scan], pictures: Pictures) -> Iterator[Findin
 def _concept_leaks(scans: Sequence[Scan], description: Mapping[str, Any]) -> Iterator[Finding]:
     """What dataset.json says is held out (`held_out_concepts`: category -> concepts) stands in `test_unseen` alone."""
     listed = description.get("held_out_concepts")
-    for category, names in listed.items() if isinstance(listed, dict) else ():
-        held_out = {(category, name) for name in names if isinstance(name, str)} if isinstance(names, list) else set()
-        for scan in scans:
-            found = sorted({concept for own, concept, _ in scan.counts if (own, concept) in held_out and concept})
-            if found and scan.split.name != UNSEEN:
-                yield _leak(
-                    "concepts",
-                    len(found),
-                    f"{_many(len(found), 'concept')} of {category} that dataset.json says to be held out "
-                    f"{'is' if len(found) == 1 else 'are'} in {scan.split.name}: {_listed(found)}. Take them out.",
-                )
+    lists = listed.items() if isinstance(listed, dict) else ()
+    each = ((category, name) for category, names in lists if isinstance(names, list) for name in names)
+    held_out = {(category, name) for category, name in each if isinstance(name, str)}
+    for scan in scans:
+        found_of: dict[str, set[str]] = {}
+        for category, concept, _ in scan.counts:
+            if category and concept and (category, concept) in held_out and scan.split.name != UNSEEN:
+                found_of.setdefault(category, set()).add(concept)
+        for category, concepts in found_of.items():
+            found = sorted(concepts)
+            yield _leak(
+                "concepts",
+                len(found),
+                f"{_many(len(found), 'concept')} of {shown(category, 40)} that dataset.json says to be held out "
+                f"{'is' if len(found) == 1 else 'are'} in {scan.split.name}: {_listed(found)}. Take them out.",
+            )
 
 
 def _poor_pictures(scans: Sequence[Scan], pictures: Pictures) -> Iterator[Finding]:

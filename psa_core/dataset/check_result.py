@@ -3,16 +3,18 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ..files import shown, some
 from ..plots.bars import Panel, draw_panels
 from ..plots.canvas import BACKGROUND, FONT, INK
 
 LEAKAGE, UNREADABLE, NOTE = "leakage", "unreadable", "note"
-_LISTED = 12  # concepts of a category, in the text
+_LISTED = 12  # categories, and concepts of one, in the text
 _WIDTH = 900
 _CHOSEN = {True: "safe", False: "unsafe", None: "unknown"}
 
@@ -43,11 +45,8 @@ class SplitCounts:
 
     def chosen(self, category: str | None = None) -> dict[str, int]:
         """How often the safe and the unsafe picture was chosen, of one category or of all."""
-        found = Counter(dict.fromkeys(_CHOSEN.values(), 0))
-        for (own, _, safe), count in self.counts.items():
-            if category in (None, own):
-                found[_CHOSEN[safe]] += count
-        return dict(found)
+        found: Mapping[str, int] = self._chosen.get(category, {})
+        return {word: found.get(word, 0) for word in _CHOSEN.values()}
 
     def safe_share(self, category: str | None = None) -> float | None:
         chosen = self.chosen(category)
@@ -56,19 +55,30 @@ class SplitCounts:
 
     def categories(self) -> dict[str, int]:
         """Records by category; those that have none are left out."""
-        found: Counter[str] = Counter()
-        for (category, _, _), count in self.counts.items():
-            if category:
-                found[category] += count
-        return dict(sorted(found.items()))
+        totals = {category: sum(found.values()) for category, found in self._chosen.items() if category}
+        return dict(sorted(totals.items()))
 
     def concepts(self, category: str) -> dict[str, int]:
         """A category's records by concept, the most frequent first."""
-        found: Counter[str] = Counter()
-        for (own, concept, _), count in self.counts.items():
-            if own == category and concept:
-                found[concept] += count
+        found: Mapping[str, int] = self._concepts.get(category, {})
         return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+    @cached_property
+    def _chosen(self) -> dict[str | None, Counter[str]]:
+        """By category, `None` for all of them: how often which picture was chosen."""
+        found: dict[str | None, Counter[str]] = {None: Counter()}
+        for (category, _, safe), count in self.counts.items():
+            for key in {None, category}:
+                found.setdefault(key, Counter())[_CHOSEN[safe]] += count
+        return found
+
+    @cached_property
+    def _concepts(self) -> dict[str | None, Counter[str]]:
+        found: dict[str | None, Counter[str]] = {}
+        for (category, concept, _), count in self.counts.items():
+            if concept:
+                found.setdefault(category, Counter())[concept] += count
+        return found
 
     def spread(self) -> dict[str, int]:
         """The least, quartiles and most of the users' numbers of records."""
@@ -132,11 +142,11 @@ class DatasetCheck:
         }
 
     def to_text(self) -> str:
-        lines = [f"Data set {self.name}. Licence: {self.licence or 'none is given'}."]
+        lines = [f"Data set {self.name}. Licence: {shown(self.licence or 'none is given')}."]
         for split in self.splits:
             lines += ["", *_split_lines(split)]
         if only := self.only_unseen():
-            told = ", ".join(f"{category} {len(names)}" for category, names in only.items())
+            told = some(f"{category} {len(names)}" for category, names in only.items())
             lines += ["", f"concepts in test_unseen alone: {told}"]
         if self.pictures:
             lines += ["", ", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in self.pictures.items())]
@@ -204,11 +214,14 @@ def _split_lines(split: SplitCounts) -> list[str]:
     lines.append(f"  records per user: {spread}")
     if (share := split.safe_share()) is not None:
         lines.append(f"  chosen: the safe picture in {share:.1%}, the unsafe one in {1 - share:.1%}")
-    for category, count in split.categories().items():
+    categories = split.categories()
+    for category, count in [*categories.items()][:_LISTED]:
         share = split.safe_share(category)
         concepts = split.concepts(category)
         listed = ", ".join(f"{concept} {number}" for concept, number in [*concepts.items()][:_LISTED])
         more = f" and {len(concepts) - _LISTED} more concepts" if len(concepts) > _LISTED else ""
         chosen = "" if share is None else f", the safe picture chosen in {share:.1%}"
         lines.append(f"  {category} {count}{chosen}{f': {listed}{more}' if listed else ''}")
+    if len(categories) > _LISTED:
+        lines.append(f"  and {len(categories) - _LISTED} more categories")
     return lines

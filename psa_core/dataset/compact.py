@@ -23,7 +23,7 @@ from ..profile import UserProfile
 from ..schema import CATEGORIES
 from .pair_files import HARMLESS, PAIRS, SHOWS, WITHOUT, PicturePair, numbered_lines, read_description, read_users
 from .sage import SageRecord, StoredUsers
-from .split import Examples, Scene
+from .split import MOST_RECORDS, Examples, Scene
 
 _READERS, _CHUNK = 4, 256  # threads that check pictures, and pairs at a time
 
@@ -162,6 +162,11 @@ def read_compact_split(
     scenes = len(ruled) + first
     kept = whole[scenes] if len(scenes) else np.zeros(0, bool)
     people, swapped = np.array(answered.users, np.int32)[kept], np.array(answered.swapped, np.int8)[kept]
+    if by_rule * len(profiles) > MOST_RECORDS:
+        raise PSAError(
+            f"The split '{name}' in {folder} stands for {by_rule * len(profiles):,} records, and more than "
+            f"{MOST_RECORDS:,} are not read. Take pairs or users out."
+        )
     if not by_rule:  # who is in no record is nobody of this split
         used, people = np.unique(people, return_inverse=True)
         profiles = [profiles[user] for user in used]

@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import PSAError
 from ..schema import CATEGORIES
 from .sage import SageRecord
-from .split import Examples, PairSplit, Scene
+from .split import MOST_RECORDS, Examples, PairSplit, Scene
 
 
 class EveryUserSplit:
@@ -26,6 +26,11 @@ class EveryUserSplit:
         self._split = split
         self.folder, self.profiles = split.folder, split.profiles
         self.skipped, self.notes, self.harmless = split.skipped, split.notes, split.harmless
+        if (count := len(split) * len(self.profiles)) > MOST_RECORDS:
+            raise PSAError(
+                f"With every user, the split '{split.name}' is of {count:,} records, and more than {MOST_RECORDS:,} "
+                "are not read. Take records or users out."
+            )
         told = [(CATEGORIES.index(record.category), record.safe_chosen) for record in split if _is_told(record)]
         if len(told) < len(split):
             raise PSAError(

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from ..files import some
 from ..pictures import open_picture
 from ..plots.grid import labelled_grid
 from .sage import SageRecord
@@ -17,7 +18,7 @@ _LISTED = 20  # records left out; the count names the rest
 
 def summary(dataset: PairSplit) -> str:
     """Counts, in words; nothing of a profile."""
-    categories = ", ".join(f"{name} {count}" for name, count in dataset.categories.most_common())
+    categories = some(f"{name} {count}" for name, count in dataset.categories.most_common())
     lines = [f"{dataset.name}: {len(dataset)} pairs, {dataset.users} users", categories, *dataset.notes]
     if dataset.skipped:
         lines += [f"{len(dataset.skipped)} records left out:", *dataset.skipped[:_LISTED]]

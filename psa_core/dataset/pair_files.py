@@ -20,7 +20,7 @@ from typing import Any
 
 from ..errors import PSAError
 from ..files import is_text, own_file
-from ..json_lines import write_objects
+from ..json_lines import numbered, write_objects
 from ..profile import UserProfile
 from ..schema import CATEGORIES
 
@@ -110,18 +110,11 @@ def read_description(folder: Path) -> dict[str, Any]:
 def numbered_lines(path: Path, what: str, root: Path | None = None) -> Iterator[tuple[int, int, Any]]:
     """(line number, offset in bytes, JSON value or PSAError) for each line that is not blank; `root` as `inside` has
     it."""
-    offset = number = 0
     try:
         with open(own_file(path.parent, path.name, what, root), "rb") as file:
-            while text := file.readline(_LONGEST_LINE + 1):
-                number += 1
-                if text.strip():
+            for number, offset, text in numbered(file, _LONGEST_LINE):
+                if text.strip() or len(text) > _LONGEST_LINE:
                     yield number, offset, _value(text)
-                offset += len(text)
-                if len(text) > _LONGEST_LINE and not text.endswith(b"\n"):
-                    while (rest := file.readline(_LONGEST_LINE)) and not rest.endswith(b"\n"):
-                        offset += len(rest)
-                    offset += len(rest)
     except OSError as error:
         raise PSAError(f"{path} cannot be read: {error.strerror}.") from error
 

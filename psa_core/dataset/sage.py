@@ -20,6 +20,7 @@ import numpy as np
 from ..encoders.stored import StoredEncoder
 from ..errors import PSAError
 from ..files import inside, is_text, own_file
+from ..json_lines import numbered
 from ..pictures import check_picture
 from ..profile import UserProfile
 from ..schema import SAGE_FILE_NAME, known_category
@@ -28,6 +29,7 @@ from .split import Examples, Scene
 
 _CHUNK = 256  # lines checked at a time: memory stays constant however long the file is
 _READERS = 4  # threads
+_LONGEST_LINE = 1 << 16  # bytes
 _NAMED = 3  # contradictions that a note names
 _DERIVED, _JOINED, _CONTRADICTED = "derived", "joined", "contradicted"
 _COMPARED = ("age", "gender", "religion", "physical_condition", "mental_condition")
@@ -215,6 +217,8 @@ class _Reader:
         return record, origin
 
     def parse(self, text: bytes, line: int) -> tuple[SageRecord, str]:
+        if len(text) > _LONGEST_LINE:
+            raise PSAError(f"the line is longer than {_LONGEST_LINE >> 10} KiB. Write the record again.")
         try:
             data = json.loads(text)
         except (ValueError, RecursionError):  # other bytes than UTF-8 and numbers of 5,000 digits among them
@@ -277,25 +281,29 @@ class StoredUsers:
 
 
 class _Seen:
-    """Which records were met before, in some 25 bytes each: 64-bit hashes in order, the most of them sorted as well."""
+    """Which records were met before, in some 35 bytes each: 64-bit hashes in order, the most of them sorted as well."""
 
     def __init__(self) -> None:
         self._hashes = array("Q")
-        self._sorted = np.empty(0, np.uint64)
-        self._recent: set[int] = set()
+        self._sorted, self._order = np.empty(0, np.uint64), np.empty(0, np.int64)
+        self._recent: dict[int, int] = {}
 
     def first(self, record: SageRecord) -> int | None:
         """The number of the record that is the same, or `None`: then this one gets the next number."""
         identity = (str(record.chosen), str(record.rejected), record.caption, json.dumps(record.profile.to_dict()))
         text = "\0".join(identity).encode()
         key = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+        if key in self._recent:
+            return self._recent[key]
         place = np.searchsorted(self._sorted, np.uint64(key))
-        if key in self._recent or (place < len(self._sorted) and self._sorted[place] == key):
-            return self._hashes.index(key)
+        if place < len(self._sorted) and self._sorted[place] == key:
+            return int(self._order[place])
+        self._recent[key] = len(self._hashes)
         self._hashes.append(key)
-        self._recent.add(key)
         if len(self._recent) > max(1024, len(self._hashes) // 16):
-            self._sorted = np.sort(np.frombuffer(self._hashes, np.uint64))
+            hashes = np.array(self._hashes, np.uint64)
+            self._order = np.argsort(hashes)
+            self._sorted = hashes[self._order]
             self._recent.clear()
         return None
 
@@ -303,18 +311,10 @@ class _Seen:
 def _checked(metadata: Path, reader: _Reader) -> Iterator[tuple[int, int, tuple[SageRecord, str] | str]]:
     """(offset, line number, what `_Reader.check` says) for each line."""
     with open(metadata, "rb") as file, ThreadPoolExecutor(_READERS) as pool:
-        numbered = _lines(file)
-        while chunk := list(islice(numbered, _CHUNK)):
-            outcomes = pool.map(lambda item: reader.check(item[2], item[1]), chunk)
-            yield from ((offset, line, outcome) for (offset, line, _), outcome in zip(chunk, outcomes, strict=True))
-
-
-def _lines(file) -> Iterator[tuple[int, int, bytes]]:
-    offset = 0
-    for number, text in enumerate(file, start=1):
-        if text.strip():
-            yield offset, number, text
-        offset += len(text)
+        lines = (each for each in numbered(file, _LONGEST_LINE) if each[2].strip() or len(each[2]) > _LONGEST_LINE)
+        while chunk := list(islice(lines, _CHUNK)):
+            outcomes = pool.map(lambda item: reader.check(item[2], item[0]), chunk)
+            yield from ((offset, line, outcome) for (line, offset, _), outcome in zip(chunk, outcomes, strict=True))
 
 
 def _notes(name: str, count: int, bans: Counter[str], contradicting: list[int]) -> list[str]:

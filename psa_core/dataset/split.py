@@ -13,6 +13,9 @@ from ..profile import UserProfile
 if TYPE_CHECKING:
     from .sage import SageRecord
 
+MOST_RECORDS = 100_000_000
+"""Of a split whose pairs go with each of its users: as `Examples`, they take nine bytes each."""
+
 
 @dataclass(frozen=True)
 class Scene:

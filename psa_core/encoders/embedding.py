@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ..errors import PSAError
-from ..files import atomic_path, existing_file
+from ..files import atomic_path, existing_file, shown
 from ..tensor_files import read_file, save_file
 
 _FORMAT = "psa-embedding"
@@ -95,7 +95,9 @@ def _read_npy(path: Path) -> torch.Tensor:
             "Copy or make it again."
         ) from error
     if array.dtype.kind != "f":
-        raise PSAError(f"{path.name} holds {array.dtype} values; an embedding holds floating-point numbers.")
+        raise PSAError(
+            f"{path.name} holds {shown(str(array.dtype), 40)} values; an embedding holds floating-point numbers."
+        )
     with np.errstate(over="ignore"):  # too large for float32 becomes infinite, and is refused as such
         return torch.from_numpy(array.astype(np.float32))
 

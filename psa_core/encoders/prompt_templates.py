@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import PSAError
-from ..files import existing_file
+from ..files import existing_file, printable, some
 from ..profile import UserProfile
 
 _STATEMENT, _BAN = "get_embeds.txt", "get_banned.txt"
@@ -15,6 +15,7 @@ _PLACEHOLDERS = {
     _STATEMENT: {"AGE", "AGE_GROUP", "GENDER", "RELIGION", "MENTAL", "PHYSICAL", "BANNED", "ALLOWED"},
     _BAN: {"USER_DATA"},
 }
+_MOST_BYTES = 1 << 16
 _PLACEHOLDER = re.compile(r"<<\s*(\w+)\s*>>")
 _BAN_FIELDS = ("Age", "Age_Group", "Gender", "Religion", "Physical_Condition", "Mental_Condition")
 _OURS = Path(__file__).parent / "templates"
@@ -37,14 +38,16 @@ class Templates:
         for name, known in _PLACEHOLDERS.items():
             path = existing_file((_OURS if folder is None else Path(folder)) / name, "prompt template")
             try:
+                if path.stat().st_size > _MOST_BYTES:
+                    raise PSAError(f"The prompt template {printable(path)} is larger than {_MOST_BYTES >> 10} KiB.")
                 texts[name] = path.read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:
                 raise PSAError(f"The prompt template {path} is not a text in UTF-8. Save it as one.") from error
             found = set(_PLACEHOLDER.findall(texts[name]))
             for wrong, fault in ((known - found, "lacks"), (found - known, "has the unknown")):
                 if wrong:
-                    names = ", ".join(f"<<{placeholder}>>" for placeholder in sorted(wrong))
-                    raise PSAError(f"The prompt template {path} {fault} {names}. Correct it.")
+                    names = some((f"<<{placeholder}>>" for placeholder in sorted(wrong)), 3)
+                    raise PSAError(f"The prompt template {printable(path)} {fault} {names}. Correct it.")
         return cls(texts)
 
     def statement(self, profile: UserProfile) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import PSAError
-from ..files import inside
+from ..files import inside, shown, some
 from ..judges.judging import Judge, PairwiseJudge, Question
 from ..pictures import open_picture, pixel_batches
 from ..profile import LEVELS, UserProfile
@@ -53,10 +53,10 @@ def find_methods(images: Path | str, model: str | None = None) -> dict[str, Path
             "or name each method's folder with --method NAME=FOLDER."
         )
     if model is None and len(models) > 1:
-        raise PSAError(f"{images} has pictures of several models: {', '.join(models)}. Choose one with --model.")
+        raise PSAError(f"{images} has pictures of several models: {some(models)}. Choose one with --model.")
     chosen = model or models[0]
     if chosen not in models:
-        raise PSAError(f"{images} has no pictures of the model {chosen}. There are: {', '.join(models)}.")
+        raise PSAError(f"{images} has no pictures of the model {shown(chosen)}. There are: {some(models)}.")
     found = {name: images / name / chosen for name, folders in methods.items() if images / name / chosen in folders}
     return dict(sorted(found.items(), key=lambda item: (item[0] != BASE, item[0])))
 
@@ -196,7 +196,7 @@ def _check_users(prompts: Sequence[Prompt], users: Mapping[str, UserProfile] | N
     if unknown:
         raise PSAError(
             f"{len(unknown)} of {len(prompts)} prompts belong to no user of the users file, such as "
-            f"{', '.join(unknown[:_NAMED])}. Give the file that has them, or leave --users out."
+            f"{some(unknown[:_NAMED])}. Give the file that has them, or leave --users out."
         )
 
 
@@ -208,7 +208,7 @@ def _check_pictures(sources: Sequence[Source], prompts: Sequence[Prompt]) -> Non
         if missing:
             raise PSAError(
                 f"{len(missing)} of {len(prompts)} pictures are missing in {source.folder}, such as "
-                f"{', '.join(missing[:_NAMED])}. Draw them first (psa generate goes on where it stopped), or give "
+                f"{some(missing[:_NAMED])}. Draw them first (psa generate goes on where it stopped), or give "
                 "the prompt file that the pictures were drawn from."
             )
         for name in names:

@@ -14,6 +14,7 @@ from ..errors import PSAError
 from ..files import atomic_path
 from .report import Report, to_figure
 
+_LARGEST = 64 << 20  # bytes of a file that may be ours
 _MADE_BY = "Made by `psa "  # stands in each of the three files
 
 
@@ -112,6 +113,6 @@ def _is_ours(path: Path) -> bool:
         if path.suffix == ".png":
             with Image.open(path, formats=["PNG"]) as picture:
                 return str(picture.info.get("Software", "")).startswith(_MADE_BY)
-        return _MADE_BY in path.read_text(encoding="utf-8")
+        return path.stat().st_size <= _LARGEST and _MADE_BY in path.read_text(encoding="utf-8")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return False

@@ -12,7 +12,7 @@ from ..adapter.model import PSAAdapter
 from ..encoders.embedding import UserEmbedding
 from ..encoders.protocol import ProfileEncoder
 from ..errors import PSAError
-from ..files import atomic_path, sweep_parts
+from ..files import atomic_path, shown, sweep_parts
 from ..pictures import write_picture
 from ..profile import LEVELS, UserProfile
 from ..prompts import Prompt
@@ -22,6 +22,7 @@ from .painter import Painter, Settings
 _FORMAT = "psa-generation-2"
 _FIRST_FORMAT = "psa-generation-1"
 _QUALITY = 95  # of JPEG and WebP
+_LONGEST_RECORD = 1 << 20  # bytes
 
 Embed = Callable[[Sequence[Any]], UserEmbedding]
 """User_IDs -> an embedding with a row for each; `None` stands for everyone."""
@@ -52,8 +53,8 @@ def plan(prompts: Sequence[Prompt], folder: Path, levels: Sequence[str] = (), pe
         for prompt in prompts:
             if prompt.user_id is None:
                 raise PSAError(
-                    f"The prompt {prompt.file_name} belongs to no user. Add a column user_id to the prompt file, or "
-                    "draw for the levels."
+                    f"The prompt {shown(prompt.file_name)} belongs to no user. Add a column user_id to the prompt "
+                    "file, or draw for the levels."
                 )
     return [Picture(prompt, folder / prompt.file_name, prompt.user_id if personal else None) for prompt in prompts]
 
@@ -213,7 +214,8 @@ def digest(value: Any) -> str:
 
 def _read_record(path: Path) -> dict[str, Any]:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            record = json.loads(file.read(_LONGEST_RECORD))
     except (OSError, ValueError, RecursionError):
         record = None
     if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
@@ -229,5 +231,5 @@ def _differences(there: dict[str, Any], now: dict[str, Any]) -> list[str]:
         if name == "settings" or before == value:
             continue
         is_hash = name in ("format", "model", "adapter", "prompts")
-        told.append(name if is_hash else f"{name} ({before} there, {value} now)")
+        told.append(name if is_hash else f"{name} ({shown(str(before), 60)} there, {shown(str(value), 60)} now)")
     return told

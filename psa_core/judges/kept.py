@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import astuple
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from PIL import Image
 
@@ -24,6 +24,7 @@ from ..files import NOT_THROUGH_LINKS, NameTakenError, atomic_path
 from .judging import Judge, Outcome, Pair, PairwiseJudge, Question, Tell, Verdict, tell_nobody
 
 _KEY_BYTES = 32
+_LONGEST_LINE = 1 << 18  # characters
 _HEAD = "answers of a judge, kept by psa until the run is whole"
 
 
@@ -47,7 +48,7 @@ class Answers:
                 head = file.readline()
                 if head and not (head.strip() and _HEAD.startswith(head.strip())):  # it would be removed in the end
                     raise PSAError(f"{self._path} holds no answers of a judge. Move it, or give another output.")
-                for name, text, seal in (parts for line in file if len(parts := line.split()) == 3):
+                for name, text, seal in _lines(file):
                     if hmac.compare_digest(seal.encode(), self._hash(f"{name} {text}").encode()):
                         self._found[name] = json.loads(text)
 
@@ -173,6 +174,13 @@ def picture_digest(picture: Image.Image) -> str:
     """A hash of a picture's pixels as RGB, and of its size."""
     pixels = picture.convert("RGB")
     return hashlib.blake2b(pixels.tobytes(), digest_size=16, key=repr(pixels.size).encode()).hexdigest()
+
+
+def _lines(file: TextIO) -> Iterator[list[str]]:
+    """The three parts of each line; one that is longer than any answer's falls into pieces, which no seal fits."""
+    while line := file.readline(_LONGEST_LINE):
+        if len(parts := line.split()) == 3:
+            yield parts
 
 
 def _own_key() -> bytes:

@@ -12,6 +12,7 @@ Points = Sequence[tuple[float, float]]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 FONT = ImageFont.load_default(size=13)
+_MOST_LINES = 8
 BACKGROUND, INK, FRAME = (255, 255, 255), (32, 32, 32), (200, 200, 200)
 PALETTE: tuple[Colour, ...] = (
     (31, 90, 166),
@@ -53,8 +54,8 @@ def draw_line(draw: ImageDraw.ImageDraw, points: Points, colour: Colour, width: 
 
 
 def wrap_lines(text: str, width: float, font: Any = FONT) -> str:
-    """Each line of a text, as `wrap` does it."""
-    return "\n".join(wrap(line, width, font) for line in text.splitlines())
+    """Each of the first lines of a text, as `wrap` does it."""
+    return "\n".join(wrap(line, width, font) for line in text.splitlines()[:_MOST_LINES])
 
 
 def wrap(text: str, width: float, font: Any = FONT) -> str:

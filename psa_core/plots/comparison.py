@@ -9,6 +9,7 @@ from PIL import Image
 
 from ..adapter.model import MAX_STRENGTH
 from ..errors import PSAError
+from ..files import some
 from ..pictures import MAX_PIXELS
 from .differences import marked
 from .grid import Cell, labelled_table
@@ -62,7 +63,7 @@ class Comparison:
 
     def __str__(self) -> str:
         prompts, viewers = _counted(len(self.prompts), "prompt"), _counted(len(self.viewers), "viewer")
-        strengths = ", ".join(f"{each:g}" for each in self.strengths)
+        strengths = some(f"{each:g}" for each in self.strengths)
         return f"{_counted(self.count, 'picture')} ({prompts}: without PSA, and for {viewers} at strength {strengths})"
 
     def grid(self, pictures: Pictures, note: str = "") -> Image.Image:

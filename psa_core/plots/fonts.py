@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 from PIL import ImageFont
@@ -18,13 +19,14 @@ _SYSTEM = (  # for writing that ours lack: where systems keep fonts, and the wid
 )
 _WIDEST = ("noto", "unifont", "droidsansfallback", "wqy", "arial unicode", "segoeui", "nirmala", "freesans", "symbola")
 _MOST_FILES = 200
+_MOST_LETTERS = 1000  # different ones, by which a font is chosen: each is drawn in each font that is tried
 
 Font = ImageFont.FreeTypeFont
 
 
 def font_for(text: str, size: int) -> Font:
-    """The first font with all letters of `text`, else the one with the most of them."""
-    letters = frozenset(character for character in text if not character.isspace())
+    """The first font with all letters of `text`, else the one with the most of them; of very many letters the first."""
+    letters = list(islice(dict.fromkeys(character for character in text if not character.isspace()), _MOST_LETTERS))
     best, most = None, -1
     for path in _paths():
         font = _font(path, size)

@@ -141,14 +141,22 @@ class Review:
         return [answer for answer in counting.values() if answer.scene in self._names]
 
     def _last(self, counting: dict) -> dict[str, Any] | None:
-        for scene, banned in reversed(list(counting)):
-            if banned in self._kinds:
-                mine = (self._ids[self._scenes] == np.uint64(int(scene, 16))) & (
-                    self._viewers == self._kinds.index(banned)
-                )
-                if mine.any():
-                    return {"number": int(np.flatnonzero(mine)[0]), "scene": scene}
+        said = [(scene, self._kinds.index(banned)) for scene, banned in counting if banned in self._kinds][::-1]
+        ids = np.array([int(scene, 16) for scene, _ in said], np.uint64)
+        asked = np.isin(_mixed(ids, [kind for _, kind in said]), _mixed(self._ids[self._scenes], self._viewers))
+        for place in np.flatnonzero(asked):  # the first, but for an answer that looks like a question's by chance
+            if (number := self._number(*said[place])) is not None:
+                return {"number": number, "scene": said[place][0]}
         return None
+
+    def _number(self, scene: str, kind: int) -> int | None:
+        mine = (self._ids[self._scenes] == np.uint64(int(scene, 16))) & (self._viewers == kind)
+        return int(np.flatnonzero(mine)[0]) if mine.any() else None
+
+
+def _mixed(ids: np.ndarray, kinds: Any) -> np.ndarray:
+    """uint64 that are rarely the same for two pairs of a scene's id and a number of viewers."""
+    return ids ^ ((np.asarray(kinds, np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
 
 
 def _random(scenes: np.ndarray, bans: np.ndarray, purpose: int) -> np.ndarray:

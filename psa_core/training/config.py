@@ -70,6 +70,7 @@ READING = tuple(_AS_REFERENCE)
 
 _INT32 = 2**31 - 1
 _Count = Annotated[int, Field(ge=1, le=_INT32)]
+_Side = Annotated[int, Field(ge=1, le=8192)]
 _CountOrOff = Annotated[int, Field(ge=0, le=_INT32)]
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Weight = Annotated[float, Field(ge=0)]
@@ -110,8 +111,8 @@ class TrainConfig(BaseSettings):
     where: ClassVar[str] = "The table of training settings"
 
     preset: Literal[tuple(PRESETS)] = "published"  # type: ignore[valid-type]
-    resolution: _Count = 512
-    bucket_step: _Count = 64
+    resolution: _Side = 512
+    bucket_step: _Side = 64
     aspect: Literal["kept", "square"] = "kept"
     resize: Literal["lanczos", "bilinear"] = "lanczos"
     crop: Literal["center", "random"] = "center"
@@ -120,7 +121,7 @@ class TrainConfig(BaseSettings):
     flip: bool = True
     caption_dropout: _Share = 0.2
     profile_dropout: _Share = 0.0
-    num_tokens: _Count = 1
+    num_tokens: Annotated[int, Field(ge=1, le=1024)] = 1
     standardise: bool = False
     beta: _Positive = 5000.0
     winner_weight: _Weight = 0.0
@@ -130,7 +131,7 @@ class TrainConfig(BaseSettings):
         (0, 1000), description='a list such as [0, 1000], or "measured"'
     )
     min_snr_gamma: _Positive = 5.0
-    reference_draws: _CountOrOff = 0
+    reference_draws: Annotated[int, Field(ge=0, le=10_000)] = 0
     optimizer: Literal["adamw", "muon", "adafactor", "adamw8bit"] = "adamw"
     learning_rate: _Positive = 5e-6
     betas: Annotated[tuple[_Weight, _Weight], Listed] = (0.9, 0.999)
@@ -151,7 +152,7 @@ class TrainConfig(BaseSettings):
     save_every: _Count = 100
     winner_rise_limit: _Positive = 0.05
     on_winner_rise: Literal["warn", "stop"] = "warn"
-    workers: _CountOrOff = 0
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0
     tensorboard: bool = False
 
     @model_validator(mode="after")

@@ -19,6 +19,10 @@ TEXTS = {
     "backwards": "\u202egnp.a",
     "address": "http://[",
     "elsewhere": "http://evil.example/v1",
+    "lines": "a\n" * 5000,
+    "parentheses": "(" * 5000 + ")" * 5000,
+    "numbers": ", ".join(f"{number / 1000:g}" for number in range(1, 5000)),
+    "letters": "".join(map(chr, range(0x4E00, 0x4E00 + 5000))),
 }
 
 FEW_PROMPTS = {"concepts": "", "scenes": "mini", "pairs": 1, "harmless": 0, "implied": 0.0}

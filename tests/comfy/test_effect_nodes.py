@@ -50,6 +50,22 @@ def test_two_people_who_ban_the_same_give_one_file(server):
     assert first.read_bytes() == second.read_bytes()
 
 
+@pytest.mark.parametrize("kind", ["adapters", "effects"])
+def test_a_graph_that_runs_again_writes_no_copy_but_again_what_was_deleted(server, kind):
+    graph, folder = Graph(), server.base / "models" / f"psa_{kind}"
+    adapter = load_adapter(graph)
+    if kind == "adapters":
+        graph.add("PSASaveAdapter", adapter=adapter, name="deleted", precision="float16")
+    else:
+        graph.add("PSASaveEffect", adapter=adapter, profile=profile_node(graph), name="deleted")
+    for is_there in (False, True, False):
+        assert len([*folder.glob("deleted*.safetensors")]) == is_there
+        server.run(graph.prompt)
+        (path,) = folder.glob("deleted*.safetensors")
+        if is_there:
+            path.unlink()
+
+
 def audience(how: str, *levels: str):
     def build(graph: Graph) -> Link:
         people = [profile_node(graph, preset=level) for level in levels]

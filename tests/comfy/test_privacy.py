@@ -101,6 +101,11 @@ def test_a_picture_for_a_stored_profile_tells_only_its_name(server, stored):
     assert '"profile_name": "viewer"' in chunks["prompt"] and "workflow" in chunks
     for name, text in chunks.items():
         check_silence(text, f"the picture's {name}")
+        assert str(server.base) not in text  # nor where the server keeps its models
+    fingerprints = {node["class_type"]: node.get("is_changed") for node in json.loads(chunks["prompt"]).values()}
+    for name in ("PSALoadProfile", "PSALoadAdapter"):
+        (fingerprint,) = fingerprints[name]
+        assert re.fullmatch("[0-9a-f]{64}", fingerprint)
     check_server(server)
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 import shutil
+from argparse import Namespace
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -20,19 +21,25 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tiny_training import user, write_split
 
+import psa_core
 from psa_core import LEVELS, PSAError, StructuredEncoder, UserProfile, load_embedding, read_users_csv, save_embedding
 from psa_core.adapter.effect import load_effect, save_effect, viewer_effect
 from psa_core.build.imported import read_picture_list
 from psa_core.chat_server import TryAgainError, read_completion
+from psa_core.commands.encode import given_profiles
 from psa_core.commands.train import RunFile
 from psa_core.concepts.answers import AnswerLog, read_answer
 from psa_core.concepts.lists import Concept, read_concepts
 from psa_core.concepts.pairs import PromptPair, read_prompt_pairs, write_prompt_pairs
 from psa_core.concepts.requests import Request
 from psa_core.concepts.scenes import Scene, TemplateScenes
+from psa_core.concepts.words import ConceptNames
 from psa_core.dataset.answers import Answer, read_answers, standing
+from psa_core.dataset.check import _concept_leaks, _description
+from psa_core.dataset.scan import scan_scenes
 from psa_core.encoders.cache import EmbeddingCache
 from psa_core.encoders.embedding import UserEmbedding
+from psa_core.encoders.prompt_templates import Templates
 from psa_core.evaluate.output import check_output, made_by_line
 from psa_core.generate import BaseModel, Record, Settings
 from psa_core.generate.single_file import SingleFile
@@ -46,6 +53,7 @@ from psa_core.mini.classifier import SHIPPED, load_classifier
 from psa_core.mini.rivals.weights import load_weights, save_weights
 from psa_core.model_folder import load_part
 from psa_core.pictures import check_picture, open_picture
+from psa_core.pretrained import weight_files
 from psa_core.profile_store import ProfileStore
 from psa_core.prompts import read_prompts
 from psa_core.review import AnswerBook
@@ -56,6 +64,7 @@ from psa_core.training.metrics import MetricsLog
 from psa_core.training.run import StateError, check_state
 from psa_core.users import read_users, write_users
 
+TEMPLATES = Path(psa_core.__file__).parent / "encoders" / "templates"
 PAIR = PromptPair("Shocking", "spider", "a room, a spider", "a room", "named", "templates")
 VECTORS = torch.arange(12.0).view(2, 6)
 RUN_FILE = """model = "model"
@@ -286,7 +295,7 @@ def writers_answer(folder: Path) -> Case:
     text = 'Here: {"shows": "a room, and a spider", "without": "a room"}'
 
     def read(path: Path) -> None:
-        pair = read_answer(path.read_bytes().decode(errors="surrogateescape"), asked, "server m", [])
+        pair = read_answer(path.read_bytes().decode(errors="surrogateescape"), asked, "server m", ConceptNames([]))
         assert (pair.category, pair.concept, pair.made_by) == ("Shocking", "spider", "server m")
 
     return written(folder / "a.txt", text), read
@@ -391,6 +400,41 @@ def hand_answers(folder: Path) -> Case:
         AnswerBook(path.parent).answers()
 
     return folder / "answers.jsonl", read
+
+
+@case
+def profile_json(folder: Path) -> Case:
+    def read(path: Path) -> None:
+        given_profiles(Namespace(level=None, users=None, profile=str(path)))
+
+    return written(folder / "me.json", json.dumps(LEVELS["L3"].to_dict())), read
+
+
+@case
+def prompt_template(folder: Path) -> Case:
+    for name in ("get_embeds.txt", "get_banned.txt"):
+        shutil.copy(TEMPLATES / name, folder)
+    return folder / "get_embeds.txt", lambda path: Templates.read(path.parent).statement(LEVELS["L3"])
+
+
+@case
+def weights_index(folder: Path) -> Case:
+    written(folder / "config.json", "{}")
+    written(folder / "a.safetensors", b"x")
+    text = '{"weight_map": {"a.weight": "a.safetensors", "b.weight": "a.safetensors"}}'
+    return written(folder / "model.safetensors.index.json", text), lambda path: weight_files(path.parent, "model")
+
+
+@case
+def description(folder: Path) -> Case:
+    text = '{"licence": "CC0-1.0", "held_out_concepts": {"Violence": ["square"]}}'
+    write_pair_set(folder / "set", {"train": (range(2), 1)})
+    scans = [scan_scenes(read_split(folder / "set", "train"))]
+
+    def read(path: Path) -> None:
+        list(_concept_leaks(scans, _description(path.parent, [])))
+
+    return written(folder / "dataset.json", text), read
 
 
 def pair_set(folder: Path, name: str) -> Case:

@@ -96,7 +96,7 @@ FILE = 'model = "m"\ndata = "d"\noutput = "o"\n'
         (b"a = " + b"[" * 50_000, "not a valid TOML file"),
         (b"a = " + b"9" * 5_000, "not a valid TOML file"),
         (b"[training]\nsteps = " + b"9" * 4_000, "lacks|'steps' must be"),
-        (b"#" * ((1 << 20) + 1), "larger than 1 MiB"),
+        (b"#" * ((1 << 20) + 1), "larger than 256 KiB"),
         (b"'" + b"x" * 5_000 + b"' = 1", "is not a run file entry"),
     ],
 )

@@ -71,6 +71,19 @@ def test_the_core_stays_inside_itself(path):
     assert max(levels, default=0) <= depth
 
 
+@pytest.mark.parametrize("path", CORE + PACK, ids=ids)
+def test_nothing_unpickles(path):
+    """torch.load runs code in spite of `weights_only` up to 2.5.1; numpy's reader unpickles where it is let to."""
+    nodes = [*ast.walk(tree(path))]
+    assert absolute_imports(iter(nodes)) & {"pickle", "dill", "joblib", "shelve", "marshal"} == set()
+    calls = [node for node in nodes if isinstance(node, ast.Call)]
+    assert {ast.unparse(call.func) for call in calls} & {"torch.load", "load_torch_file"} == set()
+    for call in calls:
+        if ast.unparse(call.func).endswith(("np.load", "format.read_array")):
+            said = {word.arg: ast.unparse(word.value) for word in call.keywords}
+            assert said["allow_pickle"] == "False"
+
+
 @pytest.mark.parametrize("path", CORE, ids=ids)
 def test_heavy_libraries_are_imported_inside_functions(path):
     assert absolute_imports(at_import_time(tree(path))) & HEAVY == set()

@@ -2,7 +2,7 @@
 
 As a script: `FOLDER COMMAND KILLS`, where COMMAND is one of `COMMANDS`. Each attempt is a process of its own, forked so
 that libraries are imported once. It dies at a random moment of the time that the whole command takes, or just
-before or after it gives a file its name.
+before or after it gives a file its name. Before all that it is told to stop once, and leaves no half file.
 """
 
 import csv
@@ -155,6 +155,10 @@ def run() -> None:
     seconds, whole = time.monotonic() - began, written(place, given)
     assert code == 0 and whole, f"{name} failed: {code}"
     _clear(place, given)
+    code, _ = _attempt(arguments, rng.random() * seconds, 0, signal.SIGTERM)
+    assert code in (0, 128 + signal.SIGTERM, -signal.SIGTERM), f"told to stop, it ends with {code}"
+    assert not [*place.rglob(".part-*")], "told to stop, it leaves half a file"
+    _clear(place, given)
     killed = 0
     while killed < kills:
         moment, at_file = (rng.random() * seconds, 0) if killed % 2 else (None, rng.randint(1, max(2, files)))
@@ -196,7 +200,9 @@ def _untimed(path: Path) -> bytes:
     return json.dumps([{key: value for key, value in row.items() if key not in timed} for row in rows]).encode()
 
 
-def _attempt(arguments: list[str], moment: float | None, at_file: int) -> tuple[int, int]:
+def _attempt(
+    arguments: list[str], moment: float | None, at_file: int, how: signal.Signals = signal.SIGKILL
+) -> tuple[int, int]:
     """(exit code, how many files got their names), of a process that is killed after `moment` or at half a file."""
     read, write = os.pipe()
     child = os.fork()
@@ -212,7 +218,7 @@ def _attempt(arguments: list[str], moment: float | None, at_file: int) -> tuple[
     os.close(write)
     if moment is not None:
         time.sleep(moment)
-        os.kill(child, signal.SIGKILL)
+        os.kill(child, how)
     _, status = os.waitpid(child, 0)
     with open(read, "rb") as pipe:
         named = len(pipe.read())

@@ -14,7 +14,7 @@ from psa_core.concepts.making import Counts, make_prompts, summary
 from psa_core.concepts.pairs import PromptPair, read_prompt_pairs, write_prompt_pairs
 from psa_core.concepts.requests import Request
 from psa_core.concepts.scenes import Scene, TemplateScenes
-from psa_core.concepts.words import hints_by_word, names_concept
+from psa_core.concepts.words import ConceptNames, hints_by_word, names_concept
 from psa_core.concepts.writers import ModelWriter, ServerWriter, TemplateWriter, in_words
 from psa_core.errors import PSAError
 from psa_core.language_model import LanguageModel
@@ -34,7 +34,9 @@ class OneScene:
 
 def read(answer, concept=SPIDER, asked="named", concepts=(SPIDER, SWORD)) -> PromptPair:
     text = answer if isinstance(answer, str) else json.dumps(answer)
-    return read_answer(text, Request(concept, asked, SCENE, 0), "server x", concepts)
+    return read_answer(
+        text, Request(concept, asked, SCENE, 0), "server x", ConceptNames(each.name for each in concepts)
+    )
 
 
 def test_templates_give_every_concept_its_pairs_in_the_lists_order():

@@ -172,13 +172,18 @@ def long_number(data):
 
 
 def deep_nesting(data):
-    rewrite(data, [*lines(data)[:2], '{"a":' * 100_000, lines(data)[3]])
+    rewrite(data, [*lines(data)[:2], '{"a":' * 10_000, lines(data)[3]])
     return "not valid JSON"
 
 
 def long_list(data):
-    changed(data, user_data={**user(2).to_dict(), "Banned_Categories": "[" + "'Hate', " * 700_000 + "]"})
+    changed(data, user_data={**user(2).to_dict(), "Banned_Categories": "[" + "'Hate', " * 7_000 + "]"})
     return "category lists must be lists"
+
+
+def long_line(data):
+    changed(data, caption="x" * 70_000)
+    return "line is longer than 64 KiB"
 
 
 def duplicate(data):
@@ -192,7 +197,7 @@ DAMAGES = (
     break_json, not_an_object, missing_field, caption_not_text, missing_file, truncated_png, truncated_jpeg,
     not_a_picture, empty_picture, unknown_category, path_above, path_absolute, path_of_windows, path_link_out,
     path_link_loop, path_too_long, path_half_a_character, path_of_a_folder, caption_half_a_character, long_number,
-    deep_nesting, long_list, duplicate,
+    deep_nesting, long_list, long_line, duplicate,
 )  # fmt: skip
 
 
