@@ -188,7 +188,8 @@ def make_comfyui(folder: Path, *pythons: str) -> Path:
 def no_variables(monkeypatch, tmp_path):
     for name in ("COMFYUI_PATH", "COMFYUI_PYTHON"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    for name in ("HOME", "USERPROFILE"):  # of Linux and macOS, and of Windows
+        monkeypatch.setenv(name, str(tmp_path / "home"))
     monkeypatch.setattr("psa_core.comfy_server.PACK", tmp_path / "checkout")
 
 

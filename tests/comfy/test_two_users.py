@@ -69,6 +69,10 @@ def copying(profile: str, name: str) -> Graph:
     return graph
 
 
+def copies_a_profile(prompt: dict[str, dict]) -> bool:
+    return any(node["class_type"] == "PSASaveProfile" for node in prompt.values())
+
+
 class Traffic:
     """Requests of one user at another's cost; keeps account of what the user's own store should hold."""
 
@@ -108,7 +112,7 @@ class Traffic:
     def run_the_others_graph(self, user: User, other: User) -> tuple[int, bytes]:
         """The graph in a picture of another's job, fingerprints included, to save under a name of one's own."""
         finished = list(json.loads(user.ask("/history?max_items=20")[1]).values())
-        finished = [history for history in finished if history["outputs"]]
+        finished = [history for history in finished if history["outputs"] and copies_a_profile(history["prompt"][2])]
         if not finished:
             return user.ask("/history")
         graph, name, loaded = in_picture(self.server, self.rng.choice(finished)), self.new_name(), None
