@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -263,7 +264,7 @@ def _further(args: argparse.Namespace) -> Further:
 
 def _again(args: argparse.Namespace) -> str:
     """The command, less what is as by default."""
-    words = [f"psa mini {args.action}"]
+    words = ["psa", "mini", args.action]
     if args.action == "benchmark":
         words.append(str(args.work))
         words += ["--without", *args.without] if args.without else []
@@ -277,7 +278,7 @@ def _again(args: argparse.Namespace) -> str:
             many = value if isinstance(value, tuple) else (value,)
             words += [f"--{name.replace('_', '-')}", *map(str, many)]
     words += [f"--{name}" for name in ("alone", "rivals") if getattr(args, name, False)]
-    return " ".join([*words, "-o", str(args.output)])
+    return shlex.join([*words, "-o", str(args.output)])
 
 
 def _say(text: str) -> None:
