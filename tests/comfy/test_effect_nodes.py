@@ -46,8 +46,7 @@ def test_two_people_who_ban_the_same_give_one_file(server):
         profile = profile_node(graph, age=age, banned="chosen", ban_hate=True)
         graph.add("PSASaveEffect", adapter=load_adapter(graph), profile=profile, name="alike")
     server.queue(graph.prompt)
-    first, second = sorted((server.base / "models" / "psa_effects").glob("alike*.safetensors"))
-    assert first.read_bytes() == second.read_bytes()
+    assert len([*(server.base / "models" / "psa_effects").glob("alike*.safetensors")]) == 1  # of two saved
 
 
 @pytest.mark.parametrize("kind", ["adapters", "effects"])
