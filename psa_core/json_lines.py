@@ -12,11 +12,13 @@ _LONGEST_LINE = 1 << 18  # bytes
 
 
 def numbered(file: BinaryIO, longest: int) -> Iterator[tuple[int, int, bytes]]:
-    """(line number from 1, offset in bytes, line) for each line; of one of more than `longest` bytes, one more."""
+    """(line number from 1, offset in bytes, line) for each line that is not blank; of one of more than `longest` bytes,
+    one byte more than that, whatever it holds."""
     number = offset = 0
     while line := file.readline(longest + 1):
         number += 1
-        yield number, offset, line
+        if line.strip() or len(line) > longest:
+            yield number, offset, line
         offset += len(line)
         while len(line) > longest and not line.endswith(b"\n") and (rest := file.readline(longest)):
             offset += len(rest)
@@ -40,9 +42,10 @@ def read_objects(path: Path | str, what: str, most: int) -> Iterator[tuple[int, 
     try:
         with open(path, "rb") as file:
             for number, _, line in numbered(file, _LONGEST_LINE):
-                line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-                if not line.strip() and len(line) <= _LONGEST_LINE:
-                    continue
+                if number == 1:
+                    line = line.removeprefix(b"\xef\xbb\xbf")
+                    if line in (b"\n", b"\r\n", b""):  # the mark was all
+                        continue
                 count += 1
                 if count > most:
                     raise PSAError(f"{path.name} has more than {most} lines. Make several files of it.")

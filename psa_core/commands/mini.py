@@ -71,12 +71,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, path in ADAPTERS.items():
         evaluate.add_argument(f"--{name}", default=path, metavar="FILE", help="default: the shipped adapter")
     _add_drawing(evaluate)
-    evaluate.add_argument(
+    beside = evaluate.add_mutually_exclusive_group()
+    beside.add_argument(
         "--alone",
         action="store_true",
-        help="measure --psa beside the base model, and nothing else: an adapter of yours",
+        help="an adapter of yours: --psa beside the base model, and of the further parts those that are asked for",
     )
-    evaluate.add_argument("--rivals", action="store_true", help="beside what needs no training: words, SLD, ...")
+    beside.add_argument("--rivals", action="store_true", help="beside what needs no training: words, SLD, ...")
     evaluate.add_argument("--work", metavar="FOLDER", help="keep here what was seen, so that a stopped run goes on")
 
     benchmark = commands.add_parser(
@@ -111,7 +112,6 @@ def _add_drawing(parser: argparse.ArgumentParser) -> None:
             f"--{field.name}",
             type=float if many else int,
             nargs="+" if many else None,
-            default=default,
             help=f"{_FURTHER[field.name]} (default: {' '.join(map(str, default)) if many else default})",
         )
     parser.add_argument(
@@ -256,29 +256,33 @@ def _measure(args: argparse.Namespace, entries, output: Path, folder: Path | Non
 
 
 def _further(args: argparse.Namespace) -> Further:
-    if getattr(args, "alone", False):
-        return Further(viewers=0, pairs=0, changes=0, guarded=0)
-    values = {field.name: getattr(args, field.name) for field in dataclasses.fields(Further)}
-    return Further(**{**values, "strengths": tuple(args.strengths)})
+    """What is not said is as by default; beside an adapter that is measured alone it is left out."""
+    said = {field.name: getattr(args, field.name) for field in dataclasses.fields(Further)}
+    said["strengths"] = tuple(args.strengths) if args.strengths else None
+    nothing = {"viewers": 0, "pairs": 0, "changes": 0, "guarded": 0} if getattr(args, "alone", False) else {}
+    return Further(**{**nothing, **{name: value for name, value in said.items() if value is not None}})
 
 
 def _again(args: argparse.Namespace) -> str:
-    """The command, less what is as by default."""
+    """The command, less what is as by default. Of whole paths the names alone: results are handed round."""
     words = ["psa", "mini", args.action]
     if args.action == "benchmark":
-        words.append(str(args.work))
+        words.append(_named(args.work))
         words += ["--without", *args.without] if args.without else []
     defaults = {"split": "val", "per_cell": 200, "levels": 140, "harmless": 2000, "base": BASE_MODEL}
     defaults |= {name.replace("-", "_"): path for name, path in ADAPTERS.items()}
-    defaults |= {field.name: field.default for field in dataclasses.fields(Further)}
+    defaults |= {field.name: None for field in dataclasses.fields(Further)}
     for name, default in defaults.items():
         value = getattr(args, name, default)
-        value = tuple(value) if isinstance(value, list) else value
         if value != default:
-            many = value if isinstance(value, tuple) else (value,)
-            words += [f"--{name.replace('_', '-')}", *map(str, many)]
+            words += [f"--{name.replace('_', '-')}", *map(_named, value if isinstance(value, list) else [value])]
     words += [f"--{name}" for name in ("alone", "rivals") if getattr(args, name, False)]
-    return shlex.join([*words, "-o", str(args.output)])
+    return shlex.join([*words, "-o", _named(args.output)])
+
+
+def _named(value: Any) -> str:
+    text = str(value)
+    return Path(text).name if Path(text).is_absolute() else text
 
 
 def _say(text: str) -> None:

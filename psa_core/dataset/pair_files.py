@@ -113,8 +113,7 @@ def numbered_lines(path: Path, what: str, root: Path | None = None) -> Iterator[
     try:
         with open(own_file(path.parent, path.name, what, root), "rb") as file:
             for number, offset, text in numbered(file, _LONGEST_LINE):
-                if text.strip() or len(text) > _LONGEST_LINE:
-                    yield number, offset, _value(text)
+                yield number, offset, _value(text)
     except OSError as error:
         raise PSAError(f"{path} cannot be read: {error.strerror}.") from error
 

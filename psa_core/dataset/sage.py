@@ -311,7 +311,7 @@ class _Seen:
 def _checked(metadata: Path, reader: _Reader) -> Iterator[tuple[int, int, tuple[SageRecord, str] | str]]:
     """(offset, line number, what `_Reader.check` says) for each line."""
     with open(metadata, "rb") as file, ThreadPoolExecutor(_READERS) as pool:
-        lines = (each for each in numbered(file, _LONGEST_LINE) if each[2].strip() or len(each[2]) > _LONGEST_LINE)
+        lines = numbered(file, _LONGEST_LINE)
         while chunk := list(islice(lines, _CHUNK)):
             outcomes = pool.map(lambda item: reader.check(item[2], item[0]), chunk)
             yield from ((offset, line, outcome) for (line, offset, _), outcome in zip(chunk, outcomes, strict=True))

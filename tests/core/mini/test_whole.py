@@ -7,6 +7,7 @@ import pytest
 from psa_core.cli import main
 from psa_core.commands import mini as commands
 from psa_core.mini import BASE_MODEL, PSA_ADAPTER
+from psa_core.mini.further import Further
 from psa_core.mini.whole import PARTS, line_up, plan_work
 
 
@@ -45,13 +46,34 @@ def test_what_is_there_is_not_made_again(tmp_path, done):
     assert step.is_done == done
 
 
-def test_an_adapter_of_ones_own_is_measured_alone(monkeypatch, tmp_path):
-    measured = {}
+@pytest.fixture
+def measured(monkeypatch) -> dict:
+    """What a command would have measured: the methods' names, the further parts, and how its results call it."""
+    found: dict = {}
 
     def measure(args, entries, *_) -> int:
-        measured.update(names=[entry.name for entry in entries], further=commands._further(args).how_many(args.split))
+        names = [entry.name for entry in entries]
+        found.update(names=names, further=commands._further(args), made_by=commands._again(args))
         return 0
 
     monkeypatch.setattr(commands, "_measure", measure)
-    assert main(["mini", "evaluate", "--alone", "--psa", str(PSA_ADAPTER), "-o", str(tmp_path / "out.json")]) == 0
-    assert measured == {"names": ["base", "psa"], "further": 0}
+    return found
+
+
+def test_an_adapter_of_ones_own_is_measured_alone(measured, tmp_path):
+    evaluate = ["mini", "evaluate", "--alone", "--psa", str(PSA_ADAPTER), "-o", str(tmp_path / "out.json")]
+    assert main(evaluate) == 0
+    assert measured["names"] == ["base", "psa"]
+    assert measured["further"] == Further(viewers=0, pairs=0, changes=0, guarded=0)
+    assert main([*evaluate, "--pairs", "9"]) == 0
+    assert measured["further"] == Further(viewers=0, pairs=9, changes=0, guarded=0)
+
+
+def test_results_name_the_command_and_no_place_on_a_disk(measured, tmp_path):
+    adapter = tmp_path / "of mine" / "mine.safetensors"
+    adapter.parent.mkdir()
+    shutil.copy(PSA_ADAPTER, adapter)
+    paths = ["--psa", str(adapter), "-o", str(tmp_path / "out.json")]
+    assert main(["mini", "evaluate", "--strengths", "1", "2", *paths]) == 0
+    assert measured["further"] == Further(strengths=(1.0, 2.0))
+    assert measured["made_by"] == "psa mini evaluate --psa mine.safetensors --strengths 1.0 2.0 -o out.json"
