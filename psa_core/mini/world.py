@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ..errors import PSAError
+from ..files import shown
 from .phrases import BRINGS, PHRASES, known_phrases, unseen_phrases
 
 SIZE = 128  # pixels a side
@@ -154,7 +155,7 @@ def sample_scene(
         PSAError: for a word that is no symbol.
     """
     if symbol is not None and symbol not in SYMBOLS.values():
-        raise PSAError(f"'{symbol}' is no symbol of the mini world. There are: {', '.join(SYMBOLS.values())}.")
+        raise PSAError(f"'{shown(symbol)}' is no symbol of the mini world. There are: {', '.join(SYMBOLS.values())}.")
     while True:
         background = str(rng.choice(list(BACKGROUNDS)))
         above, below = BACKGROUNDS[background]
@@ -197,7 +198,7 @@ def parse_prompt(prompt: str) -> Asked:
             background = ""
     if background not in BACKGROUNDS or len(symbols) > 1 or not (mood is None or mood in BRINGS):
         raise PSAError(
-            f"The mini world does not know the prompt '{prompt}'. Write one such as "
+            f"The mini world does not know the prompt '{shown(prompt)}'. Write one such as "
             "'a desert with a red circle and a blue square and a star'."
         )
     symbol, way = symbols[0] if symbols else (None, None)
