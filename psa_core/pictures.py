@@ -41,16 +41,19 @@ _TURNS = {
 }
 
 
-def open_picture(path: Path, least: tuple[int, int] | None = None) -> Image.Image:
+def open_picture(
+    path: Path, least: tuple[int, int] | None = None, content: bytes | None = None
+) -> Image.Image:
     """Read a picture whole, as the module says: RGB, upright, without any metadata.
 
     Args:
         least: for a thumbnail: a JPEG may then be read at a fraction of its size, not below this (width, height).
+        content: the file's bytes, where they were read before; the file is not opened then.
 
     Raises:
         PSAError: with its name, where it is damaged, too large, of another format or no picture.
     """
-    with _opened(path, f"{path.name} in {path.parent} cannot be read: it") as image:
+    with _opened(path, f"{path.name} in {path.parent} cannot be read: it", content) as image:
         if least:
             image.draft("RGB", least)
         return _upright(image)
@@ -67,9 +70,9 @@ def check_picture(path: Path) -> None:
             _upright(image)
 
 
-def picture_size(path: Path) -> tuple[int, int]:
+def picture_size(path: Path, content: bytes | None = None) -> tuple[int, int]:
     """(width, height) of the picture that `open_picture` reads; raises as it does."""
-    with _opened(path, f"{path.name} in {path.parent} cannot be read: it") as image:
+    with _opened(path, f"{path.name} in {path.parent} cannot be read: it", content) as image:
         if image.format == "TIFF":  # Pillow may turn it as it loads, and then does not say so before
             image.load()
         width, height = image.size
@@ -163,13 +166,13 @@ class _UnclearError(Exception):
 
 
 @contextmanager
-def _opened(path: Path, subject: str) -> Iterator[Image.Image]:
+def _opened(path: Path, subject: str, content: bytes | None = None) -> Iterator[Image.Image]:
     """The opened file, not yet decoded; what goes wrong in the block becomes a sentence that begins with `subject`."""
     most = _max_pixels()
     try:
-        if not os.path.isfile(path):  # a pipe would never end
+        if content is None and not os.path.isfile(path):  # a pipe would never end
             raise PSAError(f"{subject} is no file. Check its path.")
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path if content is None else io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > most:
                 raise Image.DecompressionBombError
             yield image

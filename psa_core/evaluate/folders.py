@@ -58,6 +58,12 @@ def find_methods(images: Path | str, model: str | None = None) -> dict[str, Path
     if chosen not in models:
         raise PSAError(f"{images} has no pictures of the model {shown(chosen)}. There are: {some(models)}.")
     found = {name: images / name / chosen for name, folders in methods.items() if images / name / chosen in folders}
+    for folder in found.values():
+        if not folder.resolve().is_relative_to(images.resolve()):
+            raise PSAError(
+                f"{folder} is a link that leads out of {images}. Put the pictures themselves there, or name the folder "
+                "with --method NAME=FOLDER."
+            )
     return dict(sorted(found.items(), key=lambda item: (item[0] != BASE, item[0])))
 
 
@@ -204,6 +210,8 @@ def _check_pictures(sources: Sequence[Source], prompts: Sequence[Prompt]) -> Non
     """Raise PSAError unless each picture is there; links may lead to the method's other folders, not out of them."""
     for source in sources:
         names = [prompt.file_name for prompt in prompts]
+        # A level lies in its method's folder; a folder that somebody names may be a link.
+        root = source.folder.parent if source.level else source.folder.resolve().parent
         missing = [name for name in names if not os.path.lexists(source.folder / name)]
         if missing:
             raise PSAError(
@@ -212,7 +220,7 @@ def _check_pictures(sources: Sequence[Source], prompts: Sequence[Prompt]) -> Non
                 "the prompt file that the pictures were drawn from."
             )
         for name in names:
-            inside(source.folder, name, source.folder.parent)
+            inside(source.folder, name, root)
 
 
 def _real_features(features: Features, folder: Path) -> np.ndarray:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pair_sets import write_pair_set
+from tiny_training import write_split
 
 from psa_core import PSAError
 from psa_core.dataset import read_split
@@ -59,6 +60,33 @@ def test_links(folder):
         inside(folder, "dead.png")
     with pytest.raises(PSAError, match="cannot be a file's path"):
         inside(folder, "loop.png")
+
+
+def test_a_folder_that_is_itself_a_link_leads_out_no_further(folder, tmp_path):
+    (folder.parent / "val").symlink_to("train")
+    assert inside(folder.parent / "val", "a.png", folder.parent).read_text() == "x"
+    (folder.parent / "test").symlink_to(tmp_path / "other")
+    assert inside(folder.parent / "test", "d.png").read_text() == "x"  # whoever names a folder may name a link
+    for root in (folder.parent, tmp_path / "data"):
+        with pytest.raises(PSAError, match="test is a link that leads out"):
+            inside(folder.parent / "test", "d.png", root)
+
+
+@pytest.mark.parametrize("form", ["compact", "sage"])
+def test_a_split_that_is_a_link_leads_out_no_more_than_its_pictures(tmp_path, form):
+    if form == "compact":
+        write_pair_set(tmp_path / "set", {"train": (range(2), 2)})
+    else:
+        write_split(tmp_path / "set", "train", range(2), 2)
+    split = tmp_path / "set" / "train"
+    split.rename(tmp_path / "set" / "own")
+    split.symlink_to("own")
+    assert len(read_split(tmp_path / "set", "train")) > 1
+    split.unlink()
+    (tmp_path / "set" / "own").rename(tmp_path / "theirs")
+    split.symlink_to(tmp_path / "theirs")
+    with pytest.raises(PSAError, match="train is a link that leads out"):
+        read_split(tmp_path / "set", "train")
 
 
 def test_the_hubs_cache(folder, tmp_path):

@@ -18,7 +18,7 @@ from tiny_training import write_model, write_split
 from psa_core import PSAError, load_adapter
 from psa_core.commands import train as command
 from psa_core.encoders.structured import InferredEncoder
-from psa_core.training import TrainConfig, read_metrics
+from psa_core.training import TensorCache, TrainConfig, fill_cache, read_metrics, read_split
 from psa_core.training.diffusers_models import DiffusersFolder
 from psa_core.training.folder import RunFolder
 
@@ -112,6 +112,15 @@ def test_encoders_are_those_of_the_pipelines(place):
     torch.testing.assert_close(ours["text"], text)
     torch.testing.assert_close(ours["pooled"], pooled)
     torch.testing.assert_close(folder.image_encoder().encode(pixels), latents)
+
+
+def test_a_shared_cache_holds_the_texts_of_each_precision(place, tmp_path):
+    kept = TensorCache(tmp_path)
+    for precision, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        config = TrainConfig.from_dict({**TRAINING, "precision": precision})
+        texts = DiffusersFolder(place / "sd15", torch.device("cpu"), config).text_encoder()
+        fill_cache(read_split(place / "data", "val"), kept, config, tiny_training.encoders()[0], texts)
+        assert kept.get(texts.key(""))["text"].dtype == dtype
 
 
 def test_two_processes_train_the_same_adapter_and_resume(place):
