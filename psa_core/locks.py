@@ -12,7 +12,7 @@ from typing import Any
 from .errors import PSAError
 from .files import NOT_THROUGH_LINKS, shown
 
-_NAME = ".lock"
+LOCK_FILE = ".lock"
 _LOCKED_BYTE = 1 << 20  # far behind the text: Windows lets nobody read what is locked
 _CHILDREN_S = 30  # a loader's workers look every 5 seconds whether their parent lives
 
@@ -79,7 +79,7 @@ def held(handle: int) -> Iterator[None]:
 def _opened(folder: Path) -> Iterator[int]:
     """The folder's lock file, closed at the end, which ends the lock."""
     with _failing_for(folder):
-        handle = os.open(folder / _NAME, os.O_RDWR | os.O_CREAT | NOT_THROUGH_LINKS, 0o666)
+        handle = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | NOT_THROUGH_LINKS, 0o666)
     try:
         yield handle
     finally:
