@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import PSAError
 from ..files import inside, shown, some
 from ..judges.judging import Judge, PairwiseJudge, Question
-from ..pictures import open_picture, pixel_batches
+from ..pictures import open_groups, pixel_batches
 from ..profile import LEVELS, UserProfile
 from ..prompts import ENDINGS, Prompt
 from .features import ClipFeatures, Features
@@ -128,10 +128,10 @@ def evaluate_folders(
     for source in sources:
         drawn = source.method, source.level
         seen_by = {source.level: LEVELS[source.level]} if source.level else levels
-        paths = [source.folder / prompt.file_name for prompt in prompts]
+        paths = [[source.folder / prompt.file_name] for prompt in prompts]
         for batch in pixel_batches(paths, _BATCH):
             part = prompts[batch]
-            pictures = [open_picture(path) for path in paths[batch]]
+            pictures = [picture for (picture,) in open_groups(paths[batch])]
             viewers = [{p.user_id: users[p.user_id]} if users and p.user_id else seen_by for p in part]
             rows += judged_rows(judge, source.method, pictures, part, viewers, shared=source.level is None)
             plain = [number for number, prompt in enumerate(part) if prompt.is_harmless]
@@ -177,11 +177,11 @@ def _duels(
             if None in pair:
                 continue  # a level that one of them was not drawn for
             paths = [[folder / prompt.file_name for folder in pair if folder] for prompt in prompts]
-            for batch in pixel_batches([first for first, _ in paths], _BATCH // 2):
+            for batch in pixel_batches(paths, _BATCH // 2):
                 viewers = [prompt.user_id if users else level for prompt in prompts[batch]]
                 profiles = [(users or LEVELS)[viewer or ""] for viewer in viewers]
                 outcomes = judge.compare(
-                    [(open_picture(first), open_picture(second)) for first, second in paths[batch]],
+                    [(first, second) for first, second in open_groups(paths[batch])],
                     [
                         Question(prompt.caption, prompt.categories, viewer, profile)
                         for prompt, viewer, profile in zip(prompts[batch], viewers, profiles, strict=True)
@@ -227,11 +227,11 @@ def _real_features(features: Features, folder: Path) -> np.ndarray:
     if not folder.is_dir():
         raise PSAError(f"There is no folder {folder} with real pictures.")
     names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
-    paths = [inside(folder, name) for name in names]
+    paths = [[inside(folder, name)] for name in names]
     if len(paths) < 2:
         raise PSAError(f"{folder} has fewer than 2 real pictures ({', '.join(ENDINGS)}).")
     batches = pixel_batches(paths, _BATCH)
-    return np.concatenate([features([open_picture(path) for path in paths[batch]]) for batch in batches])
+    return np.concatenate([features([picture for (picture,) in open_groups(paths[batch])]) for batch in batches])
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,8 +116,8 @@ def encode_users(split: PairSplit, encoder: ProfileEncoder) -> UserEmbedding:
 
 def picture_key(scene: Scene, config: TrainConfig, images: ImageEncoder) -> tuple[tuple[int, int], str]:
     """The scene's bucket, and what its pictures are known by: the files' content. Where they lie does not count."""
-    size = picture_size(scene.pictures[0]) if config.aspect == "kept" else None
-    return _picture_key(size, [_content_of(path) for path in scene.pictures], config, images)
+    size = _unchanged(_size_of, scene.pictures[0]) if config.aspect == "kept" else None
+    return _picture_key(size, [_unchanged(_hash_of, path) for path in scene.pictures], config, images)
 
 
 def entry_key(bucket: tuple[int, int], key: str, config: TrainConfig) -> str:
@@ -140,11 +141,11 @@ def _sampled(config: TrainConfig, images: ImageEncoder) -> bool:
     return config.latents == "sample" and images.sample is not None
 
 
-def _content_of(path: Path) -> str:
-    """A hash of the file's bytes: wherever it lies, and whatever its date. Each file is read once a process."""
+def _unchanged(read: Callable[..., Any], path: Path) -> Any:
+    """What `read` makes of the file, which is read once a process while it does not change."""
     try:
         stat = path.stat()
-        return _hash_of(path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        return read(path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
     except OSError as error:
         raise _gone(path, error) from None
 
@@ -155,8 +156,13 @@ def _gone(path: Path, error: OSError) -> PSAError:
 
 @lru_cache(maxsize=1 << 18)
 def _hash_of(path: Path, *_changes: int) -> str:
-    """A change of the file changes its `ctime`, which no program can set back."""
+    """Of the bytes, wherever they lie. A change of the file changes its `ctime`, which no program can set back."""
     return _hash(path.read_bytes())
+
+
+@lru_cache(maxsize=1 << 18)
+def _size_of(path: Path, *_changes: int) -> tuple[int, int]:
+    return picture_size(path)
 
 
 def _hash(content: bytes) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from ..adapter.model import PSAAdapter
 from ..errors import PSAError
@@ -23,6 +23,7 @@ from .estimate import Announce, FirstSteps, announcement, count_memory
 from .folder import RunFolder
 from .heldout import held_out_figures
 from .identity import difference, run_identity
+from .loading import loaded, lost_worker
 from .metrics import MetricsLog, Pace, check_finite
 from .objective import NoiseSchedule, Objective
 from .optimizers import apply_gradients, learning_rate
@@ -135,12 +136,15 @@ class Trainer:
         Raises:
             PSAError: for a NaN loss (the last good state is kept), a full disk, a damaged state, or a folder of
                 another run, or in which another process trains.
+            LostWorkerError: where a process that loads pictures was ended from outside; the state is saved.
         """
         held = self._folder.held() if self._processes.is_main_process else nullcontext()
         with torch.inference_mode(False), torch.enable_grad(), held:
             self._processes.wait_for_everyone()
             try:
                 return self._train(callback, preparing, announce)
+            except RuntimeError as error:
+                raise lost_worker(error) or error from error
             finally:
                 self.denoiser.release()
 
@@ -287,8 +291,7 @@ class Trainer:
             given=step * self._accumulation * processes.num_processes,
             scene_ids=self.pairs.scene_ids,
         )
-        loader = DataLoader(items, batch_sampler=batches, num_workers=config.workers, generator=torch.Generator())
-        return iter(loader)
+        return loaded(items, batches, config.workers)
 
     def _step(self, run: Run, policy: nn.Module, batches: Iterator[dict[str, Any]]) -> dict[str, float]:
         """One optimizer step. What interrupts it, such as a cancel from inside the model, leaves the one before."""
