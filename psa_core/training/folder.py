@@ -52,14 +52,26 @@ class RunFolder:
             pass
 
     def load(self) -> dict[str, Any] | None:
-        """The state of the run that began here; none where none did."""
+        """The state of the run that began here, whose identity holds settings at the least; none where none did.
+
+        Raises:
+            PSAError: for a state that is damaged, or does not say of which run it is.
+        """
         if self.state_path.is_file():
-            return load_state(self.state_path, _KIND)
-        if not (self.path / _OLD_STATE).is_file():
+            state = load_state(self.state_path, _KIND)
+        elif (self.path / _OLD_STATE).is_file():
+            old = load_old_state(self.path / _OLD_STATE)
+            state = {**_OLD_RUN, **old, "identity": {"config": old.get("config", {})}}
+        else:
             return None
-        state = load_old_state(self.path / _OLD_STATE)
-        identity = {"config": json.loads(json.dumps(state.get("config", {})))}
-        return {**_OLD_RUN, **state, "identity": identity}
+        return {**state, "identity": self._checked(state.get("identity"))}
+
+    def damaged(self, fault: object) -> PSAError:
+        """What to say of a state that is whole, and holds what no run writes."""
+        return PSAError(
+            f"The training state in {self.path} is damaged: {fault}. Put a copy of it back, or choose another folder "
+            "to start anew."
+        )
 
     def save(self, state: dict[str, Any]) -> None:
         save_state(self.state_path, _KIND, state)
@@ -75,6 +87,16 @@ class RunFolder:
     @property
     def state_path(self) -> Path:
         return self.path / _STATE
+
+    def _checked(self, identity: Any) -> dict[str, Any]:
+        """As JSON has it: no tensor is compared with a setting."""
+        try:
+            plain = json.loads(json.dumps(identity))
+        except (TypeError, ValueError, RecursionError):
+            plain = None
+        if not isinstance(plain, dict) or not isinstance(plain.get("config"), dict):
+            raise self.damaged("it does not say of which run it is")
+        return plain
 
     def _check_own(self) -> None:
         if self.state_path.exists() or (self.path / _OLD_STATE).exists():

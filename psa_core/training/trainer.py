@@ -144,7 +144,9 @@ class Trainer:
             try:
                 return self._train(callback, preparing, announce)
             except RuntimeError as error:
-                raise lost_worker(error) or error from error
+                if lost := lost_worker(error):
+                    raise lost from error
+                raise
             finally:
                 self.denoiser.release()
 
@@ -199,7 +201,7 @@ class Trainer:
             try:
                 return Run.of_state(state, self.config, self.denoiser, self.pairs)
             except StateError as error:
-                raise self._damaged(error) from error
+                raise self._folder.damaged(error) from error
         if len(self.pairs.users) < FEW_PEOPLE and self._processes.is_main_process:
             _log.warning(
                 "The adapter will be of %d profiles. With fewer than %d, whoever has its file can find out what is "
@@ -219,7 +221,7 @@ class Trainer:
         try:
             check_state(state)
         except StateError as error:
-            raise self._damaged(error) from error
+            raise self._folder.damaged(error) from error
         if other := difference(state["identity"], self._identity(), state["step"]):
             raise PSAError(
                 f"The folder {self._folder.path} holds a run with {other}. Choose another folder, or delete that one "
@@ -235,12 +237,6 @@ class Trainer:
 
     def _identity(self) -> dict[str, Any]:
         return run_identity(self.config, self.denoiser, self.pairs, self.held_out)
-
-    def _damaged(self, error: StateError) -> PSAError:
-        return PSAError(
-            f"The training state in {self._folder.path} is damaged: {error}. Put a copy of it back, or choose another "
-            "folder to start anew."
-        )
 
     # The loop
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -477,6 +478,50 @@ def test_the_lock_of_a_dead_process_is_no_obstacle(tmp_path):
         (tmp_path / ".lock").write_bytes(text.encode(errors="surrogateescape"))
         with locked_folder(tmp_path, "testing in"):
             pass
+
+
+def test_a_full_disk_leaves_no_lock_behind(tmp_path, monkeypatch):
+    def full(*_) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("psa_core.locks.os.write", full)
+        with pytest.raises(PSAError, match="No space left"), locked_folder(tmp_path, "testing in"):
+            pass
+    with locked_folder(tmp_path, "testing in"):  # in this very process, which would have the handle still
+        pass
+
+
+def test_of_two_that_meet_a_dead_ones_lock_one_holds_the_folder(tmp_path):
+    """A killed process's children have its lock for a moment: whoever waits for it takes turns with all others."""
+    fcntl = pytest.importorskip("fcntl")
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    holder = {"pid": gone.pid, "host": os.uname().nodename, "since": "long ago"}
+    (tmp_path / ".lock").write_text(json.dumps(holder))
+    child = os.open(tmp_path / ".lock", os.O_RDWR)
+    fcntl.flock(child, fcntl.LOCK_EX)
+    inside, most = [], []
+
+    def take() -> bool:
+        try:
+            with locked_folder(tmp_path, "testing in"):
+                inside.append(1)
+                most.append(len(inside))
+                time.sleep(0.3)
+                inside.pop()
+        except PSAError as error:
+            assert f"process {os.getpid()} on" in str(error) or "has not said yet" in str(error)
+            return False
+        return True
+
+    with ThreadPoolExecutor(3) as pool:
+        took = [pool.submit(take) for _ in range(3)]
+        time.sleep(0.3)
+        assert not most
+        os.close(child)
+        assert any(each.result() for each in took)
+    assert max(most) == 1
 
 
 def test_an_output_that_cannot_be_written_is_a_sentence(data, tmp_path):
