@@ -1,15 +1,18 @@
 """Writing files whole, and keeping names inside their folder."""
 
+import errno
 import hashlib
 import os
 import platform
 import re
 import secrets
+import stat
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PureWindowsPath
+from typing import TextIO
 
 from safetensors import SafetensorError
 
@@ -71,6 +74,21 @@ def atomic_path(path: Path | str, mode: int | None = None, replace: bool = True)
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+@contextmanager
+def appending(path: Path, mode: int = 0o666, encoding: str = "ascii") -> Iterator[TextIO]:
+    """A text file to append to, made if it is not there: a file itself, and no link, pipe or device in its place.
+
+    Raises:
+        OSError: where it cannot be written, or is no file.
+    """
+    # A pipe that nobody reads would be waited for.
+    flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY | NOT_THROUGH_LINKS | getattr(os, "O_NONBLOCK", 0)
+    with open(os.open(path, flags, mode), "a", encoding=encoding) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no file")
+        yield file
 
 
 def sweep_parts(folder: Path | str) -> None:

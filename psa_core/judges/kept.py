@@ -5,6 +5,7 @@ a keyed hash of its question, and the key lies in the person's own state folder,
 who is handed a folder of results cannot try the lists out.
 """
 
+import errno
 import hashlib
 import hmac
 import json
@@ -20,7 +21,7 @@ from typing import Any, TextIO
 from PIL import Image
 
 from ..errors import PSAError
-from ..files import NOT_THROUGH_LINKS
+from ..files import appending
 from ..own_key import KEY_BYTES, own_key
 from .judging import Judge, Outcome, Pair, PairwiseJudge, Question, Tell, Verdict, tell_nobody
 
@@ -44,6 +45,9 @@ class Answers:
         self._lock = threading.Lock()
         self._found: dict[str, Any] = {}
         if self._path is not None and self._path.exists():
+            with _using(self._path):
+                if not self._path.is_file():  # a pipe would be waited for
+                    raise OSError(errno.EINVAL, "it is no file")
             with _using(self._path), open(self._path, encoding="ascii", errors="replace") as file:
                 head = file.readline()
                 if head and not (head.strip() and _HEAD.startswith(head.strip())):  # it would be removed in the end
@@ -76,9 +80,8 @@ class Answers:
                 return
             with _using(self._path):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                handle = os.open(self._path, os.O_CREAT | os.O_APPEND | os.O_WRONLY | NOT_THROUGH_LINKS, 0o600)
-                with open(handle, "w", encoding="ascii") as file:
-                    head = "" if os.fstat(handle).st_size else _HEAD
+                with appending(self._path, mode=0o600) as file:
+                    head = "" if os.fstat(file.fileno()).st_size else _HEAD
                     # A line begins with its own end of line: the one before may have been cut off.
                     file.write(f"{head}\n{name} {text} {self._hash(f'{name} {text}')}\n")
 

@@ -6,12 +6,12 @@ import os
 import time
 import zlib
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from ..errors import PSAError
 from ..extras import require
-from ..files import atomic_path
+from ..files import appending, atomic_path
 
 _SMOOTHING = 0.9
 
@@ -36,7 +36,8 @@ class MetricsLog:
             )
         with atomic_path(self.path) as temporary:
             temporary.write_text("".join(_line(entry) for entry in known if entry["step"] <= step), encoding="utf-8")
-        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  (closed by close)
+        self._closing = ExitStack()  # by close
+        self._file = self._closing.enter_context(appending(self.path, encoding="utf-8"))
         self._board = _summary_writer(folder / "tensorboard", step) if tensorboard else None
 
     def write(self, entry: Mapping[str, float]) -> None:
@@ -59,7 +60,7 @@ class MetricsLog:
 
     def close(self) -> None:
         with suppress(OSError):  # what a full disk did not take was said before
-            self._file.close()
+            self._closing.close()
         if self._board:
             self._board.close()
 

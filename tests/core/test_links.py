@@ -10,6 +10,7 @@ from pair_sets import write_pair_set
 from tiny_training import write_split
 
 from psa_core import PSAError
+from psa_core.concepts.answers import AnswerLog
 from psa_core.dataset import read_split
 from psa_core.dataset.answers import ANSWERS, Answer
 from psa_core.files import NOT_THROUGH_LINKS, inside, shown
@@ -139,6 +140,38 @@ def test_nothing_is_written_through_a_link_in_somebodys_folder(tmp_path, monkeyp
     with pytest.raises(PSAError, match="cannot be kept"):
         Answers(folder / "r.answers").keep("name", True)
     assert target.read_bytes() == b""
+
+
+@pytest.mark.skipif(not NOT_THROUGH_LINKS, reason="this system opens links always")
+def test_a_link_to_nothing_makes_no_file_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    elsewhere, path = tmp_path / "theirs", tmp_path / "answers"
+    log, kept, book = AnswerLog(path), Answers(path), AnswerBook(tmp_path)  # a link that comes later
+    path.symlink_to(elsewhere)
+    (tmp_path / ANSWERS).symlink_to(elsewhere)
+    with pytest.raises(PSAError, match="cannot be kept"):
+        log.keep("key", "answer", {})
+    with pytest.raises(PSAError, match="cannot be kept"):
+        kept.keep("name", True)
+    with pytest.raises(PSAError, match="cannot be written"):
+        book.add(Answer("0" * 16, (), "a", "b", "left"))
+    with pytest.raises(PSAError, match="is no file"):
+        AnswerLog(path)
+    assert not elsewhere.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_in_the_place_of_answers_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    path = tmp_path / "answers"
+    log, kept = AnswerLog(path), Answers(path)
+    os.mkfifo(path)
+    for fails in (lambda: AnswerLog(path), lambda: Answers(path)):
+        with pytest.raises(PSAError, match="no file"):
+            fails()
+    for keep in (lambda: log.keep("key", "answer", {}), lambda: kept.keep("name", True)):
+        with pytest.raises(PSAError, match="cannot be kept"):
+            keep()
 
 
 def test_a_name_that_is_no_text_is_refused_also_where_there_is_such_a_file(folder):
