@@ -102,7 +102,7 @@ def test_an_encoder_that_does_not_see_the_bans():
 def test_a_full_disk_leaves_no_file_of_a_folder(here, capsys, monkeypatch):
     write_users(here / "users.csv", [*LEVELS.values()])
     (here / "folder").mkdir()
-    (here / "folder" / "0000002.npy").write_text("before")
+    np.save(here / "folder" / "0000002.npy", np.ones(35, np.float32))
     written, save = [], np.save
 
     def fill(file, array):

@@ -43,7 +43,7 @@ from psa_core.dataset.scan import scan_scenes
 from psa_core.encoders.cache import EmbeddingCache
 from psa_core.encoders.embedding import UserEmbedding
 from psa_core.encoders.prompt_templates import Templates
-from psa_core.evaluate.output import check_output, made_by_line
+from psa_core.evaluate.output import check_output
 from psa_core.generate import BaseModel, Record, Settings
 from psa_core.generate.single_file import SingleFile
 from psa_core.judges.judging import Question
@@ -55,6 +55,7 @@ from psa_core.mini import BASE_MODEL
 from psa_core.mini.classifier import SHIPPED, load_classifier
 from psa_core.mini.rivals.weights import load_weights, save_weights
 from psa_core.model_folder import load_part
+from psa_core.outputs import made_by_line
 from psa_core.pictures import check_picture, open_picture
 from psa_core.pretrained import weight_files
 from psa_core.profile_store import ProfileStore

@@ -108,7 +108,7 @@ def effect(_place: Path) -> list[str]:
 
 
 def mini_train_classifier(_place: Path) -> list[str]:
-    return ["mini", "train-classifier", "out.safetensors", "--steps", "2"]
+    return ["mini", "train-classifier", "out.safetensors", "--steps", "2", "--force"]
 
 
 COMMANDS: dict[str, Callable[[Path], list[str]]] = {
