@@ -3,9 +3,12 @@
 Little is imported here: what comes before `main` cannot be interrupted without a traceback.
 """
 
+import os
+import select
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -72,14 +75,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _terminate(*_: Any) -> None:
-    """SIGTERM unwinds as Ctrl-C does: what is half-written is removed, and no server outlives us."""
-    print(f"psa: told to stop. {_UNFINISHED}", file=sys.stderr)
+    """SIGTERM unwinds as Ctrl-C does: what is half-written is removed, and no server outlives us.
+
+    It may come while a print waits for a pipe that nobody reads. So nothing is printed here, and what such a pipe has
+    not taken is let go: it would be waited for once more at the end.
+    """
+    with suppress(OSError, ValueError):
+        if _takes_more(2):
+            os.write(2, f"psa: told to stop. {_UNFINISHED}\n".encode())
+        for stream in (1, 2):
+            if not _takes_more(stream):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream)
+                os.close(nowhere)
     sys.exit(128 + signal.SIGTERM)
+
+
+def _takes_more(stream: int) -> bool:
+    """Whether a line can be written to an open file without waiting; on Windows nobody knows."""
+    return os.name == "nt" or bool(select.select([], [stream], [], 0)[1])
 
 
 def _bug_report(error: Exception) -> str:
     """What to say of an error that nobody foresaw; where it came from goes into a file, what it said does not."""
-    import os
     import tempfile
     import traceback
 

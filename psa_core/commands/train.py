@@ -113,7 +113,10 @@ def _train(
             bar.show(progress.step, progress.steps, progress.message, **figures)
             return bool(signals.received)
 
-        return trainer.train(callback, preparing=lambda _done, _count: bool(signals.received), announce=say)
+        def between(_done: int, _count: int) -> bool:
+            return bool(signals.received)
+
+        return trainer.train(callback, preparing=between, announce=say, measuring=between)
 
 
 class _Signals:

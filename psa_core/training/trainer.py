@@ -125,12 +125,14 @@ class Trainer:
         callback: Callback | None = None,
         preparing: Preparing | None = None,
         announce: Announce | None = None,
+        measuring: Preparing | None = None,
     ) -> TrainResult:
         """Train to the end, or until the callback returns true or raises.
 
         After a stop the state is saved; `StopTraining` returns, any other exception is raised again, also
         one that came from inside a step (the step then counts as not made). `preparing` is asked likewise in
-        each pass over the base model before the first step, and gets (parts done, of how many). `announce` gets
+        each pass over the base model before the first step, and gets (parts done, of how many); so is `measuring`
+        before each batch of held-out pairs, whose figures are then measured when the run goes on. `announce` gets
         sentences on what the run will take: before the first step, and once its pace is known.
 
         Raises:
@@ -138,6 +140,7 @@ class Trainer:
                 another run, or in which another process trains.
             LostWorkerError: where a process that loads pictures was ended from outside; the state is saved.
         """
+        self._measuring = measuring or (lambda _done, _count: None)
         held = self._folder.held() if self._processes.is_main_process else nullcontext()
         with torch.inference_mode(False), torch.enable_grad(), held:
             self._processes.wait_for_everyone()
@@ -262,8 +265,10 @@ class Trainer:
                     run.end = message
             try:
                 metrics = self._report(run, log, message)
-            except BaseException:  # the step is made: what is left of it is done when the run goes on
+            except BaseException as error:  # the step is made: what is left of it is done when the run goes on
                 self._save(run, log)
+                if isinstance(error, StopTraining):
+                    return self._stopped(run)
                 raise
             stopped = self._ask(callback, run, metrics, message)
             if stopped or run.end or run.step % config.save_every == 0 or run.step == config.steps:
@@ -271,7 +276,7 @@ class Trainer:
             if isinstance(stopped, BaseException) and not isinstance(stopped, StopTraining):
                 raise stopped
             if stopped:
-                return self._result(run, f"Stopped at step {run.step}; start again to go on.", False)
+                return self._stopped(run)
         return self._result(run, run.end or f"All {run.step} steps are done.", True)
 
     def _batches(self, items: Dataset, step: int) -> Iterator[dict[str, Any]]:
@@ -338,12 +343,16 @@ class Trainer:
             return  # before an interrupt
         with run.averaged():
             figures = held_out_figures(
-                run.policy, self.held_out, self.config, self.denoiser, self._rows, self._processes
+                run.policy, self.held_out, self.config, self.denoiser, self._rows, self._processes, self._pause
             )
         if figures[first] < run.best:
             self._write_adapter(run, "best.safetensors")
         run.note_held_out(figures[first])
         run.pending |= figures
+
+    def _pause(self, done: int, count: int) -> None:
+        if stop := self._agreed(lambda: self._measuring(done, count)):
+            raise stop if isinstance(stop, BaseException) else StopTraining
 
     def _ask(self, callback: Callback | None, run: Run, metrics: dict[str, float], message: str | None) -> Any:
         if callback is None:
@@ -371,6 +380,9 @@ class Trainer:
     def _write_adapter(self, run: Run, name: str) -> None:
         if self._processes.is_main_process:
             self._folder.write_adapter(name, run.adapter())
+
+    def _stopped(self, run: Run) -> TrainResult:
+        return self._result(run, f"Stopped at step {run.step}; start again to go on.", False)
 
     def _result(self, run: Run, reason: str, finished: bool) -> TrainResult:
         self._processes.wait_for_everyone()

@@ -405,6 +405,42 @@ def test_sigterm_ends_it_and_leaves_nothing_half_written(here):
     assert not list(here.rglob(".part-*"))
 
 
+BLOCKED = """
+import sys
+from psa_core import cli
+from psa_core.commands import encode
+def run(_args):
+    stream = getattr(sys, sys.argv[1])
+    while True:
+        print("x" * 3000, file=stream, flush=True)
+encode.run = run
+sys.exit(cli.main(["encode", "--level", "L3", "-o", "out.npy"]))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM that a process could answer")
+@pytest.mark.parametrize("stream", ["stderr", "stdout"])
+def test_sigterm_ends_it_while_a_pipe_that_nobody_reads_is_full(stream, here):
+    process = subprocess.Popen([sys.executable, "-c", BLOCKED, stream], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        full = 0  # the pipe takes a while to fill
+        while full < 3:
+            before = _in_pipe(getattr(process, stream))
+            time.sleep(0.3)
+            full = full + 1 if before and before == _in_pipe(getattr(process, stream)) else 0
+        process.terminate()
+        assert process.wait(timeout=60) == 143
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _in_pipe(pipe) -> int:
+    """Bytes that wait there."""
+    fcntl, termios = pytest.importorskip("fcntl"), pytest.importorskip("termios")
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4), sys.byteorder)
+
+
 def started(*arguments: str) -> subprocess.Popen:
     """`psa`, once Python itself and the few lines before `main` are there."""
     command = [sys.executable, "-c", STARTED, *arguments]

@@ -21,7 +21,7 @@ from tiny_training import QUICK, dataset, denoiser, trainer, write_split
 
 from psa_core import PSAError, load_adapter
 from psa_core.locks import locked_folder
-from psa_core.training import DiffusersDenoiser, TrainConfig, Trainer, read_metrics
+from psa_core.training import DiffusersDenoiser, StopTraining, TrainConfig, Trainer, read_metrics
 from psa_core.training.folder import RunFolder
 from psa_core.training.sealed import SealError, read_sealed, write_sealed
 from psa_core.training.state import load_state, save_state
@@ -579,6 +579,31 @@ def test_cancelled_while_it_measures_loses_no_step(data, tmp_path):
     result = trainer(data, tmp_path / "cut", ("val",), **SETTINGS, save_every=100).train()
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole") and result.step == whole.step
     assert [row["step"] for row in read_metrics(tmp_path / "cut")] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("raises", [None, StopTraining, KeyboardInterrupt])
+def test_measuring_stops_between_batches_of_pairs(data, tmp_path, raises):
+    whole = trainer(data, tmp_path / "whole", ("val",), **SETTINGS, save_every=100).train()
+    asked = []
+
+    def stop_at_one(done: int, count: int) -> bool:
+        asked.append((done, count))
+        if done == 1 and raises:
+            raise raises
+        return done == 1
+
+    cut = trainer(data, tmp_path / "cut", ("val",), **SETTINGS, save_every=100)
+    if raises is KeyboardInterrupt:
+        with pytest.raises(KeyboardInterrupt):
+            cut.train(measuring=stop_at_one)
+    else:
+        result = cut.train(measuring=stop_at_one)
+        assert (result.step, result.finished) == (2, False) and "start again" in result.reason
+    assert asked == [(0, 3), (1, 3)]
+    assert RunFolder(tmp_path / "cut").load()["step"] == 2
+    result = trainer(data, tmp_path / "cut", ("val",), **SETTINGS, save_every=100).train()
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole") and result.step == whole.step
+    assert [row["step"] for row in read_metrics(tmp_path / "cut") if "val/loss" in row] == [2, 4]
 
 
 def test_a_killed_run_leaves_its_folder_free(data, tmp_path):
