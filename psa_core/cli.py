@@ -60,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"psa: {error}", file=sys.stderr)
         return _MENDABLE
     except KeyboardInterrupt:
+        _let_full_pipes_go()
         print(f"psa: interrupted. {_UNFINISHED}", file=sys.stderr)
         return 128 + signal.SIGINT
     except OSError as error:  # a path too long, a folder that may not be entered, a pipe that nobody reads
@@ -80,20 +81,20 @@ def _terminate(*_: Any) -> None:
     It may come while a print waits for a pipe that nobody reads. So nothing is printed here, and what such a pipe has
     not taken is let go: it would be waited for once more at the end.
     """
-    with suppress(OSError, ValueError):
-        if _takes_more(2):
-            os.write(2, f"psa: told to stop. {_UNFINISHED}\n".encode())
-        for stream in (1, 2):
-            if not _takes_more(stream):
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, stream)
-                os.close(nowhere)
+    _let_full_pipes_go()
+    with suppress(OSError):
+        os.write(2, f"psa: told to stop. {_UNFINISHED}\n".encode())
     sys.exit(128 + signal.SIGTERM)
 
 
-def _takes_more(stream: int) -> bool:
-    """Whether a line can be written to an open file without waiting; on Windows nobody knows."""
-    return os.name == "nt" or bool(select.select([], [stream], [], 0)[1])
+def _let_full_pipes_go() -> None:
+    """Whatever is still to be printed where nobody reads is printed nowhere. On Windows nobody knows where that is."""
+    for stream in (1, 2) if os.name != "nt" else ():
+        with suppress(OSError, ValueError):
+            if not select.select([], [stream], [], 0)[1]:
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream)
+                os.close(nowhere)
 
 
 def _bug_report(error: Exception) -> str:

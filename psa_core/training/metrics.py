@@ -87,7 +87,7 @@ def read_metrics(folder: Path | str) -> list[dict[str, float]]:
         has_check = entry is not None and entry.pop("check", None) is not None
         if entry is None and rest and number == len(lines):
             break
-        if entry is None or not follows or (entries and has_check != sealed):
+        if entry is None or not follows or (entries and has_check != sealed) or (not has_check and _lost_its_check(entry)):
             raise PSAError(
                 f"Line {number} of {path} is damaged. Put a copy of the file back, or delete it: the adapter and the "
                 "run's state do not depend on it."
@@ -99,6 +99,13 @@ def read_metrics(folder: Path | str) -> list[dict[str, float]]:
 
 def _line(entry: Mapping[str, float]) -> str:
     return json.dumps({**entry, "check": zlib.crc32(json.dumps(entry).encode())}) + "\n"
+
+
+def _lost_its_check(entry: Mapping[str, float]) -> bool:
+    """Whether the last figure is the check of the others, under a name that is damaged: older lines have no check."""
+    *_, last = entry
+    others = {name: value for name, value in entry.items() if name != last}
+    return entry[last] == zlib.crc32(json.dumps(others).encode())
 
 
 def _entry(line: bytes) -> dict[str, float] | None:

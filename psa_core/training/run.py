@@ -56,7 +56,7 @@ class Run:
 
     `step` counts the optimizer steps made; `pending` holds the figures of the last one until they are reported;
     `timestep_range` is the measured one, in runs that measure it.
-    `best` is the lowest held-out loss, `worse` counts the evaluations since; `end` says why the run is over.
+    `best` is the lowest held-out loss, `best_file` stands for the adapter that had it, `worse` counts the evaluations since; `end` says why the run is over.
 
     `key` is random, and the start of the weights follows from it. Only the state holds it: whoever knew the start
     could tell from an adapter which answers the training users gave. An empty key stands for the run's seed, as in
@@ -76,6 +76,7 @@ class Run:
         self.average = WeightAverage(self.parameters) if config.ema_decay else None
         self.watch = WinnerWatch(config.winner_rise_limit)
         self.step, self.best, self.worse, self.end = 0, float("inf"), 0, ""
+        self.best_file = ""
         self.pending: dict[str, float] | None = None
         self.timestep_range: tuple[int, int] | None = None
 
@@ -89,7 +90,7 @@ class Run:
         run = cls(config, denoiser, pairs, bytes.fromhex(state["key"]))
         run.step, run.best, run.worse, run.end = (state[name] for name in ("step", "best", "worse", "end"))
         run.watch.trend, run.pending = state["trend"], state["pending"]
-        run.timestep_range = state.get("timestep_range")
+        run.timestep_range, run.best_file = state.get("timestep_range"), state.get("best_file", "")
         if run.timestep_range and run.timestep_range[1] > len(denoiser.alphas_cumprod):
             raise StateError("its measured timesteps are none of this model's")
         try:
@@ -107,6 +108,7 @@ class Run:
             "key": self.key.hex(),
             "step": self.step,
             "best": self.best,
+            "best_file": self.best_file,
             "worse": self.worse,
             "end": self.end,
             "trend": self.watch.trend,
@@ -205,6 +207,8 @@ def check_state(state: Mapping[str, Any]) -> None:
     for name, kinds in types.items():
         if name not in state or type(state[name]) not in kinds:
             raise StateError(f"its entry '{name}' is missing, or of another type")
+    if type(state.get("best_file", "")) is not str:
+        raise StateError("it does not say which adapter is its best")
     measured = state.get("timestep_range")
     if measured is not None and not (
         type(measured) is tuple and [type(end) for end in measured] == [int, int] and 0 <= measured[0] < measured[1]

@@ -251,7 +251,7 @@ class Trainer:
         if run.step:  # what lies there may be of a later step than the state, or damaged
             self._write_adapter(run, "last.safetensors")
         if math.isfinite(run.best):
-            self._folder.check_best()
+            self._folder.check_best(run.best_file, run.step - (run.pending is not None))
         while run.pending is not None or (run.step < config.steps and not run.end):
             message = None
             if run.pending is None:
@@ -347,6 +347,8 @@ class Trainer:
             )
         if figures[first] < run.best:
             self._write_adapter(run, "best.safetensors")
+            if self._processes.is_main_process:
+                run.best_file = self._folder.best_digest()
         run.note_held_out(figures[first])
         run.pending |= figures
 

@@ -406,7 +406,8 @@ def test_sigterm_ends_it_and_leaves_nothing_half_written(here):
 
 
 BLOCKED = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from psa_core import cli
 from psa_core.commands import encode
 def run(_args):
@@ -419,8 +420,9 @@ sys.exit(cli.main(["encode", "--level", "L3", "-o", "out.npy"]))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM that a process could answer")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("stream", ["stderr", "stdout"])
-def test_sigterm_ends_it_while_a_pipe_that_nobody_reads_is_full(stream, here):
+def test_a_signal_ends_it_while_a_pipe_that_nobody_reads_is_full(stream, number, here):
     process = subprocess.Popen([sys.executable, "-c", BLOCKED, stream], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         full = 0  # the pipe takes a while to fill
@@ -428,8 +430,8 @@ def test_sigterm_ends_it_while_a_pipe_that_nobody_reads_is_full(stream, here):
             before = _in_pipe(getattr(process, stream))
             time.sleep(0.3)
             full = full + 1 if before and before == _in_pipe(getattr(process, stream)) else 0
-        process.terminate()
-        assert process.wait(timeout=60) == 143
+        process.send_signal(number)
+        assert process.wait(timeout=60) == 128 + number
     finally:
         process.kill()
         process.communicate()

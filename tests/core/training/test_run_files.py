@@ -272,6 +272,14 @@ def test_every_damaged_byte_of_the_metrics_is_refused_or_dropped_with_its_line(d
             assert read_metrics(run) == rows[:3]  # the last line's end is gone: as if a kill had cut it
         except PSAError as error:
             assert "damaged" in str(error)
+    first = content[: content.index(b"\n") + 1]  # of which no other line says whether lines have checks
+    for place in range(len(first)):
+        for bit in range(8):
+            path.write_bytes(first[:place] + bytes([first[place] ^ 1 << bit]) + first[place + 1 :])
+            try:
+                assert read_metrics(run) == rows[:1] or not read_metrics(run)
+            except PSAError as error:
+                assert "damaged" in str(error)
     path.write_bytes(content)
     for size in (len(content) - 1, len(content) // 2, 1):
         path.write_bytes(content[:size])
@@ -428,6 +436,27 @@ def test_an_old_state_runs_no_code(data, run):
 
 
 # Whose folder it is
+
+
+def test_the_best_adapter_of_another_run_is_not_taken_for_this_ones(data, run, tmp_path):
+    other = trainer(data, tmp_path / "other", ("val",), **SETTINGS)
+    other.train()
+    shutil.copy(tmp_path / "other" / "best.safetensors", run)
+    refused(data, run, "is not the best adapter of this run")
+    state = RunFolder(run).load()
+    state.pop("best_file")  # as an earlier version has it, which did not note it
+    RunFolder(run).save(state)
+    assert resume(data, run).finished
+
+
+def test_a_best_adapter_that_is_later_than_the_state_is_a_killed_runs(data, tmp_path):
+    """Between the two files a kill may come: the run goes on, and measures that step again."""
+    trainer(data, tmp_path, ("val",), **SETTINGS).train(lambda progress: progress.step == 2)
+    state = RunFolder(tmp_path).load()
+    resume(data, tmp_path)
+    shutil.copy(tmp_path / "last.safetensors", tmp_path / "best.safetensors")  # of step 4
+    RunFolder(tmp_path).save(state)
+    assert resume(data, tmp_path).finished
 
 
 @pytest.mark.parametrize("name", ["best.safetensors", "last.safetensors", "metrics.jsonl"])
