@@ -42,9 +42,7 @@ _TURNS = {
 }
 
 
-def open_picture(
-    path: Path, least: tuple[int, int] | None = None, content: bytes | None = None
-) -> Image.Image:
+def open_picture(path: Path, least: tuple[int, int] | None = None, content: bytes | None = None) -> Image.Image:
     """Read a picture whole, as the module says: RGB, upright, without any metadata.
 
     Args:
@@ -72,7 +70,7 @@ def check_picture(path: Path) -> None:
 
 
 class PictureChecks:
-    """`check_picture` for the lines of a list, of which many may name one file: it is read once. Threads may call it."""
+    """`check_picture` for a list whose lines may name one file many times: it is read once. Threads may call it."""
 
     def __init__(self) -> None:
         self._problems: dict[tuple[Any, ...], str | None] = {}

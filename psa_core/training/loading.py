@@ -1,7 +1,7 @@
 """Batches of items, from this process or from a loader's workers, and what fails in one of those."""
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -57,7 +57,7 @@ class _Caught(Dataset):
             return PSAError(str(error))  # of a class that any process can unpickle
 
 
-def _collated(items: Sequence[Any]) -> Any:
+def _collated(items: list[Any]) -> Any:
     errors = [item for item in items if isinstance(item, PSAError)]
     return errors[0] if errors else default_collate(items)
 

@@ -87,7 +87,12 @@ def read_metrics(folder: Path | str) -> list[dict[str, float]]:
         has_check = entry is not None and entry.pop("check", None) is not None
         if entry is None and rest and number == len(lines):
             break
-        if entry is None or not follows or (entries and has_check != sealed) or (not has_check and _lost_its_check(entry)):
+        if (
+            entry is None
+            or not follows
+            or (entries and has_check != sealed)
+            or (not has_check and _lost_its_check(entry))
+        ):
             raise PSAError(
                 f"Line {number} of {path} is damaged. Put a copy of the file back, or delete it: the adapter and the "
                 "run's state do not depend on it."

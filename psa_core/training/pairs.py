@@ -27,8 +27,8 @@ class PairDataset(Dataset):
     The seed is of all that is drawn at random in it; the draw numbers a pair's reference draws, and changes nothing.
 
     The settings that shape an item (dropouts, flip) are `config`'s, or off for a held-out split.
-    `picture_keys` and `text_keys` (S,) are its scenes' in the cache, `scene_ids`, `user_ids`, `bucket_ids` (N,) its pairs';
-    `users` (U, D) holds the embedding of each distinct profile once. `id` stands for the content: pictures,
+    `picture_keys` and `text_keys` (S,) are its scenes' in the cache, `scene_ids`, `user_ids`, `bucket_ids` (N,) its
+    pairs'; `users` (U, D) holds the embedding of each distinct profile once. `id` stands for the content: pictures,
     captions and embeddings, wherever they lie.
     """
 

@@ -56,7 +56,8 @@ class Run:
 
     `step` counts the optimizer steps made; `pending` holds the figures of the last one until they are reported;
     `timestep_range` is the measured one, in runs that measure it.
-    `best` is the lowest held-out loss, `best_file` stands for the adapter that had it, `worse` counts the evaluations since; `end` says why the run is over.
+    `best` is the lowest held-out loss, `best_file` stands for the adapter that had it, `worse` counts the evaluations
+    since; `end` says why the run is over.
 
     `key` is random, and the start of the weights follows from it. Only the state holds it: whoever knew the start
     could tell from an adapter which answers the training users gave. An empty key stands for the run's seed, as in

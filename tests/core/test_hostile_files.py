@@ -502,7 +502,7 @@ def test_whatever_a_whole_state_says_a_run_is_begun_or_refused_in_a_sentence(tmp
     told = json.loads(json.dumps(config.to_dict()))
     state = {"key": "", "step": 2, "best": 1.0, "worse": 0, "end": "", "trend": 0.0, "pending": {"loss": 1.0},
              "timestep_range": (0, 900), "adapter": {"a": torch.ones(2)}, "average": [torch.ones(2)],
-             "optimizer": {"state": {0: {"m": torch.ones(2)}}, "param_groups": [{"lr": 1.0, "params": [0]}]}}  # fmt: skip
+             "optimizer": {"state": {0: {"m": torch.ones(2)}}, "param_groups": [{"lr": 1.0}]}}  # fmt: skip
     folder = RunFolder(tmp_path)
     if version == "new":
         state |= {"identity": {"config": told, "base": "b", "data": "d", "harmless": None, "held_out": ["h"]}}
@@ -528,8 +528,8 @@ def test_whatever_a_whole_state_says_a_run_is_begun_or_refused_in_a_sentence(tmp
 
 @pytest.mark.parametrize(
     "changes",
-    [{"identity": "text"}, {"identity": ["config"]}, {"identity": {"config": {"steps": torch.ones(2)}}}, {"identity": 5},
-     {"trend": 10**400}, {"best": 10**400}, {"step": 10**4000, "identity": {"config": {"steps": 10**4000}}},
+    [{"identity": "text"}, {"identity": ["config"]}, {"identity": {"config": {"steps": torch.ones(2)}}},
+     {"identity": 5}, {"trend": 10**400}, {"best": 10**400}, {"step": 10**4000, "identity": {"config": {"steps": 10**4000}}},
      {"pending": {"loss": torch.ones(2)}}],
 )  # fmt: skip
 def test_states_that_leaked_are_refused(tmp_path, changes):
@@ -545,17 +545,19 @@ def test_states_that_leaked_are_refused(tmp_path, changes):
 def test_a_deeply_nested_state_is_refused(tmp_path):
     for depth in range(50, 3000, 50):
         identity = '{"list": [' * depth + "]}" * depth
-        head = f'{{"data": {{"dict": [["identity", {identity}]]}}, "digests": {{}}, "stands_for": "psa training run, 2"}}'
+        head = (
+            f'{{"data": {{"dict": [["identity", {identity}]]}}, "digests": {{}}, "stands_for": "psa training run, 2"}}'
+        )
         sealed = hashlib.blake2b(head.encode(), digest_size=16).hexdigest() + head
         save_file({"a": torch.ones(1)}, RunFolder(tmp_path).state_path, metadata={"psa": sealed})
-        with pytest.raises(PSAError, match="cannot be used|does not say of which run"):
+        with pytest.raises(PSAError, match=r"cannot be used|does not say of which run"):
             as_begun(TrainConfig.from_dict({}), tmp_path)
 
 
 def test_an_old_state_whose_settings_hold_a_tensor_is_refused(tmp_path):
     for state in ({"config": {"steps": torch.ones(2)}}, {"config": "text"}, {"config": {"a": {1.5: ()}, (1, 2): 3}}):
         torch.save({"format": 1, **state}, tmp_path / "state.pt")
-        with pytest.raises(PSAError, match="does not say of which run|is damaged"):
+        with pytest.raises(PSAError, match=r"does not say of which run|is damaged"):
             as_begun(TrainConfig.from_dict({}), tmp_path)
     torch.save({"format": torch.ones(2)}, tmp_path / "state.pt")
     with pytest.raises(PSAError, match="not a training state"):

@@ -106,7 +106,17 @@ def mini_evaluate(_place: Path) -> list[str]:
 
 def mini_benchmark(_place: Path) -> list[str]:
     small_world.shrink()
-    return ["mini", "benchmark", "out/work", "--without", *PARTS, *small_world.FEW, *NOTHING_FURTHER, "-o", "out/r.json"]
+    return [
+        "mini",
+        "benchmark",
+        "out/work",
+        "--without",
+        *PARTS,
+        *small_world.FEW,
+        *NOTHING_FURTHER,
+        "-o",
+        "out/r.json",
+    ]
 
 
 def mini_ablate(_place: Path) -> list[str]:
