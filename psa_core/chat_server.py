@@ -10,7 +10,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from threading import Event
+from queue import Empty, SimpleQueue
+from threading import Event, Thread
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ from .errors import PSAError
 
 ATTEMPTS = 3
 _LONGEST_WAIT = 600.0  # seconds that a server may ask for; one that asks for more is not waited for
+_LOOKS, _GRACE = 0.1, 1.0  # seconds; a server that says nothing at all is the socket's to notice
 _MOST_BYTES = 1 << 20  # of an answer
 _BUSY = (408, 425, 429)  # beside all from 500 on
 
@@ -51,7 +53,7 @@ class ChatServer:
         address: such as http://127.0.0.1:8000/v1.
         key_name: the NAME of the environment variable that holds the server's key; `None` sends none.
         allow_remote: whether the address may be another machine's.
-        timeout: seconds to wait for an answer.
+        timeout: seconds to wait for an answer, for all of it.
         wait: seconds before the second attempt, doubled for each further one.
         what: how sentences call the server: "the {what} server".
         whose: and who asks, such as "vision-language judge".
@@ -84,11 +86,12 @@ class ChatServer:
         proxies = [urllib.request.ProxyHandler({})] if is_local else []
         self._opener = urllib.request.build_opener(_NoRedirects, *proxies)
 
-    def post(self, body: Mapping[str, Any], stopped: Event) -> str:
+    def post(self, body: Mapping[str, Any], stopped: Event, left: Event | None = None) -> str:
         """The text of the model's answer.
 
         Args:
-            stopped: set where the answer is no longer wanted: no further attempt is waited for.
+            stopped: set where no further attempt is to be waited for.
+            left: set where the answer itself is no longer waited for.
 
         Raises:
             PSAError: where the server cannot be reached, refuses, or gives no answer in all attempts.
@@ -96,7 +99,7 @@ class ChatServer:
         what = ""
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return self._post_once(body)
+                return self._within(body, left or Event())
             except TryAgainError as trouble:
                 what, asked_for = trouble.what, trouble.wait
             if asked_for > _LONGEST_WAIT:
@@ -115,12 +118,39 @@ class ChatServer:
             PSAError: where the server cannot be reached or refuses.
         """
         try:
-            self._post_once(body)
+            self._within(body, Event())
         except TryAgainError as trouble:
             if trouble.status not in (*_BUSY, 503):
                 raise PSAError(
                     f"The {self._what} server {trouble.what}. Check that it runs, and start again."
                 ) from None
+
+    def _within(self, body: Mapping[str, Any], left: Event) -> str:
+        """The answer, in `timeout` seconds as a whole: a server that sends a byte now and then is not waited for.
+
+        It is waited for in a thread that is left to itself then: nothing else ends what a socket is doing.
+        """
+        found: SimpleQueue[tuple[str, Exception | None]] = SimpleQueue()
+
+        def ask() -> None:
+            try:
+                found.put((self._post_once(body), None))
+            except Exception as error:
+                found.put(("", error))
+
+        Thread(target=ask, daemon=True).start()
+        end = time.monotonic() + self._timeout + _GRACE
+        while time.monotonic() < end and not left.is_set():
+            try:
+                answer, error = found.get(timeout=_LOOKS)
+            except Empty:
+                continue
+            if error is not None:
+                raise error
+            return answer
+        if left.is_set():
+            raise PSAError(f"The {self._what} server's answer is no longer waited for.")
+        raise TryAgainError(f"gave no whole answer in {self._timeout:g} seconds")
 
     def _post_once(self, body: Mapping[str, Any]) -> str:
         headers = {"Content-Type": "application/json"}

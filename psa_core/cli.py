@@ -3,9 +3,12 @@
 Little is imported here: what comes before `main` cannot be interrupted without a traceback.
 """
 
+import os
+import select
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"psa: {error}", file=sys.stderr)
         return _MENDABLE
     except KeyboardInterrupt:
+        _let_full_pipes_go()
         print(f"psa: interrupted. {_UNFINISHED}", file=sys.stderr)
         return 128 + signal.SIGINT
     except OSError as error:  # a path too long, a folder that may not be entered, a pipe that nobody reads
@@ -72,14 +76,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _terminate(*_: Any) -> None:
-    """SIGTERM unwinds as Ctrl-C does: what is half-written is removed, and no server outlives us."""
-    print(f"psa: told to stop. {_UNFINISHED}", file=sys.stderr)
+    """SIGTERM unwinds as Ctrl-C does: what is half-written is removed, and no server outlives us.
+
+    It may come while a print waits for a pipe that nobody reads. So nothing is printed here, and what such a pipe has
+    not taken is let go: it would be waited for once more at the end.
+    """
+    _let_full_pipes_go()
+    with suppress(OSError):
+        os.write(2, f"psa: told to stop. {_UNFINISHED}\n".encode())
     sys.exit(128 + signal.SIGTERM)
+
+
+def _let_full_pipes_go() -> None:
+    """Whatever is still to be printed where nobody reads is printed nowhere. On Windows nobody knows where that is."""
+    for stream in (1, 2) if os.name != "nt" else ():
+        with suppress(OSError, ValueError):
+            if not select.select([], [stream], [], 0)[1]:
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream)
+                os.close(nowhere)
 
 
 def _bug_report(error: Exception) -> str:
     """What to say of an error that nobody foresaw; where it came from goes into a file, what it said does not."""
-    import os
     import tempfile
     import traceback
 

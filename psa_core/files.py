@@ -1,15 +1,18 @@
 """Writing files whole, and keeping names inside their folder."""
 
+import errno
 import hashlib
 import os
 import platform
 import re
 import secrets
+import stat
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PureWindowsPath
+from typing import TextIO
 
 from safetensors import SafetensorError
 
@@ -71,6 +74,21 @@ def atomic_path(path: Path | str, mode: int | None = None, replace: bool = True)
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+@contextmanager
+def appending(path: Path, mode: int = 0o666, encoding: str = "ascii") -> Iterator[TextIO]:
+    """A text file to append to, made if it is not there: a file itself, and no link, pipe or device in its place.
+
+    Raises:
+        OSError: where it cannot be written, or is no file.
+    """
+    # A pipe that nobody reads would be waited for.
+    flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY | NOT_THROUGH_LINKS | getattr(os, "O_NONBLOCK", 0)
+    with open(os.open(path, flags, mode), "a", encoding=encoding) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no file")
+        yield file
 
 
 def sweep_parts(folder: Path | str) -> None:
@@ -214,11 +232,11 @@ def own_file(folder: Path, name: str, what: str, root: Path | None = None) -> Pa
 def inside(folder: Path, name: object, root: Path | None = None, what: str = "its folder") -> Path:
     """The existing file that somebody's list calls `name`, a path relative to `folder`.
 
-    A link is followed where its target lies in `folder`, in `root`, or among the blobs of the hub's cache that holds
+    A link is followed where its target lies in `folder` or `root`, or among the blobs of the hub's cache that holds
     `folder` (`datasets--X/snapshots/{revision}` beside `datasets--X/blobs`, as huggingface_hub lays them).
 
     Args:
-        root: the data set's own folder, where that is more than `folder`.
+        root: the data set's own folder, where that is more than `folder`, which must lie in it itself.
         what: how sentences call `folder`.
 
     Raises:
@@ -234,13 +252,16 @@ def inside(folder: Path, name: object, root: Path | None = None, what: str = "it
         raise PSAError(f"{shown(name)} leads out of {what}. Put the file inside it, and give its path there.")
     try:
         target = Path(os.path.realpath(folder / given, strict=True))
-        roots = [place.resolve() for place in (folder, root or folder)]
+        roots = [(root or folder).resolve()]
+        place = folder.resolve()
     except FileNotFoundError:
         raise PSAError(f"there is no file {shown(name)}. Put it there, or leave it out.") from None
     except (OSError, ValueError, RuntimeError) as error:  # a loop of links, a name too long, half a surrogate pair
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise PSAError(f"{shown(name)} cannot be a file's path here ({reason}). Correct it, or leave it out.") from None
-    if not any(target.is_relative_to(place) for place in [*roots, *_blobs(roots)]):
+    if not place.is_relative_to(roots[0]):
+        raise PSAError(f"{shown(folder.name)} is a link that leads out of its folder. Put the folder itself inside it.")
+    if not any(target.is_relative_to(each) for each in [*roots, *_blobs(roots)]):
         raise PSAError(f"{shown(name)} is a link that leads out of {what}. Put the file itself inside it.")
     if not target.is_file():
         raise PSAError(f"{shown(name)} is no file. Put one there, or leave it out.")

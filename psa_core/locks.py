@@ -12,8 +12,9 @@ from typing import Any
 from .errors import PSAError
 from .files import NOT_THROUGH_LINKS, shown
 
-_NAME = ".lock"
+LOCK_FILE = ".lock"
 _LOCKED_BYTE = 1 << 20  # far behind the text: Windows lets nobody read what is locked
+_CHILDREN_S = 30  # a loader's workers look every 5 seconds whether their parent lives
 
 
 @contextmanager
@@ -25,35 +26,35 @@ def locked_folder(folder: Path, doing: str) -> Iterator[None]:
     Raises:
         PSAError: where another process holds it, saying which; `doing` says what one does there.
     """
-    path = folder / _NAME
-    try:
-        handle = _open(path)
-        if not _take(handle):
-            holder = _read(handle)
-            if not _is_dead(holder):
-                os.close(handle)
+    with _opened(folder) as handle:
+        with _failing_for(folder):
+            if not _take(handle) and not _outwait_children(handle):
                 raise PSAError(
-                    f"Another process is {doing} {folder}: {_named(holder)}. Wait for it, stop it, or choose another "
-                    "folder."
+                    f"Another process is {doing} {folder}: {_named(_read(handle))}. Wait for it, stop it, or choose "
+                    "another folder."
                 )
-            os.close(handle)
-            path.unlink()  # a killed process's children live on for a moment, and with them its lock
-            handle = _open(path)
-            _take(handle)
-        mine = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M")}
-        os.ftruncate(handle, 0)
-        os.lseek(handle, 0, os.SEEK_SET)
-        os.write(handle, json.dumps(mine).encode())
-    except OSError as error:
-        raise PSAError(
-            f"{folder} cannot be written to: {error.strerror}. Check the folder and its permissions, or choose another."
-        ) from error
-    try:
-        yield
-    finally:
-        with suppress(OSError):
+            mine = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M")}
             os.ftruncate(handle, 0)
-        os.close(handle)
+            os.lseek(handle, 0, os.SEEK_SET)
+            os.write(handle, json.dumps(mine).encode())
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                os.ftruncate(handle, 0)
+
+
+@contextmanager
+def turn_in(folder: Path) -> Iterator[None]:
+    """Within the block, a short one, it is this process's turn in `folder`, made if it is not there; it waits for that.
+
+    Raises:
+        PSAError: where the folder cannot be written to.
+    """
+    with _failing_for(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with _opened(folder) as handle, held(handle):
+        yield
 
 
 @contextmanager
@@ -74,8 +75,38 @@ def held(handle: int) -> Iterator[None]:
     yield
 
 
-def _open(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | NOT_THROUGH_LINKS, 0o666)
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    """The folder's lock file, closed at the end, which ends the lock."""
+    with _failing_for(folder):
+        handle = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | NOT_THROUGH_LINKS, 0o666)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _failing_for(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise PSAError(
+            f"{folder} cannot be written to: {error.strerror}. Check the folder and its permissions, or choose another."
+        ) from error
+
+
+def _outwait_children(handle: int) -> bool:
+    """Take the lock of a process that is dead, whose children live on for a moment, and with them its lock.
+
+    The file stays the same: were it removed, two processes could each lock one of that name.
+    """
+    end = time.monotonic() + _CHILDREN_S
+    while _is_dead(_read(handle)) and time.monotonic() < end:
+        time.sleep(0.1)
+        if _take(handle):
+            return True
+    return False
 
 
 def _take(handle: int) -> bool:

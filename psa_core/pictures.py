@@ -28,6 +28,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 2**26
 """Larger pictures are refused before they are decoded; the environment variable PSA_MAX_PIXELS sets another limit."""
 _LARGE = 2**22  # pixels from which threads that check pictures take turns
+_REMEMBERED = 1 << 16  # files that were checked
 _one_large_picture = threading.Lock()
 _ORIENTATION = 0x0112  # the EXIF tag
 _TURNS = {
@@ -41,16 +42,17 @@ _TURNS = {
 }
 
 
-def open_picture(path: Path, least: tuple[int, int] | None = None) -> Image.Image:
+def open_picture(path: Path, least: tuple[int, int] | None = None, content: bytes | None = None) -> Image.Image:
     """Read a picture whole, as the module says: RGB, upright, without any metadata.
 
     Args:
         least: for a thumbnail: a JPEG may then be read at a fraction of its size, not below this (width, height).
+        content: the file's bytes, where they were read before; the file is not opened then.
 
     Raises:
         PSAError: with its name, where it is damaged, too large, of another format or no picture.
     """
-    with _opened(path, f"{path.name} in {path.parent} cannot be read: it") as image:
+    with _opened(path, f"{path.name} in {path.parent} cannot be read: it", content) as image:
         if least:
             image.draft("RGB", least)
         return _upright(image)
@@ -67,9 +69,40 @@ def check_picture(path: Path) -> None:
             _upright(image)
 
 
-def picture_size(path: Path) -> tuple[int, int]:
+class PictureChecks:
+    """`check_picture` for a list whose lines may name one file many times: it is read once. Threads may call it."""
+
+    def __init__(self) -> None:
+        self._problems: dict[tuple[Any, ...], str | None] = {}
+
+    def __call__(self, path: Path) -> None:
+        """Raises as `check_picture` does."""
+        try:
+            stat = path.stat()
+        except OSError:
+            return check_picture(path)
+        key = (stat.st_dev, stat.st_ino or path, stat.st_size, stat.st_mtime_ns)
+        problem = self._problems.get(key, "")
+        if problem == "":
+            problem = _problem(path)
+            if len(self._problems) >= _REMEMBERED:
+                self._problems.clear()
+            self._problems[key] = problem
+        if problem is not None:
+            raise PSAError(problem)
+
+
+def _problem(path: Path) -> str | None:
+    try:
+        check_picture(path)
+    except PSAError as error:
+        return str(error)
+    return None
+
+
+def picture_size(path: Path, content: bytes | None = None) -> tuple[int, int]:
     """(width, height) of the picture that `open_picture` reads; raises as it does."""
-    with _opened(path, f"{path.name} in {path.parent} cannot be read: it") as image:
+    with _opened(path, f"{path.name} in {path.parent} cannot be read: it", content) as image:
         if image.format == "TIFF":  # Pillow may turn it as it loads, and then does not say so before
             image.load()
         width, height = image.size
@@ -89,21 +122,34 @@ def write_picture(image: Image.Image, path: Path, **options: Any) -> None:
     path.write_bytes(buffer.getvalue())
 
 
-def pixel_batches(paths: Sequence[Path], at_most: int) -> Iterator[slice]:
-    """Slices of `paths`, in order, of at most so many pictures, and of `MAX_PIXELS` in all where they are several.
+def pixel_batches(groups: Sequence[Sequence[Path]], at_most: int) -> Iterator[slice]:
+    """Slices of `groups`, pictures that are looked at together: in order, of at most so many groups, and of
+    `MAX_PIXELS` in all their files where they are several.
 
     Only the pictures' headers are read; raises as `open_picture` does.
     """
-    start, pixels = 0, 0
-    for number, path in enumerate(paths):
-        with _opened(path, f"{path.name} in {path.parent} cannot be read: it") as image:
-            own = image.width * image.height
-        if number > start and (number - start == at_most or pixels + own > MAX_PIXELS):
+    start, pixels, held = 0, 0, set[Path]()
+    for number, group in enumerate(groups):
+        sizes = {path: _pixels(path) for path in group}
+        own = sum(sizes[path] for path in sizes.keys() - held)
+        if number > start and (number - start == at_most or (own and pixels + own > MAX_PIXELS)):
             yield slice(start, number)
-            start, pixels = number, 0
+            start, pixels, held, own = number, 0, set(), sum(sizes.values())
         pixels += own
-    if start < len(paths):
-        yield slice(start, len(paths))
+        held |= sizes.keys()
+    if start < len(groups):
+        yield slice(start, len(groups))
+
+
+def open_groups(groups: Sequence[Sequence[Path]]) -> list[list[Image.Image]]:
+    """The pictures of each group, as `open_picture` reads them; each file is read once."""
+    opened = {path: open_picture(path) for path in dict.fromkeys(path for group in groups for path in group)}
+    return [[opened[path] for path in group] for group in groups]
+
+
+def _pixels(path: Path) -> int:
+    with _opened(path, f"{path.name} in {path.parent} cannot be read: it") as image:
+        return image.width * image.height
 
 
 def cover(
@@ -163,13 +209,13 @@ class _UnclearError(Exception):
 
 
 @contextmanager
-def _opened(path: Path, subject: str) -> Iterator[Image.Image]:
+def _opened(path: Path, subject: str, content: bytes | None = None) -> Iterator[Image.Image]:
     """The opened file, not yet decoded; what goes wrong in the block becomes a sentence that begins with `subject`."""
     most = _max_pixels()
     try:
-        if not os.path.isfile(path):  # a pipe would never end
+        if content is None and not os.path.isfile(path):  # a pipe would never end
             raise PSAError(f"{subject} is no file. Check its path.")
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path if content is None else io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > most:
                 raise Image.DecompressionBombError
             yield image

@@ -1,8 +1,11 @@
 """Drawing what is not there yet: what is there is never drawn again, and a batch is kept whole or not at all."""
 
 import io
+import stat
+import struct
 import zipfile
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +19,9 @@ from ..files import atomic_path, sweep_parts
 from ..generate.run import is_whole
 
 _DRAWN = ".drawn-"  # a batch on its way into its files
+_LARGEST = 1 << 28  # bytes of a picture
+# What zipfile raises for one, by what is damaged: methods and flags that it does not know, ends that are not there.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError, struct.error)
 _JPEG: dict[str, Any] = {"format": "JPEG", "quality": 95, "subsampling": 0}
 
 Progress = Callable[[int, int], None]
@@ -83,16 +89,34 @@ def draw_missing(
 
 
 def finish_batches(folder: Path, pairs: Sequence[PicturePair]) -> None:
-    """Put the pictures of batches whose process was killed on the way into their files."""
+    """Put the pictures of batches whose process was killed on the way into their files.
+
+    What is no such batch, or damaged, is removed: its pictures are drawn again.
+    """
     pictures = folder / PICTURES
     sweep_parts(pictures)
     ours = {Path(name).name for pair in pairs for name in pair.pictures}
     for archive in sorted(pictures.glob(f"{_DRAWN}*")):
-        with suppress(zipfile.BadZipFile), zipfile.ZipFile(archive) as packed:
-            for name in packed.namelist():
-                if name in ours and not is_whole(pictures / name):
-                    _write(pictures / name, packed.read(name))
+        if archive.is_dir() and not archive.is_symlink():
+            continue
+        if stat.S_ISREG(archive.lstat().st_mode):
+            for name, content in _kept(archive, ours):
+                if not is_whole(pictures / name):
+                    _write(pictures / name, content)
         archive.unlink()
+
+
+def _kept(archive: Path, ours: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """The archive's files of these names, as `_keep` packs them: as they are, so that they unpack to no more."""
+    with suppress(*_DAMAGED), zipfile.ZipFile(archive) as packed:
+        for name, entry in {entry.filename: entry for entry in packed.infolist()}.items():
+            is_stored = entry.compress_type == zipfile.ZIP_STORED and entry.compress_size == entry.file_size
+            if name in ours and is_stored and entry.file_size <= _LARGEST:
+                try:
+                    content = packed.read(entry)
+                except _DAMAGED:
+                    continue
+                yield name, content
 
 
 def _keep(drawn: dict[Job, Image.Image]) -> None:

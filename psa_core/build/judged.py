@@ -2,7 +2,6 @@
 the two pictures each kind of viewer prefers."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 
 from PIL import Image
@@ -13,7 +12,7 @@ from ..dataset.split import Scene
 from ..errors import PSAError
 from ..judges.judging import Judge, Outcome, PairwiseJudge, Question, Verdict
 from ..judges.kept import Answers, KeptJudge
-from ..pictures import open_picture
+from ..pictures import open_groups, pixel_batches
 from ..profile import UserProfile
 from ..schema import CATEGORIES
 from .plan import SPLITS, Plan
@@ -44,16 +43,16 @@ def contradictions(
     """
     kept = KeptJudge(judge, Answers(folder / ANSWERS))
     found = {}
-    for start in range(0, len(pairs), _AT_ONCE):
-        part = pairs[start : start + _AT_ONCE]
-        asked = [questions(pair) for pair in part]
-        every = [item for items in asked for item in items]
-        verdicts = iter(kept.judge([open_picture(folder / name) for name, _ in every], [about for _, about in every]))
-        for pair, items in zip(part, asked, strict=True):
+    asked = [questions(pair) for pair in pairs]
+    paths = [[folder / name for name, _ in items] for items in asked]
+    for batch in pixel_batches(paths, _AT_ONCE):
+        shown = [picture for pictures in open_groups(paths[batch]) for picture in pictures]
+        verdicts = iter(kept.judge(shown, [about for items in asked[batch] for _, about in items]))
+        for pair, items in zip(pairs[batch], asked[batch], strict=True):
             if reason := _reason(pair, [next(verdicts) for _ in items]):
                 found[pair.id] = reason
         if progress:
-            progress(start + len(part), len(pairs))
+            progress(batch.stop, len(pairs))
     return found
 
 
@@ -81,20 +80,19 @@ def preferences(
     compares = isinstance(judge, PairwiseJudge)
     kept = KeptJudge(judge, Answers(folder / ANSWERS))
     found: list[Answer] = []
-    aside, done = {}, 0
+    aside = {}
     asked = [(pair, kinds) for name in SPLITS if name != HARMLESS for pair, kinds in _viewed(plan, name)]
-    pairs = iter(asked)
-    while part := list(islice(pairs, _AT_ONCE)):
-        outcomes = _compared(folder, part, kept, compares)
-        for pair, kinds in part:
+    paths = [[folder / name for name in reversed(pair.pictures)] for pair, _ in asked]
+    for batch in pixel_batches(paths, _AT_ONCE):
+        outcomes = _compared(open_groups(paths[batch]), asked[batch], kept, compares)
+        for pair, kinds in asked[batch]:
             answers = [_answer(folder, pair, kind, next(outcomes)) for kind in kinds]
             if all(answer.chosen is None for answer in answers):
                 aside[pair.id] = "the judge prefers neither picture, whoever looks"
             else:
                 found += answers
-        done += len(part)
         if progress:
-            progress(done, len(asked))
+            progress(batch.stop, len(asked))
     return found, aside
 
 
@@ -110,13 +108,15 @@ def _viewed(plan: Plan, split: str) -> Iterable[tuple[PicturePair, list[Kind]]]:
 
 
 def _compared(
-    folder: Path, part: Sequence[tuple[PicturePair, list[Kind]]], judge: KeptJudge, compares: bool
+    pictures: Sequence[list[Image.Image]],
+    part: Sequence[tuple[PicturePair, list[Kind]]],
+    judge: KeptJudge,
+    compares: bool,
 ) -> Iterator[Outcome]:
     """Of each pair for each kind of viewer: the picture without the concept is the first one."""
     shown: list[tuple[Image.Image, Image.Image]] = []
     about = []
-    for pair, kinds in part:
-        shows, without = (open_picture(folder / name) for name in pair.pictures)
+    for (without, shows), (pair, kinds) in zip(pictures, part, strict=True):
         shown += [(without, shows)] * len(kinds)
         about += [_question(pair, kind, pair.shows) for kind in kinds]
     if compares:

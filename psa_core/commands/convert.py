@@ -1,7 +1,6 @@
 """`psa convert`: an adapter in either published format to `.safetensors`."""
 
 import argparse
-import os
 from pathlib import Path
 
 import torch
@@ -9,6 +8,7 @@ import torch
 from ..adapter.files import load_adapter, save_adapter
 from ..adapter.model import PSAAdapter
 from ..errors import PSAError
+from ..outputs import check_target
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -24,11 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     adapter = load_adapter(args.input)
     output = Path(args.output)
-    if os.path.lexists(output):
-        if output.exists() and output.samefile(args.input):
-            raise PSAError("The output is the input. Give another name: the input is never replaced.")
-        if not args.force:
-            raise PSAError(f"{output} exists. Give another name, or --force to replace it.")
+    if output.exists() and output.samefile(args.input):
+        raise PSAError("The output is the input. Give another name: the input is never replaced.")
+    check_target(output, (".safetensors",), args.force)
     if args.encoder_id is not None:
         adapter.encoder_id = args.encoder_id
     save_adapter(adapter, output, _DTYPES[args.dtype] if args.dtype else _dtype(adapter))

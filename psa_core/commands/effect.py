@@ -1,8 +1,6 @@
 """`psa effect`: what an adapter does for whoever bans some categories, as a file that can be handed out."""
 
 import argparse
-import os
-from pathlib import Path
 
 from ..adapter.effect import save_effect, viewer_effect
 from ..adapter.files import load_adapter
@@ -11,6 +9,7 @@ from ..encoders.protocol import ProfileEncoder
 from ..encoders.structured import BY_NAME
 from ..errors import PSAError
 from ..files import shown
+from ..outputs import check_target
 from ..profile import LEVELS
 from ..schema import CATEGORIES
 from .encode import add_encoder_arguments, given_encoder, given_profiles
@@ -30,9 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    output = Path(args.output)
-    if os.path.lexists(output) and not args.force:
-        raise PSAError(f"{output} exists. Give another name, or --force to replace it.")
+    output = check_target(args.output, (".safetensors",), args.force)
     adapter = load_adapter(args.adapter)
     banned = args.banned if args.banned is not None else given_profiles(args)[0].banned_categories
     effect = viewer_effect(adapter, _encoder(args, adapter), banned)

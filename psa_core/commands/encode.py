@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,13 +11,14 @@ import numpy as np
 import torch
 
 from ..encoders.cache import EmbeddingCache
-from ..encoders.embedding import UserEmbedding, save_embedding
+from ..encoders.embedding import UserEmbedding, load_embedding, save_embedding
 from ..encoders.language_model import BANNED_BY, BY_PROFILE, LanguageModelEncoder
 from ..encoders.protocol import ProfileEncoder
 from ..encoders.structured import BY_NAME
 from ..errors import PSAError
 from ..files import atomic_path, existing_file
 from ..language_model import OnDevice
+from ..outputs import check_folder, check_not_there
 from ..processes import chosen_device
 from ..profile import LEVELS, UserProfile
 from ..users import read_users
@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="out.safetensors: all profiles, a row each; out.npy: one profile, the published kind; a folder: one "
         "{User_ID}.npy a profile",
     )
+    parser.add_argument("--force", action="store_true", help="replace files of those names that hold no embeddings")
 
 
 def add_encoder_arguments(parser: argparse.ArgumentParser, default: str | None, told: str = "") -> None:
@@ -67,7 +68,7 @@ def add_encoder_arguments(parser: argparse.ArgumentParser, default: str | None, 
 
 def run(args: argparse.Namespace) -> int:
     profiles = given_profiles(args)
-    write = _embedding_writer(args.output, profiles)  # to fail before the work
+    write = _embedding_writer(args.output, profiles, args.force)  # to fail before the work
     encoder = given_encoder(args)
     embedding = UserEmbedding(torch.cat(_rows(encoder, profiles)), encoder.id)
     write(embedding)
@@ -120,7 +121,7 @@ def _rows(encoder: ProfileEncoder, profiles: list[UserProfile]) -> list[torch.Te
     return rows
 
 
-def _embedding_writer(output: str, profiles: list[UserProfile]) -> Callable[[UserEmbedding], None]:
+def _embedding_writer(output: str, profiles: list[UserProfile], force: bool) -> Callable[[UserEmbedding], None]:
     """What writes the embedding; raises PSAError where that cannot be, before there is one."""
     if "\0" in output:
         raise PSAError("The path after -o holds a NUL character. Give another one.")
@@ -136,23 +137,20 @@ def _embedding_writer(output: str, profiles: list[UserProfile]) -> Callable[[Use
         paths = [path]
     else:
         raise PSAError("Embeddings are written as .safetensors or .npy, or into a folder. Change the name after -o.")
-    _check_place(paths)
+    for each in paths:
+        check_not_there(each, force, _holds_embeddings, "it holds no embeddings")
+    check_folder(paths[0].parent)
     if path.suffix == ".safetensors":
         return lambda embedding: save_embedding(embedding, path)
     return lambda embedding: _write_npy_files(embedding, paths)
 
 
-def _check_place(paths: list[Path]) -> None:
-    for path in paths:
-        if path.is_dir():
-            raise PSAError(f"{path} cannot be written: there is a folder of that name. Move it, or change -o.")
-    folder = paths[0].parent
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+def _holds_embeddings(path: Path) -> bool:
     try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        raise PSAError(f"Nothing can be written to {folder}: {error.strerror}. Check it, or change -o.") from None
+        load_embedding(path)
+    except PSAError:
+        return False
+    return True
 
 
 def _write_npy_files(embedding: UserEmbedding, paths: list[Path]) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from ..extras import require
 from ..files import safe_file_name
 from ..generate import BaseModel, Embed, Painter, Record, Settings, draw_missing, embed_with, plan, prompts_id
 from ..generate.painter import PRECISIONS
-from ..generate.run import digest
+from ..generate.run import Tell, digest, told_by_embedding, told_by_profile, viewers_id
 from ..language_model import OnDevice
 from ..model_folder import fingerprint
+from ..own_key import own_key
 from ..processes import make_accelerator
 from ..profile import LEVELS
 from ..prompts import Prompt, read_prompts
@@ -71,20 +73,21 @@ def run(args: argparse.Namespace) -> int:
     accelerator = make_accelerator()
     base = BaseModel.read(args.model)
     adapter = None if args.adapter is None else load_adapter(args.adapter)
-    levels, embed, encoder_id = _viewers(args, adapter, accelerator.device)
+    viewers = _viewers(args, adapter, accelerator.device)
     prompts = read_prompts(args.prompts)
     folder = Path(args.out) / _method(args, adapter) / base.kind
-    personal = bool(args.users or (args.embeddings and not levels))
-    pictures = plan(prompts, folder, levels, personal)
+    personal = bool(args.users or (args.embeddings and not viewers.levels))
+    pictures = plan(prompts, folder, viewers.levels, personal)
     settings = _settings(args, base, accelerator.device)
     if accelerator.is_main_process:
         record = Record(
             kind=base.kind,
             model=fingerprint(base.folder, list(base.parts)),
             adapter=None if adapter is None else adapter_id(adapter),
-            encoder=encoder_id,
+            encoder=viewers.encoder_id,
             prompts=prompts_id(prompts, personal),
             settings=settings,
+            viewers=viewers_id(pictures, viewers.levels, viewers.tell, own_key()) if viewers.tell else {},
         )
         record.claim(folder, pictures, _first_format(args, prompts))
     accelerator.wait_for_everyone()
@@ -96,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
             settings,
             args.batch_size,
             adapter,
-            embed,
+            viewers.embed,
             bar.show,
         )
     print(f"{drawn} pictures drawn, {len(share) - drawn} were there{_of_process(accelerator)}: {folder}", flush=True)
@@ -134,10 +137,18 @@ def _method(args: argparse.Namespace, adapter: PSAAdapter | None) -> str:
     return GLOBAL if adapter.encoder_id == EveryoneEncoder.id else PSA
 
 
-def _viewers(
-    args: argparse.Namespace, adapter: PSAAdapter | None, device: torch.device
-) -> tuple[list[str], Embed | None, str | None]:
-    """(levels to draw for, where users' embeddings come from, their encoder's id)."""
+@dataclass(frozen=True)
+class _Viewers:
+    """Levels to draw for, where users' embeddings come from, their encoder's id, and what stands for them in a record:
+    nothing where the levels' own profiles are encoded, which are the pack's."""
+
+    levels: list[str] = field(default_factory=list)
+    embed: Embed | None = None
+    encoder_id: str | None = None
+    tell: Tell | None = None
+
+
+def _viewers(args: argparse.Namespace, adapter: PSAAdapter | None, device: torch.device) -> _Viewers:
     given = [name for name in ("levels", "users", "embeddings", "llm") if getattr(args, name) is not None]
     if args.templates is not None and args.llm is None:
         raise PSAError("--templates is for language models. Add --llm FOLDER, or leave it out.")
@@ -146,20 +157,21 @@ def _viewers(
             what = "The base model" if adapter is None else "This adapter"
             raise PSAError(f"{what} draws the same for everyone: leave out --{given[0]}, or give a PSA adapter.")
         if adapter is None:
-            return [], None, None
-        return [], embed_with(EveryoneEncoder(), {None: LEVELS["L0"]}), EveryoneEncoder.id
+            return _Viewers()
+        return _Viewers(embed=embed_with(EveryoneEncoder(), {None: LEVELS["L0"]}), encoder_id=EveryoneEncoder.id)
     if args.users and (args.levels or args.embeddings):
         raise PSAError("Give --users alone: the levels are users of their own, and embeddings need no profiles.")
     if args.embeddings and args.llm:
         raise PSAError("Give --embeddings or --llm: stored embeddings need no encoder.")
     levels = list(LEVELS) if args.levels == ["all"] else list(args.levels or [])
     if args.embeddings:
-        return levels, StoredEncoder(args.embeddings).look_up, None
+        embed = StoredEncoder(args.embeddings).look_up
+        return _Viewers(levels, embed, tell=told_by_embedding(embed))
     if not levels and not args.users:
         raise PSAError("Say who looks: --levels all, --users users.csv, or --embeddings with a folder.")
     encoder = _encoder(args, adapter, device)
     profiles = by_id(list(LEVELS.values()) if levels else read_users(args.users))
-    return levels, embed_with(encoder, profiles), encoder.id
+    return _Viewers(levels, embed_with(encoder, profiles), encoder.id, None if levels else told_by_profile(profiles))
 
 
 def _encoder(args: argparse.Namespace, adapter: PSAAdapter, device: torch.device) -> Any:

@@ -16,6 +16,8 @@ from ..mini.classifier import STEPS, accuracy, load_classifier, save_classifier,
 from ..mini.dataset import Sizes, write_dataset
 from ..mini.further import Further
 from ..mini.whole import PARTS
+from ..outputs import check_target
+from ..training.folder import RunFolder
 
 _FURTHER = {
     "viewers": "before whom the strength is calibrated; 0 leaves it out",
@@ -25,6 +27,7 @@ _FURTHER = {
     "guarded": "pictures of a kind, at which the guard looks; 0 leaves it out",
 }
 _VIEWERS = "-viewers"  # ends the name of the picture of six viewers
+_ADAPTER = (".safetensors",)
 _SECONDS = 0.15  # of a CPU, for a picture
 _FRESH = 2000  # renders that a classifier is tried on
 
@@ -56,11 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     adapter.add_argument("--steps", type=int, help="optimizer steps")
     adapter.add_argument("--seed", type=int, help="of the run (default: 0)")
     adapter.add_argument("-o", "--output", required=True, metavar="FILE.safetensors")
+    _add_force(adapter)
 
     classifier = commands.add_parser("train-classifier", help="train the classifier of pictures anew, on renders")
     classifier.add_argument("output", metavar="OUT.safetensors")
     classifier.add_argument("--seed", type=int, default=0)
     classifier.add_argument("--steps", type=int, default=STEPS, help="default: %(default)s")
+    _add_force(classifier)
 
     guard = commands.add_parser("guard", help="measure the guard with the classifier as its judge")
     guard.add_argument("--base", default=BASE_MODEL, metavar="FOLDER", help="default: the shipped base model")
@@ -97,6 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ablate.add_argument("--only", nargs="+", metavar="NAME", help="of the ablations' names (default: all)")
     ablate.add_argument("--per-cell", type=int, default=100, help="pictures a figure (default: %(default)s)")
     ablate.add_argument("-o", "--output", required=True, metavar="FILE.md")
+    _add_force(ablate)
 
 
 def _add_drawing(parser: argparse.ArgumentParser) -> None:
@@ -117,6 +123,10 @@ def _add_drawing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", required=True, metavar="FILE.json", help="the page as .md and a .png go beside it"
     )
+    _add_force(parser)
+
+
+def _add_force(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace files of that name, whoever made them")
 
 
@@ -139,6 +149,8 @@ def _train_base(args: argparse.Namespace) -> int:
 
 
 def _train_adapter(args: argparse.Namespace) -> int:
+    is_run = RunFolder(args.run_folder).state_path.is_file()  # whose adapter may be there, if it is done
+    check_target(args.output, _ADAPTER, args.force, lambda path: is_run and _is_adapter(path))
     changes = {name: getattr(args, name) for name in ("steps", "seed") if getattr(args, name) is not None}
     try:
         result = train_adapter(args.kind, args.data, args.run_folder, args.base, _show, **changes)
@@ -151,6 +163,7 @@ def _train_adapter(args: argparse.Namespace) -> int:
 
 
 def _train_classifier(args: argparse.Namespace) -> int:
+    check_target(args.output, _ADAPTER, args.force)
     trained = train_classifier(args.seed, args.steps, _say)
     save_classifier(trained, args.output)
     print(f"Classifier: {args.output}")
@@ -159,6 +172,14 @@ def _train_classifier(args: argparse.Namespace) -> int:
         right = ", ".join(f"{name} {share:.4f}" for name, share in shares.items())
         print(f"Right on {_FRESH} fresh renders{', each worn a little' if worn else ''}: {right}", flush=True)
     return 0
+
+
+def _is_adapter(path: Path) -> bool:
+    try:
+        load_adapter(path)
+    except PSAError:
+        return False
+    return True
 
 
 def _guard(args: argparse.Namespace) -> int:
@@ -208,15 +229,19 @@ def _ablate(args: argparse.Namespace) -> int:
     from ..files import atomic_path
     from ..mini.ablations import ABLATIONS, MINUTES, ablate, missing, table
     from ..mini.benchmark import Plan
+    from ..outputs import made_by_line, says_made_by
 
     names = args.only or list(ABLATIONS)
     if unknown := [name for name in names if name not in ABLATIONS]:
         raise PSAError(f"There is no ablation '{unknown[0]}'. There are: {'; '.join(ABLATIONS)}.")
-    work, output = Path(args.work), Path(args.output)
+    made_by = made_by_line(shlex.join(["psa", "mini", "ablate", _named(args.work), "-o", _named(args.output)]))
+    output = check_target(args.output, (".md",), args.force, lambda path: says_made_by(path, "psa mini ablate"))
+    work = Path(args.work)
     hours = len(missing(work, names)) * MINUTES / 60
     print(f"{len(names)} ablations, about {hours:.1f} hours of two CPU cores for what is missing.", flush=True)
     found = ablate(work, args.base, names, Plan("val", args.per_cell, 2, 500), print_progress)
-    text = f"{table(found)}\n\nSplit `val`, unseen users, {args.per_cell} pictures a cell; one seed each.\n"
+    told = f"Split `val`, unseen users, {args.per_cell} pictures a cell; one seed each."
+    text = f"{table(found)}\n\n{told}\n\n{made_by}\n"
     with atomic_path(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
     print(f"\n{text}")
@@ -224,7 +249,7 @@ def _ablate(args: argparse.Namespace) -> int:
 
 
 def _measure(args: argparse.Namespace, entries, output: Path, folder: Path | None) -> int:
-    from ..evaluate.output import made_by_line, print_progress, write_results
+    from ..evaluate.output import print_progress, write_results
     from ..mini.benchmark import Plan
     from ..mini.evaluate import evaluate, how_many
     from ..mini.further import measure_further
@@ -234,6 +259,7 @@ def _measure(args: argparse.Namespace, entries, output: Path, folder: Path | Non
     from ..mini.times_drawn import count_drawing
     from ..mini.viewers import how_many as how_many_shown
     from ..mini.viewers import viewers_picture
+    from ..outputs import made_by_line
 
     plan, sizes = Plan(args.split, args.per_cell, args.levels, args.harmless), _further(args)
     count = how_many(entries, plan) + sizes.how_many(args.split) + how_many_shown()

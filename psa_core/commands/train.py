@@ -16,6 +16,7 @@ from ..processes import make_accelerator
 from ..settings import BaseSettings, FilePath, Listed, read_toml
 from ..training.assembly import folder_trainer, read_splits
 from ..training.config import TrainConfig
+from ..training.loading import LostWorkerError
 from ..training.trainer import Progress, TrainResult
 from .progress import Bar
 
@@ -81,6 +82,11 @@ def run(args: argparse.Namespace) -> int:
     except (KeyboardInterrupt, SystemExit):
         say("Unfinished: stopped before the first step. Start again to go on.")
         raise
+    except LostWorkerError:
+        if not signals.received:
+            raise
+        say("Unfinished: stopped within a step, which counts as not made. Start again to go on.")
+        return 128 + signals.received
     say(result.reason if result.finished else f"Unfinished. {result.reason}")
     say(f"Adapter: {run_file.output / 'last.safetensors'}")
     return 0 if result.finished else 128 + signals.received
@@ -107,7 +113,10 @@ def _train(
             bar.show(progress.step, progress.steps, progress.message, **figures)
             return bool(signals.received)
 
-        return trainer.train(callback, preparing=lambda _done, _count: bool(signals.received), announce=say)
+        def between(_done: int, _count: int) -> bool:
+            return bool(signals.received)
+
+        return trainer.train(callback, preparing=between, announce=say, measuring=between)
 
 
 class _Signals:

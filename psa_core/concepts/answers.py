@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, Field
 
 from ..errors import PSAError
+from ..files import appending
 from ..replies import object_in_reply
 from ..settings import BaseSettings
 from .pairs import IMPLIED, NAMED, PromptPair, check_line
@@ -104,7 +105,7 @@ class AnswerLog:
     def __init__(self, path: Path | str | None = None) -> None:
         self._path = None if path is None else Path(path)
         self._answers: dict[str, str] = {}
-        if self._path is not None and self._path.exists():
+        if self._path is not None and os.path.lexists(self._path):
             self._read(self._path)
 
     def get(self, key: str) -> str | None:
@@ -124,7 +125,7 @@ class AnswerLog:
         data = {"key": key, **about, "characters": len(answer), "answer": kept}
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self._path, "a", encoding="ascii") as file:
+            with appending(self._path) as file:
                 # In ASCII, since half a surrogate pair is no UTF-8. A line begins with its own end of line: the one
                 # before may have been cut off.
                 file.write(f"\n{json.dumps(data)}")
@@ -135,6 +136,8 @@ class AnswerLog:
             ) from error
 
     def _read(self, path: Path) -> None:
+        if path.is_symlink() or not path.is_file():  # before answers are asked for that could not be kept there
+            raise PSAError(f"{path} is no file, but a link or something else. Move it, or choose another place.")
         try:
             with open(path, encoding="ascii", errors="replace") as file:
                 while line := file.readline(_LONGEST_LINE):

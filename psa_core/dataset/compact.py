@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import PSAError
 from ..files import inside, shown
-from ..pictures import check_picture
+from ..pictures import PictureChecks
 from ..profile import UserProfile
 from ..schema import CATEGORIES
 from .pair_files import HARMLESS, PAIRS, SHOWS, WITHOUT, PicturePair, numbered_lines, read_description, read_users
@@ -297,6 +297,7 @@ def _members(
 def _checked(root: Path, index: _PairIndex, rows: np.ndarray, bad: _Bad) -> tuple[np.ndarray, np.ndarray]:
     """(S,): which pairs have both their pictures whole, and their categories' numbers."""
     whole, categories = np.zeros(len(rows), bool), np.full(len(rows), -1, np.int8)
+    check_picture = PictureChecks()
 
     def check(place: int) -> tuple[PicturePair, str | None]:
         with open(root / PAIRS, "rb") as file:

@@ -11,7 +11,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from ..encoders.stored import StoredEncoder
 from ..errors import PSAError
 from ..files import inside, is_text, own_file
 from ..json_lines import numbered
-from ..pictures import check_picture
+from ..pictures import PictureChecks
 from ..profile import UserProfile
 from ..schema import SAGE_FILE_NAME, known_category
 from ..users import by_id, read_users
@@ -205,13 +205,14 @@ class _Reader:
     split: Path
     root: Path
     people: Mapping[str, UserProfile] | None
+    check_picture: PictureChecks = field(default_factory=PictureChecks)
 
     def check(self, text: bytes, line: int) -> tuple[SageRecord, str] | str:
         """The record with its pictures decoded and where its bans are from, or what is wrong with it."""
         try:
             record, origin = self.parse(text, line)
             for path in (record.chosen, record.rejected):
-                check_picture(path)
+                self.check_picture(path)
         except PSAError as error:
             return str(error)
         return record, origin

@@ -102,7 +102,7 @@ def scan_pictures(scans: Sequence[Scan], with_looks: bool, progress: OnProgress 
     with ThreadPoolExecutor(_THREADS) as pool:
         every = _paths(scans, first[order])
         while paths := list(islice(every, _CHUNK)):
-            for some in pixel_batches(paths, _TOGETHER):
+            for some in pixel_batches([[path] for path in paths], _TOGETHER):
                 here = order[done : done + some.stop - some.start]
                 found = pool.map(lambda path: _look(path, with_looks), paths[some])
                 for place, (content, look, side, even) in zip(here, found, strict=True):

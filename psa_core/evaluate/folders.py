@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import PSAError
 from ..files import inside, shown, some
 from ..judges.judging import Judge, PairwiseJudge, Question
-from ..pictures import open_picture, pixel_batches
+from ..pictures import open_groups, pixel_batches
 from ..profile import LEVELS, UserProfile
 from ..prompts import ENDINGS, Prompt
 from .features import ClipFeatures, Features
@@ -58,6 +58,12 @@ def find_methods(images: Path | str, model: str | None = None) -> dict[str, Path
     if chosen not in models:
         raise PSAError(f"{images} has no pictures of the model {shown(chosen)}. There are: {some(models)}.")
     found = {name: images / name / chosen for name, folders in methods.items() if images / name / chosen in folders}
+    for folder in found.values():
+        if not folder.resolve().is_relative_to(images.resolve()):
+            raise PSAError(
+                f"{folder} is a link that leads out of {images}. Put the pictures themselves there, or name the folder "
+                "with --method NAME=FOLDER."
+            )
     return dict(sorted(found.items(), key=lambda item: (item[0] != BASE, item[0])))
 
 
@@ -122,10 +128,10 @@ def evaluate_folders(
     for source in sources:
         drawn = source.method, source.level
         seen_by = {source.level: LEVELS[source.level]} if source.level else levels
-        paths = [source.folder / prompt.file_name for prompt in prompts]
+        paths = [[source.folder / prompt.file_name] for prompt in prompts]
         for batch in pixel_batches(paths, _BATCH):
             part = prompts[batch]
-            pictures = [open_picture(path) for path in paths[batch]]
+            pictures = [picture for (picture,) in open_groups(paths[batch])]
             viewers = [{p.user_id: users[p.user_id]} if users and p.user_id else seen_by for p in part]
             rows += judged_rows(judge, source.method, pictures, part, viewers, shared=source.level is None)
             plain = [number for number, prompt in enumerate(part) if prompt.is_harmless]
@@ -171,11 +177,11 @@ def _duels(
             if None in pair:
                 continue  # a level that one of them was not drawn for
             paths = [[folder / prompt.file_name for folder in pair if folder] for prompt in prompts]
-            for batch in pixel_batches([first for first, _ in paths], _BATCH // 2):
+            for batch in pixel_batches(paths, _BATCH // 2):
                 viewers = [prompt.user_id if users else level for prompt in prompts[batch]]
                 profiles = [(users or LEVELS)[viewer or ""] for viewer in viewers]
                 outcomes = judge.compare(
-                    [(open_picture(first), open_picture(second)) for first, second in paths[batch]],
+                    [(first, second) for first, second in open_groups(paths[batch])],
                     [
                         Question(prompt.caption, prompt.categories, viewer, profile)
                         for prompt, viewer, profile in zip(prompts[batch], viewers, profiles, strict=True)
@@ -204,6 +210,8 @@ def _check_pictures(sources: Sequence[Source], prompts: Sequence[Prompt]) -> Non
     """Raise PSAError unless each picture is there; links may lead to the method's other folders, not out of them."""
     for source in sources:
         names = [prompt.file_name for prompt in prompts]
+        # A level lies in its method's folder; a folder that somebody names may be a link.
+        root = source.folder.parent if source.level else source.folder.resolve().parent
         missing = [name for name in names if not os.path.lexists(source.folder / name)]
         if missing:
             raise PSAError(
@@ -212,18 +220,18 @@ def _check_pictures(sources: Sequence[Source], prompts: Sequence[Prompt]) -> Non
                 "the prompt file that the pictures were drawn from."
             )
         for name in names:
-            inside(source.folder, name, source.folder.parent)
+            inside(source.folder, name, root)
 
 
 def _real_features(features: Features, folder: Path) -> np.ndarray:
     if not folder.is_dir():
         raise PSAError(f"There is no folder {folder} with real pictures.")
     names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
-    paths = [inside(folder, name) for name in names]
+    paths = [[inside(folder, name)] for name in names]
     if len(paths) < 2:
         raise PSAError(f"{folder} has fewer than 2 real pictures ({', '.join(ENDINGS)}).")
     batches = pixel_batches(paths, _BATCH)
-    return np.concatenate([features([open_picture(path) for path in paths[batch]]) for batch in batches])
+    return np.concatenate([features([picture for (picture,) in open_groups(paths[batch])]) for batch in batches])
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -2,20 +2,16 @@
 
 import json
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from ..errors import PSAError
 from ..files import atomic_path
+from ..outputs import check_folder, check_not_there, made_by_line, made_by_marks, says_made_by
 from .report import Report, to_figure
-
-_LARGEST = 64 << 20  # bytes of a file that may be ours
-_MADE_BY = "Made by `psa "  # stands in each of the three files
 
 
 def check_output(path: Path | str, force: bool = False, more: Sequence[str] = ()) -> Path:
@@ -32,21 +28,8 @@ def check_output(path: Path | str, force: bool = False, more: Sequence[str] = ()
     if path.suffix != ".json":
         raise PSAError("The results go into a .json file. Give -o a name such as results.json.")
     for target in (*_files(path), *(_beside(path, ending) for ending in more)):
-        if target.is_dir():
-            raise PSAError(f"{target} is a folder, and the results go into a file. Give -o another name.")
-        if target.exists() and not force and not _is_ours(target):
-            raise PSAError(
-                f"{target} is there, and no results command of this pack made it. Give -o another name, or --force to "
-                "replace it."
-            )
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise PSAError(
-            f"The results cannot be written into {path.parent}: {error.strerror}. Give -o a file in a folder of yours."
-        ) from error
+        check_not_there(target, force, says_made_by, "no results command of this pack made it")
+    check_folder(path.parent)
     return path
 
 
@@ -78,19 +61,13 @@ def write_results(
     for target, text in ((json_path, json.dumps(found, indent=1)), (markdown_path, page or tables)):
         with atomic_path(target) as temporary:
             temporary.write_text(text.rstrip() + "\n", encoding="utf-8")
-    marks = PngInfo()
-    marks.add_text("Software", line)
+    marks = made_by_marks(line)
     further = {_beside(path, ending): picture for ending, picture in (pictures or {}).items()}
     for target, picture in {picture_path: to_figure(drawn or reports), **further}.items():
         with atomic_path(target) as temporary:
             picture.save(temporary, pnginfo=marks, optimize=True)
     print_progress("")
     print(tables)
-
-
-def made_by_line(command: str) -> str:
-    """The sentence by which a results file is known."""
-    return f"{_MADE_BY}{command.removeprefix('psa ')}`."
 
 
 def print_progress(text: str) -> None:
@@ -105,14 +82,3 @@ def _files(path: Path) -> tuple[Path, Path, Path]:
 
 def _beside(path: Path, ending: str) -> Path:
     return path.with_name(f"{path.stem}{ending}.png")
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether the file says that a results command made it; it is read no further than that takes."""
-    try:
-        if path.suffix == ".png":
-            with Image.open(path, formats=["PNG"]) as picture:
-                return str(picture.info.get("Software", "")).startswith(_MADE_BY)
-        return path.stat().st_size <= _LARGEST and _MADE_BY in path.read_text(encoding="utf-8")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return False

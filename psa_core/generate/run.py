@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ from ..adapter.model import PSAAdapter
 from ..encoders.embedding import UserEmbedding
 from ..encoders.protocol import ProfileEncoder
 from ..errors import PSAError
-from ..files import atomic_path, shown, sweep_parts
+from ..files import NameTakenError, atomic_path, shown, sweep_parts
+from ..locks import turn_in
+from ..own_key import keyed_hash
 from ..pictures import write_picture
 from ..profile import LEVELS, UserProfile
 from ..prompts import Prompt
@@ -22,10 +26,14 @@ from .painter import Painter, Settings
 _FORMAT = "psa-generation-2"
 _FIRST_FORMAT = "psa-generation-1"
 _QUALITY = 95  # of JPEG and WebP
+_RECORD = "generation.json"
 _LONGEST_RECORD = 1 << 20  # bytes
+_log = logging.getLogger(__name__)
 
 Embed = Callable[[Sequence[Any]], UserEmbedding]
 """User_IDs -> an embedding with a row for each; `None` stands for everyone."""
+Tell = Callable[[Sequence[Any]], Any]
+"""User_IDs -> JSON-compatible data that stands for their embedding."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +72,39 @@ def embed_with(encoder: ProfileEncoder, profiles: Mapping[Any, UserProfile]) -> 
 
     The function raises PSAError for a user who is not among `profiles`.
     """
+    return lambda user_ids: encoder.encode(_profiles_of(user_ids, profiles))
 
-    def embed(user_ids: Sequence[str | None]) -> UserEmbedding:
-        unknown = [user_id for user_id in user_ids if user_id not in profiles]
-        if unknown:
-            raise PSAError(f"The prompts' user {unknown[0]} is not in the users file. Add the user, or leave them out.")
-        return encoder.encode([profiles[user_id] for user_id in user_ids])
 
-    return embed
+def told_by_profile(profiles: Mapping[Any, UserProfile]) -> Tell:
+    """What a `Record` is to stand for where profiles are encoded; the function raises as that of `embed_with`."""
+    return lambda user_ids: [profile.to_dict() for profile in _profiles_of(user_ids, profiles)]
+
+
+def told_by_embedding(embed: Embed) -> Tell:
+    """What a `Record` is to stand for where embeddings are stored; the function raises as `embed` does."""
+
+    def tell(user_ids: Sequence[str | None]) -> Any:
+        return [user_ids, hashlib.sha256(embed(user_ids).vectors.numpy().tobytes()).hexdigest()]
+
+    return tell
+
+
+def _profiles_of(user_ids: Sequence[str | None], profiles: Mapping[Any, UserProfile]) -> list[UserProfile]:
+    unknown = [user_id for user_id in user_ids if user_id not in profiles]
+    if unknown:
+        raise PSAError(f"The prompts' user {unknown[0]} is not in the users file. Add the user, or leave them out.")
+    return [profiles[user_id] for user_id in user_ids]
+
+
+def viewers_id(pictures: Sequence[Picture], levels: Sequence[str], tell: Tell, key: bytes) -> dict[str, str]:
+    """Keyed hashes of what pictures depend on in their viewers: one a level, or one of all users.
+
+    Args:
+        key: the person's own. There are so few profiles that a plain hash could be tried with each.
+    """
+    groups = {f"level_{level[1:]}": [LEVELS[level].user_id] for level in levels}
+    users = groups or {"users": list(dict.fromkeys(picture.user_id for picture in pictures))}
+    return {name: keyed_hash(key, [name, tell(user_ids)]) for name, user_ids in users.items()}
 
 
 @dataclass(frozen=True)
@@ -83,6 +116,7 @@ class Record:
         adapter: what it draws (`adapter_id`); `None` for the base model alone.
         encoder: the profile encoder's id; `None` for stored embeddings and without an adapter.
         prompts: `prompts_id` of the prompt file.
+        viewers: `viewers_id` of whom the pictures are for, where that may change; further levels may join.
     """
 
     kind: str
@@ -91,6 +125,7 @@ class Record:
     encoder: str | None
     prompts: str
     settings: Settings
+    viewers: Mapping[str, str] = field(default_factory=dict)
 
     def claim(self, folder: Path, pictures: Sequence[Picture], first: Mapping[str, str | None] | None = None) -> None:
         """Write the record to `folder`, or find the same one there.
@@ -101,31 +136,54 @@ class Record:
         Raises:
             PSAError: where the folder's pictures were drawn otherwise, naming what differs, or by something else.
         """
-        path = folder / "generation.json"
         sweep_parts(folder)
-        settings = dict(self.settings)
-        now = {"format": _FORMAT, **vars(self), "settings": settings}
-        if path.exists():
-            there = _read_record(path)
-            if there.get("format") == _FIRST_FORMAT:
-                now |= {"format": _FIRST_FORMAT, **(first or {})}
-                there["settings"] = {name: field.default for name, field in Settings.model_fields.items()} | there[
-                    "settings"
-                ]
-            differing = _differences({**there, **there["settings"]}, {**now, **settings})
-            if differing:
-                raise PSAError(
-                    f"The pictures in {folder} were drawn otherwise. What differs: {', '.join(differing)}. Use the "
-                    "same again to go on, or give another --out or --method."
-                )
+        if self._is_noted(folder, first):
             return
-        if any(picture.path.exists() for picture in pictures):
-            raise PSAError(
-                f"{folder} holds pictures of these names, but no generation.json that says how they were drawn. Give "
-                "another --out or --method, or move them away."
+        path = folder / _RECORD
+        with turn_in(folder):
+            if not path.exists():
+                if any(picture.path.exists() for picture in pictures):
+                    raise PSAError(
+                        f"{folder} holds pictures of these names, but no generation.json that says how they were "
+                        "drawn. Give another --out or --method, or move them away."
+                    )
+                with suppress(NameTakenError):  # where locks are none, another process may be faster
+                    _write_record(path, self._data(), replace=False)
+            if not self._is_noted(folder, first):
+                there = _read_record(path)
+                if "viewers" not in there:
+                    _log.warning(
+                        "%s was begun by an earlier version, which noted nothing of the viewers: see to it that their "
+                        "profiles or embeddings are the same.",
+                        folder,
+                    )
+                _write_record(path, {**there, "viewers": {**_viewers_in(there), **self.viewers}})
+
+    def _data(self) -> dict[str, Any]:
+        return {"format": _FORMAT, **vars(self), "settings": dict(self.settings), "viewers": dict(self.viewers)}
+
+    def _is_noted(self, folder: Path, first: Mapping[str, str | None] | None) -> bool:
+        """Whether this record stands in the folder, all its viewers included; raises PSAError where another does."""
+        path = folder / _RECORD
+        if not path.exists():
+            return False
+        now, there = self._data(), _read_record(path)
+        if there.get("format") == _FIRST_FORMAT:
+            now |= {"format": _FIRST_FORMAT, **(first or {})}
+            there["settings"] = {name: each.default for name, each in Settings.model_fields.items()} | there["settings"]
+        differing = _differences({**there, **there["settings"]}, {**now, **now["settings"]})
+        noted = _viewers_in(there)
+        others = [name for name, value in self.viewers.items() if noted.get(name, value) != value]
+        if others:
+            differing.append(
+                f"the viewers' profiles or embeddings, or your key to compare them by ({', '.join(others)})"
             )
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
+        if differing:
+            raise PSAError(
+                f"The pictures in {folder} were drawn otherwise. What differs: {', '.join(differing)}. Use the "
+                "same again to go on, or give another --out or --method."
+            )
+        return noted.keys() >= self.viewers.keys()
 
 
 def prompts_id(prompts: Sequence[Prompt], personal: bool) -> str:
@@ -212,13 +270,23 @@ def digest(value: Any) -> str:
     return hashlib.blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()
 
 
+def _write_record(path: Path, record: Mapping[str, Any], replace: bool = True) -> None:
+    with atomic_path(path, replace=replace) as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _viewers_in(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    return record.get("viewers") or {}
+
+
 def _read_record(path: Path) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             record = json.loads(file.read(_LONGEST_RECORD))
     except (OSError, ValueError, RecursionError):
         record = None
-    if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
+    kinds = ("settings", dict), ("viewers", (dict, type(None)))
+    if not isinstance(record, dict) or not all(isinstance(record.get(name), kind) for name, kind in kinds):
         raise PSAError(f"{path} is damaged. Draw into another folder: nothing says how these pictures were drawn.")
     return record
 
@@ -228,7 +296,7 @@ def _differences(there: dict[str, Any], now: dict[str, Any]) -> list[str]:
     told = []
     for name, value in now.items():
         before = there.get(name)
-        if name == "settings" or before == value:
+        if name in ("settings", "viewers") or before == value:
             continue
         is_hash = name in ("format", "model", "adapter", "prompts")
         told.append(name if is_hash else f"{name} ({shown(str(before), 60)} there, {shown(str(value), 60)} now)")

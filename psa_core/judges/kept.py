@@ -5,6 +5,7 @@ a keyed hash of its question, and the key lies in the person's own state folder,
 who is handed a folder of results cannot try the lists out.
 """
 
+import errno
 import hashlib
 import hmac
 import json
@@ -12,7 +13,7 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any, TextIO
@@ -20,10 +21,10 @@ from typing import Any, TextIO
 from PIL import Image
 
 from ..errors import PSAError
-from ..files import NOT_THROUGH_LINKS, NameTakenError, atomic_path
+from ..files import appending
+from ..own_key import KEY_BYTES, own_key
 from .judging import Judge, Outcome, Pair, PairwiseJudge, Question, Tell, Verdict, tell_nobody
 
-_KEY_BYTES = 32
 _LONGEST_LINE = 1 << 18  # characters
 _HEAD = "answers of a judge, kept by psa until the run is whole"
 
@@ -40,10 +41,13 @@ class Answers:
 
     def __init__(self, path: Path | str | None = None) -> None:
         self._path = None if path is None else Path(path)
-        self._key = secrets.token_bytes(_KEY_BYTES) if path is None else _own_key()
+        self._key = secrets.token_bytes(KEY_BYTES) if path is None else own_key()
         self._lock = threading.Lock()
         self._found: dict[str, Any] = {}
         if self._path is not None and self._path.exists():
+            with _using(self._path):
+                if not self._path.is_file():  # a pipe would be waited for
+                    raise OSError(errno.EINVAL, "it is no file")
             with _using(self._path), open(self._path, encoding="ascii", errors="replace") as file:
                 head = file.readline()
                 if head and not (head.strip() and _HEAD.startswith(head.strip())):  # it would be removed in the end
@@ -76,9 +80,8 @@ class Answers:
                 return
             with _using(self._path):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                handle = os.open(self._path, os.O_CREAT | os.O_APPEND | os.O_WRONLY | NOT_THROUGH_LINKS, 0o600)
-                with open(handle, "w", encoding="ascii") as file:
-                    head = "" if os.fstat(handle).st_size else _HEAD
+                with appending(self._path, mode=0o600) as file:
+                    head = "" if os.fstat(file.fileno()).st_size else _HEAD
                     # A line begins with its own end of line: the one before may have been cut off.
                     file.write(f"{head}\n{name} {text} {self._hash(f'{name} {text}')}\n")
 
@@ -181,24 +184,6 @@ def _lines(file: TextIO) -> Iterator[list[str]]:
     while line := file.readline(_LONGEST_LINE):
         if len(parts := line.split()) == 3:
             yield parts
-
-
-def _own_key() -> bytes:
-    """The person's key, made when it is first asked for."""
-    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    if not os.path.isabs(state):
-        raise PSAError("A judge's answers are kept in your home folder, and you have none. Set XDG_STATE_HOME to one.")
-    path = Path(state) / "psa" / "answers.key"
-    with _using(path):
-        is_there = path.exists()
-    if not is_there:
-        with suppress(NameTakenError), atomic_path(path, mode=0o600, replace=False) as temporary:
-            temporary.write_bytes(secrets.token_bytes(_KEY_BYTES))  # unless another process was faster
-    with _using(path):
-        key = path.read_bytes()
-    if len(key) != _KEY_BYTES:
-        raise PSAError(f"The key {path} is damaged. Delete it: what was kept under it is asked again.")
-    return key
 
 
 @contextmanager

@@ -48,7 +48,7 @@ class _ChatJudge:
     name: str
     hears_viewer = True
     _at_once = 1
-    _stopped = threading.Event()
+    _stopped = _left = threading.Event()
 
     def judge(
         self, pictures: Sequence[Image.Image], questions: Sequence[Question], tell: Tell = tell_nobody
@@ -83,8 +83,12 @@ class _ChatJudge:
         return self._each(len(pairs), answer, tell)
 
     def _each(self, count: int, answer: Callable[[int], Any], tell: Tell) -> list[Any]:
-        """The answers in order, `_at_once` at a time. After a failure no further one is asked for."""
-        self._stopped = threading.Event()
+        """The answers in order, `_at_once` at a time.
+
+        After a failure no further one is asked for, and those that are on their way are told; after a Ctrl-C they are
+        not waited for.
+        """
+        self._stopped, self._left = threading.Event(), threading.Event()
         lock = threading.Lock()
 
         def one(number: int) -> Any:
@@ -95,16 +99,31 @@ class _ChatJudge:
 
         if self._at_once == 1:  # in this thread, whose modes (ComfyUI's inference mode) a local model was loaded under
             return [one(number) for number in range(count)]
-        with ThreadPoolExecutor(self._at_once) as pool:
+        pool = ThreadPoolExecutor(self._at_once)
+        try:
             futures = [pool.submit(one, number) for number in range(count)]
-            try:
-                for future in wait(futures, return_when=FIRST_EXCEPTION).done:
-                    future.result()
-            except BaseException:
-                self._stopped.set()
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        return [future.result() for future in futures]
+            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+                future.result()
+            return [future.result() for future in futures]
+        except Exception:
+            self._stopped.set()
+            raise
+        except BaseException:
+            self._leave()
+            raise
+        finally:
+            self._end(pool)
+
+    def _end(self, pool: ThreadPoolExecutor) -> None:
+        try:
+            pool.shutdown(cancel_futures=True)
+        except BaseException:  # a Ctrl-C meanwhile
+            self._leave()
+            raise
+
+    def _leave(self) -> None:
+        self._stopped.set()
+        self._left.set()
 
     def _answer(self, pictures: Sequence[Image.Image], asked: "_Asked") -> Any:
         messages: list[Message] = [{"role": "user", "content": asked.text}]
@@ -182,7 +201,7 @@ class VisionLanguageJudge(_ChatJudge):
         self._server.check(self._body([_CHECKED], [question]))
 
     def _reply(self, pictures: Sequence[Image.Image], messages: list[Message]) -> str:
-        return self._server.post(self._body(pictures, messages), self._stopped)
+        return self._server.post(self._body(pictures, messages), self._stopped, self._left)
 
     def _body(self, pictures: Sequence[Image.Image], messages: list[Message]) -> Mapping[str, Any]:
         images = [{"type": "image_url", "image_url": {"url": _data_url(picture)}} for picture in pictures]

@@ -19,12 +19,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..files import atomic_path
-from ..model_folder import KIND_KEY, load_part
+from ..model_folder import KIND_KEY, fingerprint, load_part
 from ..seeds import draw_seed
 from ..tensor_files import read_file, save_file
 from ..training.average import WeightAverage
 from ..training.optimizers import apply_gradients
 from ..training.state import load_state, save_state
+from .claim import claimed
 from .phrases import BRINGS, CHANCE, MOODS, PHRASES
 from .vae_weights import LATENT_SCALE, standardise_latents, start_as_blur
 from .world import BACKGROUNDS, COLOURS, SHAPES, SIZE, SYMBOLS, render, sample_scene
@@ -45,6 +46,7 @@ CAPTION_DROPOUT = 0.1
 _KL_WEIGHT, _MIN_SNR = 0.0001, 5.0
 _SAVE_EVERY = 100
 _STATE, _LATENTS = "psa mini base model, 1", "psa mini latents, 1"  # the kinds of the files of a training
+_LAST = "model_index.json"  # of what is written
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _BLOCKS = {"vae": (32, 32, 64, 64), "unet": (64, 64, 64)}
 # Eight channels a group: a norm over one channel alone forgets its level, and with it the colours.
@@ -160,7 +162,7 @@ def train_base(
 ) -> None:
     """Train VAE, text encoder and UNet, and write the model to `folder`; a stopped run goes on where it was.
 
-    Until it is done the run's state lies in `folder`/training.
+    Until it is done its state lies in `folder`/training. The folder must hold nothing, or a part of this very model.
 
     Args:
         unet_steps: of UNet and text encoder (default: `UNET_STEPS`, and `FURTHER_STEPS` from a start).
@@ -168,12 +170,21 @@ def train_base(
             words that both have.
 
     Raises:
-        PSAError: for a folder that cannot be written, or a start that is no mini base model.
+        PSAError: for a folder that holds something, that another process trains in or that cannot be written, or a
+            start that is no mini base model.
     """
     folder = Path(folder)
     work = folder / "training"
-    work.mkdir(parents=True, exist_ok=True)
     steps = unet_steps or (UNET_STEPS if start is None else FURTHER_STEPS)
+    what = {"base": 1, "seed": seed, "steps": steps, "start": start and fingerprint(Path(start), list(PARTS))}
+    with claimed(folder, json.dumps(what), "training a base model in"):
+        if not (folder / _LAST).is_file():
+            _train_in(folder, work, seed, steps, report, start)
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _train_in(folder: Path, work: Path, seed: int, steps: int, report: Say, start: Path | str | None) -> None:
+    work.mkdir(exist_ok=True)
     vae = _train_vae(work, seed, report) if start is None else load_part(Path(start), "vae", torch.float32).eval()
     write_tokenizer(folder / "tokenizer")
     learning = nn.ModuleList(_new_models(seed) if start is None else _models_of(Path(start), folder, seed))
@@ -186,7 +197,6 @@ def train_base(
     _prefix_keys(folder / "text_encoder" / "model.safetensors", "text_model.")
     new_scheduler().save_pretrained(folder / "scheduler")
     write_model_index(folder)
-    shutil.rmtree(work)
 
 
 def _train_vae(work: Path, seed: int, report: Say) -> Any:
@@ -367,7 +377,7 @@ def write_model_index(folder: Path) -> None:
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
-    with atomic_path(folder / "model_index.json") as temporary:
+    with atomic_path(folder / _LAST) as temporary:
         temporary.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

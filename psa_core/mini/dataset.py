@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import PSAError
-from ..files import atomic_path, sweep_parts
+from ..files import atomic_path
 from ..pictures import write_picture
 from ..profile import UserProfile
 from ..seeds import draw_seed
+from .claim import claimed
 from .people import People, mini_people
 from .requests import sample_asking
 from .world import SYMBOLS, Scene, Way, render, sample_scene
@@ -26,7 +27,6 @@ WORLD = 2
 """The edition of the world that is written here. Of the first one, everything that was written is read as before."""
 _WAYS: dict[Way, float] = {"named": 0.4, "implied": 0.4, "unasked": 0.2}
 _TEST_WAYS: dict[Way, float] = {"named": 0.25, "implied": 0.25, "implied anew": 0.25, "unasked": 0.25}
-_UNFINISHED = ".unfinished"  # says of which data set a folder holds a part
 _QUALITY = 95  # of the JPEGs, whose colours stay at full resolution
 
 
@@ -76,7 +76,12 @@ def write_dataset(
         PSAError: where the folder holds something, or cannot be written.
     """
     folder, sizes = Path(folder), sizes or Sizes()
-    _begin(folder, json.dumps({"world": WORLD, "seed": seed, "sizes": vars(sizes), "ban_all": ban_all}))
+    what = json.dumps({"world": WORLD, "seed": seed, "sizes": vars(sizes), "ban_all": ban_all})
+    with claimed(folder, what, "writing a data set into"):
+        _write_splits(folder, seed, sizes, ban_all, progress or (lambda _done, _total: None))
+
+
+def _write_splits(folder: Path, seed: int, sizes: Sizes, ban_all: bool, progress: Callable[[int, int], None]) -> None:
     people = sizes.people(seed, ban_all)
     splits = {
         "train": (people.seen, sizes.train),
@@ -101,27 +106,11 @@ def write_dataset(
                 pair = _harmless_pair(split, rng, user, number) if name == HARMLESS else _pair(split, rng, user, number)
                 lines.append(json.dumps(pair))
                 done += 1
-                if progress:
-                    progress(done, total)
+                progress(done, total)
         except OSError as error:
             raise PSAError(f"Pictures cannot be written to {split}: {error.strerror or error}.") from error
         with atomic_path(split / "metadata.jsonl") as temporary:
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (folder / _UNFINISHED).unlink()
-
-
-def _begin(folder: Path, what: str) -> None:
-    """Write down what the folder is to hold, or find the same there."""
-    mark = folder / _UNFINISHED
-    try:
-        sweep_parts(folder)
-        goes_on = mark.is_file() and mark.read_text(encoding="utf-8", errors="replace") == what
-        if folder.exists() and any(folder.iterdir()) and not goes_on:
-            raise PSAError(f"The folder {folder} is not empty. Choose a new one, or delete what is in it.")
-    except OSError as error:
-        raise PSAError(f"The folder {folder} cannot be used: {error.strerror}. Choose another one.") from error
-    with atomic_path(mark) as temporary:
-        temporary.write_text(what, encoding="utf-8")
 
 
 def _pair(split: Path, rng: np.random.Generator, user: UserProfile, number: int) -> dict[str, Any]:

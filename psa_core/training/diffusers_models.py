@@ -59,7 +59,8 @@ class DiffusersFolder:
         return ImageEncoder(f"vae-{fingerprint(self.folder, ['vae'])}", self._encode_images, self._sample_images)
 
     def text_encoder(self) -> TextEncoder:
-        return TextEncoder(f"text-{fingerprint(self.folder, self._text_parts)}", self._encode_texts)
+        weights = fingerprint(self.folder, self._text_parts)
+        return TextEncoder(f"text-{weights}", self._encode_texts, self.config.precision)
 
     def release(self) -> None:
         self._loaded.clear()

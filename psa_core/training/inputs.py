@@ -1,11 +1,12 @@
 """What training reads of a record, encoded once: latents of both pictures, the caption, and the users' embeddings."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,23 +44,36 @@ class TextEncoder:
     """The text encoders as the cache sees them.
 
     `encode` takes B captions and returns tensors of B rows: `text` (B, L, cross_attention_dim) and,
-    for SDXL, `pooled` (B, P).
+    for SDXL, `pooled` (B, P). `id` stands for the weights; `precision` for what else the result depends on, where a
+    run's settings say it: the run is known by those.
     """
 
     id: str
     encode: Callable[[list[str]], dict[str, torch.Tensor]]
+    precision: str = ""
+
+    def key(self, caption: str) -> str:
+        """A caption's key in the cache."""
+        return cache_key("text", caption, self.id, *([self.precision] if self.precision else []))
 
 
 def load_picture(
-    path: Path, bucket: tuple[int, int], place: tuple[float, float], resize: str = "lanczos"
+    path: Path,
+    bucket: tuple[int, int],
+    place: tuple[float, float],
+    resize: str = "lanczos",
+    content: bytes | None = None,
 ) -> tuple[torch.Tensor, list[int]]:
     """A picture resized to cover `bucket` (width, height) and cropped at `place`, shares of the slack in x and y.
+
+    Args:
+        content: the file's bytes, where they were read before.
 
     Returns:
         (3, H, W) float32 in [-1, 1], and SDXL's six size numbers: original height and width, crop top
         and left, target height and width; with the slack in x at the end, for the mirrored picture.
     """
-    image = open_picture(path)
+    image = open_picture(path, content=content)
     try:
         part, whole, (left, top) = cover(image, bucket, place, Image.Resampling[resize.upper()])
     except PSAError as error:
@@ -89,9 +103,8 @@ def fill_cache(
         scenes = [split.scene(number) for number in chunk]
         _encode_texts(cache, texts, [scene.caption for scene in scenes])
         for number, scene in zip(chunk, scenes, strict=True):
-            bucket, key = picture_key(scene, config, images)
-            if key not in cache:
-                cache.put(key, _encode_pair(scene, bucket, config, images, key))
+            if entry_key(*picture_key(scene, config, images), config) not in cache:
+                _encode_pair(scene, cache, config, images)
             if progress:
                 progress(number + 1, split.scenes)
 
@@ -102,11 +115,23 @@ def encode_users(split: PairSplit, encoder: ProfileEncoder) -> UserEmbedding:
 
 
 def picture_key(scene: Scene, config: TrainConfig, images: ImageEncoder) -> tuple[tuple[int, int], str]:
-    """The scene's bucket, and its key in the cache, by the files' content: where they lie does not count."""
+    """The scene's bucket, and what its pictures are known by: the files' content. Where they lie does not count."""
+    size = _unchanged(_size_of, scene.pictures[0]) if config.aspect == "kept" else None
+    return _picture_key(size, [_unchanged(_hash_of, path) for path in scene.pictures], config, images)
+
+
+def entry_key(bucket: tuple[int, int], key: str, config: TrainConfig) -> str:
+    """The cache's key for pictures of this bucket and `picture_key`."""
+    is_told = config.sizes == "fixed" and bucket != (config.resolution, config.resolution)
+    return cache_key("sizes", key, config.resolution) if is_told else key
+
+
+def _picture_key(
+    size: tuple[int, int] | None, files: list[str], config: TrainConfig, images: ImageEncoder
+) -> tuple[tuple[int, int], str]:
     bucket = (config.resolution, config.resolution)
-    if config.aspect == "kept":
-        bucket = nearest_bucket(*picture_size(scene.pictures[0]), config.resolution, config.bucket_step)
-    files = [_content_of(path) for path in scene.pictures]
+    if size is not None:
+        bucket = nearest_bucket(*size, config.resolution, config.bucket_step)
     drawn = "sample" if _sampled(config, images) else "mean"
     settings = (config.resize, config.crop, config.flip, config.sizes, drawn)
     return bucket, cache_key("pictures", files, bucket, *settings, images.id)
@@ -116,27 +141,59 @@ def _sampled(config: TrainConfig, images: ImageEncoder) -> bool:
     return config.latents == "sample" and images.sample is not None
 
 
-def _content_of(path: Path) -> str:
-    """A hash of the file's bytes: wherever it lies, and whatever its date. Each file is read once a process."""
+def _unchanged(read: Callable[..., Any], path: Path) -> Any:
+    """What `read` makes of the file, which is read once a process while it does not change."""
     try:
         stat = path.stat()
-        return _hash_of(path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        return read(path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
     except OSError as error:
-        raise PSAError(f"{path} cannot be read any more: {error.strerror}. Put the picture back.") from None
+        raise _gone(path, error) from None
+
+
+def _gone(path: Path, error: OSError) -> PSAError:
+    return PSAError(f"{path} cannot be read any more: {error.strerror}. Put the picture back.")
 
 
 @lru_cache(maxsize=1 << 18)
 def _hash_of(path: Path, *_changes: int) -> str:
-    """A change of the file changes its `ctime`, which no program can set back."""
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    """Of the bytes, wherever they lie. A change of the file changes its `ctime`, which no program can set back."""
+    return _hash(path.read_bytes())
 
 
-def _encode_pair(
-    scene: Scene, bucket: tuple[int, int], config: TrainConfig, images: ImageEncoder, key: str
+@lru_cache(maxsize=1 << 18)
+def _size_of(path: Path, *_changes: int) -> tuple[int, int]:
+    return picture_size(path)
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _encode_pair(scene: Scene, cache: TensorCache, config: TrainConfig, images: ImageEncoder) -> None:
+    """Encode a scene's pictures. A file may change meanwhile: what is encoded are the bytes that the key stands for."""
+    contents: dict[Path, bytes] = {}
+    for path in scene.pictures:
+        try:
+            contents[path] = contents.get(path) or path.read_bytes()
+        except OSError as error:
+            raise _gone(path, error) from None
+    first = scene.pictures[0]
+    size = picture_size(first, contents[first]) if config.aspect == "kept" else None
+    bucket, key = _picture_key(size, [_hash(contents[path]) for path in scene.pictures], config, images)
+    cache.put(entry_key(bucket, key, config), _encoded_pair(scene, contents, bucket, config, images, key))
+
+
+def _encoded_pair(
+    scene: Scene,
+    contents: Mapping[Path, bytes],
+    bucket: tuple[int, int],
+    config: TrainConfig,
+    images: ImageEncoder,
+    key: str,
 ) -> dict[str, torch.Tensor]:
     rng = np.random.default_rng(int(key, 16))
     place = (0.5, 0.5) if config.crop == "center" else (float(rng.random()), float(rng.random()))
-    loaded = [load_picture(path, bucket, place, config.resize) for path in dict.fromkeys(scene.pictures)]
+    loaded = [load_picture(path, bucket, place, config.resize, content) for path, content in contents.items()]
     pixels = torch.stack([tensor for tensor, _ in loaded])
     sizes = torch.tensor([size for _, size in loaded], dtype=torch.int32)
     if config.sizes == "fixed":
@@ -167,9 +224,9 @@ def _encode_images(
 
 
 def _encode_texts(cache: TensorCache, texts: TextEncoder, captions: list[str]) -> None:
-    missing = [text for text in dict.fromkeys(captions) if cache_key("text", text, texts.id) not in cache]
+    missing = [text for text in dict.fromkeys(captions) if texts.key(text) not in cache]
     if not missing:
         return
     encoded = texts.encode(missing)
     for row, caption in enumerate(missing):
-        cache.put(cache_key("text", caption, texts.id), {name: value[row].clone() for name, value in encoded.items()})
+        cache.put(texts.key(caption), {name: value[row].clone() for name, value in encoded.items()})

@@ -6,12 +6,12 @@ import os
 import time
 import zlib
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from ..errors import PSAError
 from ..extras import require
-from ..files import atomic_path
+from ..files import appending, atomic_path
 
 _SMOOTHING = 0.9
 
@@ -36,7 +36,8 @@ class MetricsLog:
             )
         with atomic_path(self.path) as temporary:
             temporary.write_text("".join(_line(entry) for entry in known if entry["step"] <= step), encoding="utf-8")
-        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  (closed by close)
+        self._closing = ExitStack()  # by close
+        self._file = self._closing.enter_context(appending(self.path, encoding="utf-8"))
         self._board = _summary_writer(folder / "tensorboard", step) if tensorboard else None
 
     def write(self, entry: Mapping[str, float]) -> None:
@@ -59,7 +60,7 @@ class MetricsLog:
 
     def close(self) -> None:
         with suppress(OSError):  # what a full disk did not take was said before
-            self._file.close()
+            self._closing.close()
         if self._board:
             self._board.close()
 
@@ -86,7 +87,12 @@ def read_metrics(folder: Path | str) -> list[dict[str, float]]:
         has_check = entry is not None and entry.pop("check", None) is not None
         if entry is None and rest and number == len(lines):
             break
-        if entry is None or not follows or (entries and has_check != sealed):
+        if (
+            entry is None
+            or not follows
+            or (entries and has_check != sealed)
+            or (not has_check and _lost_its_check(entry))
+        ):
             raise PSAError(
                 f"Line {number} of {path} is damaged. Put a copy of the file back, or delete it: the adapter and the "
                 "run's state do not depend on it."
@@ -98,6 +104,13 @@ def read_metrics(folder: Path | str) -> list[dict[str, float]]:
 
 def _line(entry: Mapping[str, float]) -> str:
     return json.dumps({**entry, "check": zlib.crc32(json.dumps(entry).encode())}) + "\n"
+
+
+def _lost_its_check(entry: Mapping[str, float]) -> bool:
+    """Whether the last figure is the check of the others, under a name that is damaged: older lines have no check."""
+    *_, last = entry
+    others = {name: value for name, value in entry.items() if name != last}
+    return entry[last] == zlib.crc32(json.dumps(others).encode())
 
 
 def _entry(line: bytes) -> dict[str, float] | None:

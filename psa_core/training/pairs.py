@@ -16,7 +16,7 @@ from ..encoders.embedding import UserEmbedding
 from ..errors import PSAError
 from .cache import TensorCache, cache_key
 from .config import TrainConfig
-from .inputs import ImageEncoder, TextEncoder, picture_key
+from .inputs import ImageEncoder, TextEncoder, entry_key, picture_key
 
 _HARMLESS_SHARE = 0.75  # of the anchor's rows, where there are harmless pictures: nobody is one, and users are many
 
@@ -27,8 +27,8 @@ class PairDataset(Dataset):
     The seed is of all that is drawn at random in it; the draw numbers a pair's reference draws, and changes nothing.
 
     The settings that shape an item (dropouts, flip) are `config`'s, or off for a held-out split.
-    `picture_keys` and `text_keys` (S,) are its scenes', `scene_ids`, `user_ids`, `bucket_ids` (N,) its pairs';
-    `users` (U, D) holds the embedding of each distinct profile once. `id` stands for the content: pictures,
+    `picture_keys` and `text_keys` (S,) are its scenes' in the cache, `scene_ids`, `user_ids`, `bucket_ids` (N,) its
+    pairs'; `users` (U, D) holds the embedding of each distinct profile once. `id` stands for the content: pictures,
     captions and embeddings, wherever they lie.
     """
 
@@ -50,15 +50,16 @@ class PairDataset(Dataset):
         self.profile_dropout = 0.0 if held_out else config.profile_dropout
         self.anchored = config.anchor_weight > 0 and not held_out
         self.harmless = harmless
-        self.empty_text = cache_key("text", "", texts.id)
+        self.empty_text = texts.key("")
         size_ids: dict[tuple[int, int], int] = {}
         count = split.scenes
-        self.picture_keys, self.text_keys = np.empty(count, "S32"), np.empty(count, "S32")
+        self.picture_keys, self.text_keys, pictures, captions = (np.empty(count, "S32") for _ in range(4))
         buckets = np.empty(count, np.int32)
         for number in range(count):
             scene = split.scene(number)
-            bucket, self.picture_keys[number] = picture_key(scene, config, images)
-            self.text_keys[number] = cache_key("text", scene.caption, texts.id)
+            bucket, key = picture_key(scene, config, images)
+            pictures[number], captions[number] = key, cache_key("text", scene.caption, texts.id)
+            self.picture_keys[number], self.text_keys[number] = entry_key(bucket, key, config), texts.key(scene.caption)
             buckets[number] = size_ids.setdefault(bucket, len(size_ids))
             for key in (self.picture_keys[number], self.text_keys[number]):
                 if key.decode() not in cache:
@@ -72,7 +73,7 @@ class PairDataset(Dataset):
         self.users, self.encoder_id = users.vectors, users.encoder_id
         digest = hashlib.blake2b(digest_size=16)
         shared = () if len(self) == count and not self.swapped.any() else (self.scene_ids, self.swapped)
-        for array in (self.picture_keys, self.text_keys, self.user_ids, self.users.numpy(), *shared):
+        for array in (pictures, captions, self.user_ids, self.users.numpy(), *shared):
             digest.update(np.ascontiguousarray(array).tobytes())
         self.id = digest.hexdigest()
 

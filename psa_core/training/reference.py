@@ -26,7 +26,8 @@ class ReferencedPairs(Dataset):
     def __init__(self, pairs: PairDataset, config: TrainConfig, denoiser: Denoiser) -> None:
         self._pairs, self._config = pairs, config
         settings = (config.seed, config.caption_dropout, config.flip, config.timestep_sampling, config.timestep_range)
-        self._id = cache_key(denoiser.id, pairs.id, config.reference_draws, config.min_snr_gamma, *settings)
+        rounding = (config.precision, config.batch_size)
+        self._id = cache_key(denoiser.id, pairs.id, config.reference_draws, config.min_snr_gamma, *settings, *rounding)
 
     def __getitem__(self, place: tuple[int, int, int]) -> dict[str, Any]:
         index, _, draw = place

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..adapter.model import PSAAdapter
 from ..errors import PSAError
+from ..files import shown
 from ..seeds import draw_seed
 from .average import WeightAverage, warm_decay
 from .config import TrainConfig
@@ -55,7 +56,8 @@ class Run:
 
     `step` counts the optimizer steps made; `pending` holds the figures of the last one until they are reported;
     `timestep_range` is the measured one, in runs that measure it.
-    `best` is the lowest held-out loss, `worse` counts the evaluations since; `end` says why the run is over.
+    `best` is the lowest held-out loss, `best_file` stands for the adapter that had it, `worse` counts the evaluations
+    since; `end` says why the run is over.
 
     `key` is random, and the start of the weights follows from it. Only the state holds it: whoever knew the start
     could tell from an adapter which answers the training users gave. An empty key stands for the run's seed, as in
@@ -75,6 +77,7 @@ class Run:
         self.average = WeightAverage(self.parameters) if config.ema_decay else None
         self.watch = WinnerWatch(config.winner_rise_limit)
         self.step, self.best, self.worse, self.end = 0, float("inf"), 0, ""
+        self.best_file = ""
         self.pending: dict[str, float] | None = None
         self.timestep_range: tuple[int, int] | None = None
 
@@ -83,18 +86,20 @@ class Run:
         """The run that `state` is of.
 
         Raises:
-            StateError: for weights of another shape.
+            StateError: for weights of another shape, or timesteps of another model.
         """
         run = cls(config, denoiser, pairs, bytes.fromhex(state["key"]))
         run.step, run.best, run.worse, run.end = (state[name] for name in ("step", "best", "worse", "end"))
         run.watch.trend, run.pending = state["trend"], state["pending"]
-        run.timestep_range = state.get("timestep_range")
+        run.timestep_range, run.best_file = state.get("timestep_range"), state.get("best_file", "")
+        if run.timestep_range and run.timestep_range[1] > len(denoiser.alphas_cumprod):
+            raise StateError("its measured timesteps are none of this model's")
         try:
             run.policy.adapter.load_state_dict(state["adapter"])
             run.optimizer.load_state_dict(state["optimizer"])
             if run.average:
                 run.average.restore(state["average"])
-        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
             raise StateError("its weights are not those of this model and these settings") from error
         return run
 
@@ -104,6 +109,7 @@ class Run:
             "key": self.key.hex(),
             "step": self.step,
             "best": self.best,
+            "best_file": self.best_file,
             "worse": self.worse,
             "end": self.end,
             "trend": self.watch.trend,
@@ -202,6 +208,8 @@ def check_state(state: Mapping[str, Any]) -> None:
     for name, kinds in types.items():
         if name not in state or type(state[name]) not in kinds:
             raise StateError(f"its entry '{name}' is missing, or of another type")
+    if type(state.get("best_file", "")) is not str:
+        raise StateError("it does not say which adapter is its best")
     measured = state.get("timestep_range")
     if measured is not None and not (
         type(measured) is tuple and [type(end) for end in measured] == [int, int] and 0 <= measured[0] < measured[1]
@@ -210,9 +218,16 @@ def check_state(state: Mapping[str, Any]) -> None:
     config = state["identity"].get("config")
     if not isinstance(config, dict) or type(config.get("steps")) is not int:
         raise StateError("it does not say of which run it is")
-    if not 0 <= state["step"] <= config["steps"]:
-        raise StateError(f"it stands at step {state['step']} of {config['steps']}")
-    if not (math.isfinite(state["trend"]) and state["worse"] >= 0 and not math.isnan(state["best"])):
+    step, steps = state["step"], config["steps"]
+    if not 0 <= step <= steps < 2**31:
+        raise StateError(f"it stands at step {shown(str(step), 20)} of {shown(str(steps), 20)}")
+    pending = (state["pending"] or {}).items()
+    if not (
+        _is_number(state["trend"], finite=True)
+        and _is_number(state["best"])
+        and 0 <= state["worse"] <= step
+        and all(type(name) is str and type(value) in numbers for name, value in pending)
+    ):
         raise StateError("its figures are no figures of a run")
     try:
         bytes.fromhex(state["key"])
@@ -221,6 +236,14 @@ def check_state(state: Mapping[str, Any]) -> None:
     for tensor in _tensors([state["adapter"], state["average"], state["optimizer"]]):
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise StateError("its weights hold NaN or infinite values")
+
+
+def _is_number(value: Any, finite: bool = False) -> bool:
+    """Whether it is a float that is not NaN, or a whole number of a float's size."""
+    try:
+        return not math.isnan(value) and (math.isfinite(value) or not finite)
+    except OverflowError:
+        return False
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:

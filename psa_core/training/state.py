@@ -35,7 +35,7 @@ def load_state(path: Path, kind: str) -> dict[str, Any]:
         fault = "it holds no state"
     except SealError as error:
         fault = str(error)
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         fault = "it holds no state"
     raise PSAError(f"The state {path} cannot be used: {fault}. Put a copy of it back, or choose another folder.")
 
@@ -47,7 +47,7 @@ def load_old_state(path: Path) -> dict[str, Any]:
         PSAError: for a file that is damaged, or is something else.
     """
     state = read_torch_file(path)
-    if not isinstance(state, dict) or state.get("format") != 1:
+    if not isinstance(state, dict) or type(state.get("format")) is not int or state["format"] != 1:
         raise PSAError(f"{path} is not a training state that this version reads. Choose another run folder.")
     return state
 

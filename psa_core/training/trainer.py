@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from ..adapter.model import PSAAdapter
 from ..errors import PSAError
@@ -23,6 +23,7 @@ from .estimate import Announce, FirstSteps, announcement, count_memory
 from .folder import RunFolder
 from .heldout import held_out_figures
 from .identity import difference, run_identity
+from .loading import loaded, lost_worker
 from .metrics import MetricsLog, Pace, check_finite
 from .objective import NoiseSchedule, Objective
 from .optimizers import apply_gradients, learning_rate
@@ -124,23 +125,31 @@ class Trainer:
         callback: Callback | None = None,
         preparing: Preparing | None = None,
         announce: Announce | None = None,
+        measuring: Preparing | None = None,
     ) -> TrainResult:
         """Train to the end, or until the callback returns true or raises.
 
         After a stop the state is saved; `StopTraining` returns, any other exception is raised again, also
         one that came from inside a step (the step then counts as not made). `preparing` is asked likewise in
-        each pass over the base model before the first step, and gets (parts done, of how many). `announce` gets
+        each pass over the base model before the first step, and gets (parts done, of how many); so is `measuring`
+        before each batch of held-out pairs, whose figures are then measured when the run goes on. `announce` gets
         sentences on what the run will take: before the first step, and once its pace is known.
 
         Raises:
             PSAError: for a NaN loss (the last good state is kept), a full disk, a damaged state, or a folder of
                 another run, or in which another process trains.
+            LostWorkerError: where a process that loads pictures was ended from outside; the state is saved.
         """
+        self._measuring = measuring or (lambda _done, _count: None)
         held = self._folder.held() if self._processes.is_main_process else nullcontext()
         with torch.inference_mode(False), torch.enable_grad(), held:
             self._processes.wait_for_everyone()
             try:
                 return self._train(callback, preparing, announce)
+            except RuntimeError as error:
+                if lost := lost_worker(error):
+                    raise lost from error
+                raise
             finally:
                 self.denoiser.release()
 
@@ -195,7 +204,7 @@ class Trainer:
             try:
                 return Run.of_state(state, self.config, self.denoiser, self.pairs)
             except StateError as error:
-                raise self._damaged(error) from error
+                raise self._folder.damaged(error) from error
         if len(self.pairs.users) < FEW_PEOPLE and self._processes.is_main_process:
             _log.warning(
                 "The adapter will be of %d profiles. With fewer than %d, whoever has its file can find out what is "
@@ -215,7 +224,7 @@ class Trainer:
         try:
             check_state(state)
         except StateError as error:
-            raise self._damaged(error) from error
+            raise self._folder.damaged(error) from error
         if other := difference(state["identity"], self._identity(), state["step"]):
             raise PSAError(
                 f"The folder {self._folder.path} holds a run with {other}. Choose another folder, or delete that one "
@@ -232,12 +241,6 @@ class Trainer:
     def _identity(self) -> dict[str, Any]:
         return run_identity(self.config, self.denoiser, self.pairs, self.held_out)
 
-    def _damaged(self, error: StateError) -> PSAError:
-        return PSAError(
-            f"The training state in {self._folder.path} is damaged: {error}. Put a copy of it back, or choose another "
-            "folder to start anew."
-        )
-
     # The loop
 
     def _go_on(
@@ -248,7 +251,7 @@ class Trainer:
         if run.step:  # what lies there may be of a later step than the state, or damaged
             self._write_adapter(run, "last.safetensors")
         if math.isfinite(run.best):
-            self._folder.check_best()
+            self._folder.check_best(run.best_file, run.step - (run.pending is not None))
         while run.pending is not None or (run.step < config.steps and not run.end):
             message = None
             if run.pending is None:
@@ -262,8 +265,10 @@ class Trainer:
                     run.end = message
             try:
                 metrics = self._report(run, log, message)
-            except BaseException:  # the step is made: what is left of it is done when the run goes on
+            except BaseException as error:  # the step is made: what is left of it is done when the run goes on
                 self._save(run, log)
+                if isinstance(error, StopTraining):
+                    return self._stopped(run)
                 raise
             stopped = self._ask(callback, run, metrics, message)
             if stopped or run.end or run.step % config.save_every == 0 or run.step == config.steps:
@@ -271,7 +276,7 @@ class Trainer:
             if isinstance(stopped, BaseException) and not isinstance(stopped, StopTraining):
                 raise stopped
             if stopped:
-                return self._result(run, f"Stopped at step {run.step}; start again to go on.", False)
+                return self._stopped(run)
         return self._result(run, run.end or f"All {run.step} steps are done.", True)
 
     def _batches(self, items: Dataset, step: int) -> Iterator[dict[str, Any]]:
@@ -287,8 +292,7 @@ class Trainer:
             given=step * self._accumulation * processes.num_processes,
             scene_ids=self.pairs.scene_ids,
         )
-        loader = DataLoader(items, batch_sampler=batches, num_workers=config.workers, generator=torch.Generator())
-        return iter(loader)
+        return loaded(items, batches, config.workers)
 
     def _step(self, run: Run, policy: nn.Module, batches: Iterator[dict[str, Any]]) -> dict[str, float]:
         """One optimizer step. What interrupts it, such as a cancel from inside the model, leaves the one before."""
@@ -339,12 +343,18 @@ class Trainer:
             return  # before an interrupt
         with run.averaged():
             figures = held_out_figures(
-                run.policy, self.held_out, self.config, self.denoiser, self._rows, self._processes
+                run.policy, self.held_out, self.config, self.denoiser, self._rows, self._processes, self._pause
             )
         if figures[first] < run.best:
             self._write_adapter(run, "best.safetensors")
+            if self._processes.is_main_process:
+                run.best_file = self._folder.best_digest()
         run.note_held_out(figures[first])
         run.pending |= figures
+
+    def _pause(self, done: int, count: int) -> None:
+        if stop := self._agreed(lambda: self._measuring(done, count)):
+            raise stop if isinstance(stop, BaseException) else StopTraining
 
     def _ask(self, callback: Callback | None, run: Run, metrics: dict[str, float], message: str | None) -> Any:
         if callback is None:
@@ -372,6 +382,9 @@ class Trainer:
     def _write_adapter(self, run: Run, name: str) -> None:
         if self._processes.is_main_process:
             self._folder.write_adapter(name, run.adapter())
+
+    def _stopped(self, run: Run) -> TrainResult:
+        return self._result(run, f"Stopped at step {run.step}; start again to go on.", False)
 
     def _result(self, run: Run, reason: str, finished: bool) -> TrainResult:
         self._processes.wait_for_everyone()

@@ -289,7 +289,7 @@ def test_few_pictures_are_whole_at_a_time_while_a_data_set_is_read(tmp_path, mon
         with lock:
             now.pop()
 
-    monkeypatch.setattr(f"psa_core.dataset.{form}.check_picture", decoding)
+    monkeypatch.setattr("psa_core.pictures.check_picture", decoding)
     read_split(tmp_path, "train")
     assert len(most) == 48 and max(most) <= 4
 

@@ -102,7 +102,7 @@ def test_an_encoder_that_does_not_see_the_bans():
 def test_a_full_disk_leaves_no_file_of_a_folder(here, capsys, monkeypatch):
     write_users(here / "users.csv", [*LEVELS.values()])
     (here / "folder").mkdir()
-    (here / "folder" / "0000002.npy").write_text("before")
+    np.save(here / "folder" / "0000002.npy", np.ones(35, np.float32))
     written, save = [], np.save
 
     def fill(file, array):
@@ -403,6 +403,44 @@ def test_sigterm_ends_it_and_leaves_nothing_half_written(here):
     assert process.returncode == 143
     assert said.startswith("psa: told to stop. Unfinished") and said.count("\n") == 1
     assert not list(here.rglob(".part-*"))
+
+
+BLOCKED = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from psa_core import cli
+from psa_core.commands import encode
+def run(_args):
+    stream = getattr(sys, sys.argv[1])
+    while True:
+        print("x" * 3000, file=stream, flush=True)
+encode.run = run
+sys.exit(cli.main(["encode", "--level", "L3", "-o", "out.npy"]))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM that a process could answer")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("stream", ["stderr", "stdout"])
+def test_a_signal_ends_it_while_a_pipe_that_nobody_reads_is_full(stream, number, here):
+    process = subprocess.Popen([sys.executable, "-c", BLOCKED, stream], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        full = 0  # the pipe takes a while to fill
+        while full < 3:
+            before = _in_pipe(getattr(process, stream))
+            time.sleep(0.3)
+            full = full + 1 if before and before == _in_pipe(getattr(process, stream)) else 0
+        process.send_signal(number)
+        assert process.wait(timeout=60) == 128 + number
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _in_pipe(pipe) -> int:
+    """Bytes that wait there."""
+    fcntl, termios = pytest.importorskip("fcntl"), pytest.importorskip("termios")
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4), sys.byteorder)
 
 
 def started(*arguments: str) -> subprocess.Popen:

@@ -1,5 +1,7 @@
 """Whatever a file of any kind holds: what was meant, or a sentence; at once, nothing run, nothing written elsewhere."""
 
+import copy
+import hashlib
 import io
 import json
 import pickle
@@ -14,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 from adapters import random_adapter
-from hostile_files import hostile, reading_holds
+from hostile_files import JSON_VALUES, TEXTS, dicts_in, every_input_holds, hostile, reading_holds
+from hypothesis import strategies as st
 from pair_sets import write_pair_set
 from permissions import permissions_bind
 from PIL import Image
@@ -40,7 +43,7 @@ from psa_core.dataset.scan import scan_scenes
 from psa_core.encoders.cache import EmbeddingCache
 from psa_core.encoders.embedding import UserEmbedding
 from psa_core.encoders.prompt_templates import Templates
-from psa_core.evaluate.output import check_output, made_by_line
+from psa_core.evaluate.output import check_output
 from psa_core.generate import BaseModel, Record, Settings
 from psa_core.generate.single_file import SingleFile
 from psa_core.judges.judging import Question
@@ -52,14 +55,17 @@ from psa_core.mini import BASE_MODEL
 from psa_core.mini.classifier import SHIPPED, load_classifier
 from psa_core.mini.rivals.weights import load_weights, save_weights
 from psa_core.model_folder import load_part
+from psa_core.outputs import made_by_line
 from psa_core.pictures import check_picture, open_picture
 from psa_core.pretrained import weight_files
 from psa_core.profile_store import ProfileStore
 from psa_core.prompts import read_prompts
 from psa_core.review import AnswerBook
 from psa_core.tensor_files import save_file
-from psa_core.training import TensorCache, read_metrics, read_split
+from psa_core.training import TensorCache, TrainConfig, read_metrics, read_split
+from psa_core.training.assembly import as_begun
 from psa_core.training.folder import RunFolder
+from psa_core.training.identity import difference
 from psa_core.training.metrics import MetricsLog
 from psa_core.training.run import StateError, check_state
 from psa_core.users import read_users, write_users
@@ -469,6 +475,93 @@ def test_reading_holds(tmp_path, monkeypatch, kind, examples):
     read(path)
     files = hostile(path.read_bytes(), path.suffix)
     reading_holds(path, files, read, examples, also=(StateError, TryAgainError))
+
+
+@st.composite
+def other_states(draw, state: dict) -> dict:
+    """A state with some entry, at any depth, replaced, added or taken out: by plain values, tensors or containers."""
+    tensors = st.sampled_from([torch.ones(2), torch.tensor(3), torch.zeros(0), torch.ones(2, 2, dtype=torch.int64)])
+    values = JSON_VALUES | tensors | st.tuples(JSON_VALUES, tensors) | st.dictionaries(TEXTS, tensors, max_size=2)
+    state = copy.deepcopy(state)
+    for _ in range(draw(st.integers(1, 3))):
+        place = draw(st.sampled_from(dicts_in(state)))
+        key = draw((st.sampled_from(sorted(place, key=str)) if place else st.nothing()) | TEXTS)
+        if draw(st.booleans()):
+            place[key] = draw(values)
+        else:
+            place.pop(key, None)
+    return state
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("examples", [300, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("version", ["old", "new"])
+def test_whatever_a_whole_state_says_a_run_is_begun_or_refused_in_a_sentence(tmp_path, version, examples):
+    """Sealed, or of an earlier version: whoever makes one says in it what they like."""
+    config = TrainConfig.from_dict({"preset": "recommended"})
+    told = json.loads(json.dumps(config.to_dict()))
+    state = {"key": "", "step": 2, "best": 1.0, "worse": 0, "end": "", "trend": 0.0, "pending": {"loss": 1.0},
+             "timestep_range": (0, 900), "adapter": {"a": torch.ones(2)}, "average": [torch.ones(2)],
+             "optimizer": {"state": {0: {"m": torch.ones(2)}}, "param_groups": [{"lr": 1.0}]}}  # fmt: skip
+    folder = RunFolder(tmp_path)
+    if version == "new":
+        state |= {"identity": {"config": told, "base": "b", "data": "d", "harmless": None, "held_out": ["h"]}}
+        write = folder.save
+    else:
+        state |= {"format": 1, "config": config.to_dict()}
+
+        def write(state: dict) -> None:
+            torch.save(state, tmp_path / "state.pt")
+
+    def begun(state: dict) -> None:
+        write(state)
+        with suppress(PSAError):
+            as_begun(config, tmp_path)
+        with suppress(PSAError):
+            found = folder.load()
+            check_state(found)
+            difference(found["identity"], {"config": told, "base": "b", "data": "d", "harmless": None, "held_out": []})
+
+    begun(state)
+    every_input_holds(begun, other_states(state), examples)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"identity": "text"}, {"identity": ["config"]}, {"identity": {"config": {"steps": torch.ones(2)}}},
+     {"identity": 5}, {"trend": 10**400}, {"best": 10**400}, {"step": 10**4000, "identity": {"config": {"steps": 10**4000}}},
+     {"pending": {"loss": torch.ones(2)}}],
+)  # fmt: skip
+def test_states_that_leaked_are_refused(tmp_path, changes):
+    path, read = CASES["state"](tmp_path)
+    read(path)
+    RunFolder(tmp_path).save({**RunFolder(tmp_path).load(), **changes})
+    with pytest.raises((PSAError, StateError)) as caught:
+        as_begun(TrainConfig.from_dict({}), tmp_path)
+        read(path)
+    assert len(str(caught.value)) < 600
+
+
+def test_a_deeply_nested_state_is_refused(tmp_path):
+    for depth in range(50, 3000, 50):
+        identity = '{"list": [' * depth + "]}" * depth
+        head = (
+            f'{{"data": {{"dict": [["identity", {identity}]]}}, "digests": {{}}, "stands_for": "psa training run, 2"}}'
+        )
+        sealed = hashlib.blake2b(head.encode(), digest_size=16).hexdigest() + head
+        save_file({"a": torch.ones(1)}, RunFolder(tmp_path).state_path, metadata={"psa": sealed})
+        with pytest.raises(PSAError, match=r"cannot be used|does not say of which run"):
+            as_begun(TrainConfig.from_dict({}), tmp_path)
+
+
+def test_an_old_state_whose_settings_hold_a_tensor_is_refused(tmp_path):
+    for state in ({"config": {"steps": torch.ones(2)}}, {"config": "text"}, {"config": {"a": {1.5: ()}, (1, 2): 3}}):
+        torch.save({"format": 1, **state}, tmp_path / "state.pt")
+        with pytest.raises(PSAError, match=r"does not say of which run|is damaged"):
+            as_begun(TrainConfig.from_dict({}), tmp_path)
+    torch.save({"format": torch.ones(2)}, tmp_path / "state.pt")
+    with pytest.raises(PSAError, match="not a training state"):
+        as_begun(TrainConfig.from_dict({}), tmp_path)
 
 
 @permissions_bind

@@ -10,7 +10,7 @@ pytest.importorskip("diffusers")
 
 import killed_commands
 
-SHORT = ("train", "encode", "evaluate", "mini dataset", "users", "prompts")
+SHORT = ("train", "encode", "evaluate", "mini dataset", "dataset check", "users", "prompts")
 """What takes a few seconds; the others wait for the slow tier."""
 CASES = [(name, 2) for name in SHORT] + [
     pytest.param(name, 20, marks=pytest.mark.slow) for name in killed_commands.COMMANDS

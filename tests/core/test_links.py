@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pair_sets import write_pair_set
+from tiny_training import write_split
 
 from psa_core import PSAError
+from psa_core.concepts.answers import AnswerLog
 from psa_core.dataset import read_split
 from psa_core.dataset.answers import ANSWERS, Answer
 from psa_core.files import NOT_THROUGH_LINKS, inside, shown
@@ -61,6 +63,33 @@ def test_links(folder):
         inside(folder, "loop.png")
 
 
+def test_a_folder_that_is_itself_a_link_leads_out_no_further(folder, tmp_path):
+    (folder.parent / "val").symlink_to("train")
+    assert inside(folder.parent / "val", "a.png", folder.parent).read_text() == "x"
+    (folder.parent / "test").symlink_to(tmp_path / "other")
+    assert inside(folder.parent / "test", "d.png").read_text() == "x"  # whoever names a folder may name a link
+    for root in (folder.parent, tmp_path / "data"):
+        with pytest.raises(PSAError, match="test is a link that leads out"):
+            inside(folder.parent / "test", "d.png", root)
+
+
+@pytest.mark.parametrize("form", ["compact", "sage"])
+def test_a_split_that_is_a_link_leads_out_no_more_than_its_pictures(tmp_path, form):
+    if form == "compact":
+        write_pair_set(tmp_path / "set", {"train": (range(2), 2)})
+    else:
+        write_split(tmp_path / "set", "train", range(2), 2)
+    split = tmp_path / "set" / "train"
+    split.rename(tmp_path / "set" / "own")
+    split.symlink_to("own")
+    assert len(read_split(tmp_path / "set", "train")) > 1
+    split.unlink()
+    (tmp_path / "set" / "own").rename(tmp_path / "theirs")
+    split.symlink_to(tmp_path / "theirs")
+    with pytest.raises(PSAError, match="train is a link that leads out"):
+        read_split(tmp_path / "set", "train")
+
+
 def test_the_hubs_cache(folder, tmp_path):
     snapshot = tmp_path / "hub" / "datasets--a--b" / "snapshots" / "0123"
     blobs = tmp_path / "hub" / "datasets--a--b" / "blobs"
@@ -111,6 +140,38 @@ def test_nothing_is_written_through_a_link_in_somebodys_folder(tmp_path, monkeyp
     with pytest.raises(PSAError, match="cannot be kept"):
         Answers(folder / "r.answers").keep("name", True)
     assert target.read_bytes() == b""
+
+
+@pytest.mark.skipif(not NOT_THROUGH_LINKS, reason="this system opens links always")
+def test_a_link_to_nothing_makes_no_file_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    elsewhere, path = tmp_path / "theirs", tmp_path / "answers"
+    log, kept, book = AnswerLog(path), Answers(path), AnswerBook(tmp_path)  # a link that comes later
+    path.symlink_to(elsewhere)
+    (tmp_path / ANSWERS).symlink_to(elsewhere)
+    with pytest.raises(PSAError, match="cannot be kept"):
+        log.keep("key", "answer", {})
+    with pytest.raises(PSAError, match="cannot be kept"):
+        kept.keep("name", True)
+    with pytest.raises(PSAError, match="cannot be written"):
+        book.add(Answer("0" * 16, (), "a", "b", "left"))
+    with pytest.raises(PSAError, match="is no file"):
+        AnswerLog(path)
+    assert not elsewhere.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_in_the_place_of_answers_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    path = tmp_path / "answers"
+    log, kept = AnswerLog(path), Answers(path)
+    os.mkfifo(path)
+    for fails in (lambda: AnswerLog(path), lambda: Answers(path)):
+        with pytest.raises(PSAError, match="no file"):
+            fails()
+    for keep in (lambda: log.keep("key", "answer", {}), lambda: kept.keep("name", True)):
+        with pytest.raises(PSAError, match="cannot be kept"):
+            keep()
 
 
 def test_a_name_that_is_no_text_is_refused_also_where_there_is_such_a_file(folder):

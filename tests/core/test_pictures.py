@@ -1,6 +1,7 @@
 """Pictures are read in one way, whatever kind of file they come in, and nothing but a picture is opened."""
 
 import io
+import json
 import os
 import struct
 import subprocess
@@ -12,12 +13,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_training import write_split
 
-from psa_core import PSAError
+from psa_core import PSAError, pictures
+from psa_core.dataset import read_split, sage
 from psa_core.pictures import (
     MAX_PIXELS,
     check_picture,
     cover,
+    open_groups,
     open_picture,
     picture_size,
     pixel_batches,
@@ -353,9 +357,48 @@ def test_batches_go_by_pixels(tmp_path):
             + struct.pack("<HH", side, side)
             + b"\0\x02\0;"
         )
-    assert [(part.start, part.stop) for part in pixel_batches(paths, 2)] == [(0, 2), (2, 4), (4, 6), (6, 7), (7, 8)]
-    assert [(part.start, part.stop) for part in pixel_batches(paths, 64)] == [(0, 4), (4, 6), (6, 7), (7, 8)]
+    alone = [[path] for path in paths]
+    assert [(part.start, part.stop) for part in pixel_batches(alone, 2)] == [(0, 2), (2, 4), (4, 6), (6, 7), (7, 8)]
+    assert [(part.start, part.stop) for part in pixel_batches(alone, 64)] == [(0, 4), (4, 6), (6, 7), (7, 8)]
     assert list(pixel_batches([], 64)) == []
+    second = [[paths[0], path] for path in paths]  # the large ones are never the first
+    assert [(part.start, part.stop) for part in pixel_batches(second, 64)] == [(0, 4), (4, 6), (6, 7), (7, 8)]
+    same = [[paths[0], paths[6]]] * 5  # a file that is there counts once
+    assert [(part.start, part.stop) for part in pixel_batches(same, 4)] == [(0, 4), (4, 5)]
+
+
+def test_pictures_of_groups_are_read_once_each(tmp_path, monkeypatch):
+    paths = [tmp_path / f"{number}.png" for number in range(2)]
+    for number, path in enumerate(paths):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(path)
+    read, opened = [], open_picture
+    monkeypatch.setattr(pictures, "open_picture", lambda path: read.append(path) or opened(path))
+    groups = open_groups([paths, paths[::-1], paths[:1]])
+    assert [[picture.getpixel((0, 0))[0] for picture in group] for group in groups] == [[0, 1], [1, 0], [0]]
+    assert read == paths
+
+
+def test_many_lines_that_name_one_picture_have_it_read_once(tmp_path, monkeypatch):
+    """Each line of a split may name it: by its name, by a way round, by a link."""
+    write_split(tmp_path, "train", range(2), 40)
+    split = tmp_path / "train"
+    (split / "sub").mkdir()
+    records = [json.loads(line) for line in (split / "metadata.jsonl").read_text().splitlines()]
+    first, second = records[0]["chosen"], records[0]["rejected"]
+    for number, record in enumerate(records):
+        (split / f"link-{number}.png").symlink_to(first)
+        name = (first, f"sub/../{first}", f"link-{number}.png")[number % 3]
+        record |= {"chosen": name, "rejected": second, "caption": f"scene {number}"}
+    (split / "metadata.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    read, check = [], pictures.check_picture
+    monkeypatch.setattr(pictures, "check_picture", lambda path: read.append(path) or check(path))
+    monkeypatch.setattr(sage, "_READERS", 1)
+    assert len(read_split(tmp_path, "train")) == 40 and len(read) == 2
+    (split / second).write_bytes(b"no picture")
+    read.clear()
+    with pytest.raises(PSAError, match="no usable record"):
+        read_split(tmp_path, "train", skip_bad=True)
+    assert len(read) == 2
 
 
 def test_covering_is_a_crop_of_the_whole_resized(tmp_path):

@@ -65,7 +65,7 @@ def other_json(draw, data: dict, values: st.SearchStrategy = JSON_VALUES) -> byt
     """JSON with some entry, at any depth, replaced, added or taken out."""
     data = json.loads(json.dumps(data))
     for _ in range(draw(st.integers(1, 3))):
-        place = draw(st.sampled_from(_dicts(data)))
+        place = draw(st.sampled_from(dicts_in(data)))
         key = draw((st.sampled_from(sorted(place)) if place else st.nothing()) | TEXTS)
         if draw(st.booleans()):
             place[key] = draw(values)
@@ -157,12 +157,13 @@ def _resident(name: str, forget_peak: bool = False) -> int:
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
-def _dicts(value: object) -> list[dict]:
+def dicts_in(value: object) -> list[dict]:
+    """All dicts in it, at any depth."""
     if isinstance(value, list):
-        return [found for part in value for found in _dicts(part)]
+        return [found for part in value for found in dicts_in(part)]
     if not isinstance(value, dict):
         return []
-    return [value, *(found for part in value.values() for found in _dicts(part))]
+    return [value, *(found for part in value.values() for found in dicts_in(part))]
 
 
 def _watch(event: str, arguments: tuple) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import small_world
 import torch
 from PIL import Image
 from tiny_training import QUICK, user, write_model, write_split
@@ -23,9 +24,11 @@ from tiny_training import QUICK, user, write_model, write_split
 from psa_core.cli import main
 from psa_core.concepts.pairs import PromptPair, write_prompt_pairs
 from psa_core.mini import BASE_MODEL, PSA_ADAPTER
+from psa_core.mini.whole import PARTS
 from psa_core.mini.world import COLOURS
 
 USERS = 12
+NOTHING_FURTHER = [word for part in ("viewers", "pairs", "changes", "guarded") for word in (f"--{part}", "0")]
 
 
 def train(place: Path) -> list[str]:
@@ -91,6 +94,42 @@ def build_labels(place: Path) -> list[str]:
     return [*build_dataset(place), "--judge", "mini", "--labels", "judge"]
 
 
+def mini_train_base(_place: Path) -> list[str]:
+    small_world.shrink()
+    return ["mini", "train-base", "out", "--steps", "4"]
+
+
+def mini_evaluate(_place: Path) -> list[str]:
+    small_world.shrink()
+    return ["mini", "evaluate", "--alone", "--work", "out/work", *small_world.FEW, "-o", "out/results.json"]
+
+
+def mini_benchmark(_place: Path) -> list[str]:
+    small_world.shrink()
+    return [
+        "mini",
+        "benchmark",
+        "out/work",
+        "--without",
+        *PARTS,
+        *small_world.FEW,
+        *NOTHING_FURTHER,
+        "-o",
+        "out/r.json",
+    ]
+
+
+def mini_ablate(_place: Path) -> list[str]:
+    small_world.shrink()
+    return ["mini", "ablate", "out/work", "--only", "the recipe", "1 token", "--per-cell", "2", "-o", "out/page.md"]
+
+
+def dataset_check(place: Path) -> list[str]:
+    for name in ("train", "val"):
+        write_split(place / "data", name, range(4), 40)
+    return ["dataset", "check", "data", "--json", "out.json", "--picture", "out.png"]
+
+
 def users(_place: Path) -> list[str]:
     return ["users", "out.csv", "--count", "400", "--picture", "out.png"]
 
@@ -108,7 +147,7 @@ def effect(_place: Path) -> list[str]:
 
 
 def mini_train_classifier(_place: Path) -> list[str]:
-    return ["mini", "train-classifier", "out.safetensors", "--steps", "2"]
+    return ["mini", "train-classifier", "out.safetensors", "--steps", "2", "--force"]
 
 
 COMMANDS: dict[str, Callable[[Path], list[str]]] = {
@@ -121,6 +160,11 @@ COMMANDS: dict[str, Callable[[Path], list[str]]] = {
     "mini dataset": mini_dataset,
     "mini train-adapter": mini_train_adapter,
     "mini train-classifier": mini_train_classifier,
+    "mini train-base": mini_train_base,
+    "mini evaluate": mini_evaluate,
+    "mini benchmark": mini_benchmark,
+    "mini ablate": mini_ablate,
+    "dataset check": dataset_check,
     "users": users,
     "prompts": prompts,
     "convert": convert,
@@ -226,20 +270,23 @@ def _attempt(
 
 
 def _die_at_file(halves: int, pipe: int) -> None:
-    """Tell of each file that gets its name; die before (an odd number of halves) or after one does."""
-    replace, count = os.replace, [0]
+    """Tell of each file that gets its name, or one more; die before (an odd number of halves) or after one does."""
+    count = [0]
 
-    def counted(*paths) -> None:
-        count[0] += 1
-        if count[0] == halves:
-            os.kill(os.getpid(), signal.SIGKILL)
-        replace(*paths)
-        os.write(pipe, b".")
-        count[0] += 1
-        if count[0] == halves:
-            os.kill(os.getpid(), signal.SIGKILL)
+    def counting(naming: Callable[..., None]) -> Callable[..., None]:
+        def counted(*paths) -> None:
+            count[0] += 1
+            if count[0] == halves:
+                os.kill(os.getpid(), signal.SIGKILL)
+            naming(*paths)
+            os.write(pipe, b".")
+            count[0] += 1
+            if count[0] == halves:
+                os.kill(os.getpid(), signal.SIGKILL)
 
-    os.replace = counted
+        return counted
+
+    os.replace, os.link = counting(os.replace), counting(os.link)
 
 
 if __name__ == "__main__":

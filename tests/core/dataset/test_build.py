@@ -1,9 +1,13 @@
 """Building data sets with a stub for the model: splits without leaks, exact resumption, what is refused."""
 
 import json
+import os
+import random
 import resource
+import shutil
 import signal
 import threading
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -124,7 +128,6 @@ class KilledError(BaseException):
 def test_a_build_that_was_stopped_anywhere_ends_with_the_same_bytes_and_draws_nothing_twice(
     tmp_path, monkeypatch, batch
 ):
-    import os
 
     given = prompts(2, 3, 3)
     stub = Stub()
@@ -159,14 +162,10 @@ def test_a_build_that_was_stopped_anywhere_ends_with_the_same_bytes_and_draws_no
 
 
 def _packed(archive: Path) -> list[str]:
-    import zipfile
-
     return zipfile.ZipFile(archive).namelist()
 
 
 def test_an_archive_of_a_killed_batch_gives_only_pictures_of_the_plan(tmp_path):
-    import zipfile
-
     pairs = drawn_pairs(prompts(), 1)
     (tmp_path / "pictures").mkdir()
     with zipfile.ZipFile(tmp_path / "pictures" / ".drawn-a", "w") as archive:
@@ -176,6 +175,52 @@ def test_an_archive_of_a_killed_batch_gives_only_pictures_of_the_plan(tmp_path):
     (tmp_path / "pictures" / ".drawn-b").write_bytes(b"no archive")
     finish_batches(tmp_path, pairs)
     assert sorted(files(tmp_path)) == [pairs[0].pictures[0]]
+
+
+def killed_batch(folder: Path, **options) -> tuple[list, Path, dict[str, bytes]]:
+    """Pairs, and the archive of a batch of two of their pictures on its way into its files."""
+    pairs = drawn_pairs(prompts(), 1)
+    path = folder / "pictures" / ".drawn-a"
+    path.parent.mkdir(parents=True)
+    packed = {pairs[n].pictures[0]: b"\xff\xd8 a picture \xff\xd9" * 3 for n in range(2)}
+    with zipfile.ZipFile(path, "w", **options) as archive:
+        for name, content in packed.items():
+            archive.writestr(zipfile.ZipInfo(Path(name).name), content, options.get("compression"))
+    return pairs, path, packed
+
+
+def test_damaged_bits_of_a_killed_batchs_archive_are_met(tmp_path):
+    """Whatever zipfile makes of it: a picture as it was drawn, or none, and the build goes on."""
+    pairs, path, packed = killed_batch(tmp_path / "whole")
+    content, directory = path.read_bytes(), path.read_bytes().index(b"PK\x01\x02")
+    bits = {*range(8 * (directory + 8), 8 * (directory + 12)), *range(8 * 6, 8 * 10)}  # flags and methods
+    for at in sorted(bits | set(random.Random(0).sample(range(8 * len(content)), 400))):
+        folder, (place, bit) = tmp_path / "folder", divmod(at, 8)
+        (folder / "pictures").mkdir(parents=True)
+        damaged = content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
+        (folder / "pictures" / ".drawn-a").write_bytes(damaged)
+        finish_batches(folder, pairs)
+        found = files(folder)
+        assert found.items() <= packed.items() and not (folder / "pictures" / ".drawn-a").exists()
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+def test_an_archive_that_unpacks_to_more_is_none_of_ours(tmp_path, compression):
+    pairs, path, _ = killed_batch(tmp_path, compression=compression)
+    finish_batches(tmp_path, pairs)
+    assert files(tmp_path) == {} and not path.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_what_is_no_file_in_an_archives_place_is_no_obstacle(tmp_path):
+    pairs, path, _ = killed_batch(tmp_path)
+    path.rename(tmp_path / "elsewhere")
+    os.mkfifo(path)  # reading it would wait for ever
+    path.with_name(".drawn-b").symlink_to(tmp_path / "elsewhere")
+    path.with_name(".drawn-c").mkdir()
+    finish_batches(tmp_path, pairs)
+    assert [*files(tmp_path)] == ["elsewhere"]
 
 
 def test_a_finished_set_is_left_as_it_is(tmp_path):

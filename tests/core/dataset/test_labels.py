@@ -275,3 +275,20 @@ def test_sages_form_has_the_judges_labels(tmp_path):
         pairs = zip(read_split(tmp_path, name), read_sage_split(tmp_path, name), strict=True)
         for ours, theirs in pairs:
             assert ours.chosen.read_bytes() == theirs.chosen.read_bytes() and ours.profile == theirs.profile
+
+
+@pytest.mark.parametrize("labels", ["judge", "rule"])
+def test_a_judge_gets_few_large_pictures_at_a_time(tmp_path, monkeypatch, labels):
+    """As many as fit the bound on pixels, both of each pair counted."""
+
+    class Counting(MiniJudge):
+        most = 0
+
+        def judge(self, pictures, questions, tell=tell_nobody):
+            self.most = max(self.most, len({id(picture) for picture in pictures}))
+            return super().judge(pictures, questions, tell)
+
+    world, judge = World(), Counting()
+    monkeypatch.setattr("psa_core.pictures.MAX_PIXELS", 5 * 128 * 128)
+    build(tmp_path, world, judge, labels)
+    assert judge.most == 4

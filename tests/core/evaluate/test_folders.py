@@ -328,3 +328,17 @@ def test_links_may_not_lead_out(images, tmp_path):
         (level / "3.png").symlink_to(target)
         with pytest.raises(PSAError, match=r"3\.png"):
             evaluate(images, images, "--force")
+
+
+@pytest.mark.parametrize("name", ["psa/mini/level_5", "psa/mini", "psa"])
+def test_folders_that_are_links_may_not_lead_out(images, tmp_path, name):
+    folder = images / name
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PSAError, match="is a link that leads out"):
+        evaluate(images, images)
+
+
+def test_a_folder_that_is_named_may_be_a_link(images, tmp_path):
+    (tmp_path / "link").symlink_to(images / "base" / "mini")
+    evaluate(images, "--method", f"base={tmp_path / 'link'}")

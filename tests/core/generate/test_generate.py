@@ -9,6 +9,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +31,12 @@ from psa_core.diffusers_unet import cross_attention_layers
 from psa_core.encoders.embedding import UserEmbedding
 from psa_core.encoders.everyone import EveryoneEncoder
 from psa_core.encoders.structured import InferredEncoder
-from psa_core.generate import BaseModel, Painter, Settings, is_whole
+from psa_core.generate import BaseModel, Painter, Record, Settings, is_whole, plan
+from psa_core.generate.run import told_by_profile, viewers_id
 from psa_core.pictures import write_picture
+from psa_core.prompts import read_prompts
 from psa_core.seeds import draw_seed
+from psa_core.users import by_id
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch_dtype")  # the name that all supported versions know
 CAPTIONS = ("a quiet street", "a busy market", "a stormy sea", "ab")
@@ -317,7 +323,7 @@ def test_files_tell_nothing_of_the_users(place, tmp_path, capsys):
     parser = argparse.ArgumentParser()
     generate_command.add_arguments(parser)
     generate_command.run(parser.parse_args([str(prompts), *given[1:]]))
-    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file() and path.name != ".lock"]
     assert len(files) == 3
     said = capsys.readouterr()
     for text in (*(path.read_bytes().decode("latin-1") for path in files), said.out, said.err):
@@ -667,3 +673,78 @@ def test_two_users_of_one_id_are_refused(place, tmp_path):
         writer.writerows(rows)
     with pytest.raises(PSAError, match="same User_ID"):
         generate(place, tmp_path / "out", *psa(place, "--users", tmp_path / "users.csv"))
+
+
+def write_users(path: Path, *profiles: UserProfile) -> Path:
+    with open(path, "w", newline="") as file:
+        rows = [profile.to_dict() for profile in profiles]
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def test_another_profile_under_the_same_id_is_another_run(place, tmp_path):
+    users = [user(number) for number in (1, 2, 3)]
+    path = write_users(tmp_path / "users.csv", *users)
+    generate(place, tmp_path / "out", *psa(place, "--users", path))
+    record = (tmp_path / "out/psa/mini/generation.json").read_bytes()
+    write_users(path, *users[:2], replace(users[2], banned_categories=("Hate",), age=19))
+    with pytest.raises(PSAError, match=r"viewers' profiles or embeddings.*\(users\)") as caught:
+        generate(place, tmp_path / "out", *psa(place, "--users", path))
+    assert "Hate" not in str(caught.value) and "19" not in str(caught.value)
+    write_users(path, *users)
+    generate(place, tmp_path / "out", *psa(place, "--users", path))
+    assert (tmp_path / "out/psa/mini/generation.json").read_bytes() == record
+
+
+def test_other_embeddings_under_the_same_name_are_another_run(place, tmp_path):
+    folder = tmp_path / "embeddings"
+    folder.mkdir()
+    for profile in LEVELS.values():
+        np.save(folder / f"{profile.user_id}.npy", StructuredEncoder().encode([profile]).vectors.numpy())
+    given = psa(place, "--embeddings", folder)
+    generate(place, tmp_path / "out", *given, "--levels", "L1")
+    generate(place, tmp_path / "out", *given, "--levels", "L1", "L2")  # more viewers are no other ones
+    np.save(folder / f"{LEVELS['L1'].user_id}.npy", StructuredEncoder().encode([LEVELS["L5"]]).vectors.numpy())
+    generate(place, tmp_path / "out", *given, "--levels", "L2")
+    with pytest.raises(PSAError, match=r"\(level_1\)"):
+        generate(place, tmp_path / "out", *given, "--levels", "L1", "L2")
+
+
+def test_a_record_tells_a_profile_only_to_who_has_the_key(place, tmp_path):
+    pictures_ = plan(read_prompts(place / "prompts.csv"), tmp_path, personal=True)
+    profiles = by_id([user(number) for number in (1, 2, 3)])
+    one, same, other = (viewers_id(pictures_, [], told_by_profile(profiles), key) for key in (b"1", b"1", b"2"))
+    assert one == same and one.keys() == other.keys() == {"users"} and one != other
+
+
+def test_a_folder_of_an_earlier_version_goes_on_and_notes_its_viewers(place, tmp_path, caplog):
+    given = psa(place, "--users", place / "users.csv")
+    path = generate(place, tmp_path, *given) / "psa/mini/generation.json"
+    whole = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in whole.items() if name != "viewers"}))
+    generate(place, tmp_path, *given)
+    assert json.loads(path.read_text()) == whole and "earlier version" in caplog.text
+    path.write_text(json.dumps(whole | {"viewers": {"users": 5}}))
+    with pytest.raises(PSAError, match="viewers"):
+        generate(place, tmp_path, *given)
+
+
+def test_of_two_first_runs_with_other_settings_one_hears_so(tmp_path):
+    def claim(number: int, folder: Path, start: threading.Barrier) -> str | None:
+        record = Record("mini", "0" * 32, None, None, "1" * 32, Settings(steps=2 + number))
+        start.wait()
+        try:
+            record.claim(folder, [])
+        except PSAError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(4) as pool:
+        for attempt in range(30):
+            start, folder = threading.Barrier(4), tmp_path / str(attempt)
+            said = list(pool.map(lambda n, f=folder, s=start: claim(n, f, s), range(4)))
+            assert said.count(None) == 1, said
+            there = json.loads((folder / "generation.json").read_text())
+            assert there["settings"]["steps"] == 2 + said.index(None)

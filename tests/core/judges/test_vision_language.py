@@ -1,7 +1,14 @@
 """The vision-language judges, against a real HTTP server and a real (small) model."""
 
+import contextlib
 import io
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
 import time
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
@@ -554,3 +561,73 @@ def test_folders_that_hold_no_such_model(tmp_path, vision_model):
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(PSAError, match="holds no vision-language model"):
         LocalVisionLanguageJudge(tmp_path / "torn")
+
+
+class Dripping:
+    """A server that sends a byte now and then, and never the last one; `held` counts requests that it has."""
+
+    def __init__(self) -> None:
+        self.held = 0
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self._socket.getsockname()[1]}/v1"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=self._drip, args=(self._socket.accept()[0],), daemon=True).start()
+
+    def _drip(self, connection: socket.socket) -> None:
+        self.held += 1
+        with contextlib.suppress(OSError), connection:
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+            while True:
+                connection.sendall(b" ")
+                time.sleep(0.05)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def dripping():
+    server = Dripping()
+    yield server
+    server.close()
+
+
+def test_a_server_that_drips_is_not_waited_for_longer_than_one_that_is_silent(dripping):
+    """Each of its bytes comes in time, and the answer never."""
+    judge = VisionLanguageJudge(dripping.address, "tiny", wait=0.01, timeout=0.5)
+    with pytest.raises(PSAError, match=r"gave no whole answer in 0\.5 seconds, 3 times"):
+        judge.judge([picture()], [Question("x")])
+    assert dripping.held == 3
+
+
+INTERRUPTED = """
+import signal, sys, threading
+from PIL import Image
+from psa_core.judges.judging import Question
+from psa_core.judges.vision_language import VisionLanguageJudge
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+judge = VisionLanguageJudge(sys.argv[1], "tiny", timeout=100_000, at_once=3)
+threading.Timer(1, lambda: print("asking", flush=True)).start()
+judge.judge([Image.new("RGB", (8, 8))] * 9, [Question("x")] * 9)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for a single process")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_does_not_wait_for_requests_in_flight(dripping, number):
+    process = subprocess.Popen([sys.executable, "-c", INTERRUPTED, dripping.address], stdout=subprocess.PIPE, text=True,
+                               stderr=subprocess.DEVNULL)  # fmt: skip
+    try:
+        assert process.stdout.readline() == "asking\n"
+        while dripping.held < 3:
+            time.sleep(0.05)
+        process.send_signal(number)
+        assert process.wait(timeout=60) != 0  # the timeout above is a day's
+        assert dripping.held == 3
+    finally:
+        process.kill()

@@ -1,6 +1,7 @@
 """The base model: its tokenizer, the VAE's starting point, and a training that stops and goes on."""
 
 import itertools
+import shutil
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from checkpoints import small_adapter
 
 from psa_core import PSAError, StructuredEncoder, UserProfile
 from psa_core.diffusers_unet import cross_attention_layers
+from psa_core.locks import locked_folder
 from psa_core.mini import BASE_MODEL, base_model, vae_weights
 from psa_core.mini.base_model import load_tokenizer, new_unet, new_vae, scenes, tokenize, words, write_tokenizer
 from psa_core.mini.generate import MiniModel
@@ -159,3 +161,56 @@ def test_the_model_is_small_and_has_fourteen_cross_attentions():
     models = (new_unet(), new_vae(), base_model.new_text_encoder())
     assert len(cross_attention_layers(models[0])) == 14
     assert 2 * sum(p.numel() for model in models for p in model.parameters()) < 8e6  # bytes, in half precision
+
+
+def test_a_folder_that_holds_something_is_left_alone(quick, tmp_path):
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "precious").write_text("mine")
+    with pytest.raises(PSAError, match="is not empty"):
+        base_model.train_base(tmp_path, unet_steps=2)
+    assert (tmp_path / "training" / "precious").read_text() == "mine"
+
+
+def test_a_finished_model_is_not_trained_over(quick, tmp_path):
+    base_model.train_base(tmp_path, unet_steps=2)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(PSAError, match="is not empty"):
+        base_model.train_base(tmp_path, unet_steps=2)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_stopped_training_goes_on_as_the_same_one_alone(quick, tmp_path):
+    def stop(text: str) -> None:
+        raise Stop
+
+    place = tmp_path / "model"
+    base_model.train_base(tmp_path / "first", unet_steps=2)
+    for start in (None, tmp_path / "first"):
+        with pytest.raises(Stop):
+            base_model.train_base(place, unet_steps=4, report=stop, start=start)
+        for changes in ({"seed": 1}, {"unet_steps": 5}, {"start": BASE_MODEL}):
+            with pytest.raises(PSAError, match="is not empty"):
+                base_model.train_base(place, **{"unet_steps": 4, "start": start, **changes})
+        with (
+            locked_folder(place, "training a base model in"),
+            pytest.raises(PSAError, match="Another process is training a base model in"),
+        ):
+            base_model.train_base(place, unet_steps=4, start=start)
+        base_model.train_base(place, unet_steps=4, start=start)
+        assert sorted(path.name for path in place.iterdir()) == [
+            ".lock", "model_index.json", "scheduler", "text_encoder", "tokenizer", "unet", "vae"
+        ]  # fmt: skip
+        shutil.rmtree(place)
+
+
+def test_a_kill_after_the_last_file_leaves_nothing_to_train(quick, tmp_path, monkeypatch):
+    def killed(*_, **__) -> None:
+        raise Stop
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(base_model.shutil, "rmtree", killed)
+        base_model.train_base(tmp_path, unet_steps=2)
+    shutil.rmtree(tmp_path / "training")
+    monkeypatch.setattr(base_model, "_train_in", None)
+    base_model.train_base(tmp_path, unet_steps=2)
+    assert not (tmp_path / ".unfinished").exists()

@@ -4,19 +4,30 @@ import csv
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_training import QUICK, encode_images, encoders, user, write_split
+from tiny_training import QUICK, denoiser, encode_images, encoders, user, write_split
 
 from psa_core import StructuredEncoder
 from psa_core.processes import OneProcess
-from psa_core.training import ImageEncoder, TensorCache, TrainConfig, read_split
+from psa_core.training import (
+    ImageEncoder,
+    PairDataset,
+    TensorCache,
+    TrainConfig,
+    encode_users,
+    fill_cache,
+    inputs,
+    read_split,
+)
 from psa_core.training.assembly import Splits, as_begun, encoded_pairs, read_splits
 from psa_core.training.config import READING
 from psa_core.training.folder import RunFolder
+from psa_core.training.reference import ReferencedPairs
 
 
 @pytest.fixture
@@ -143,3 +154,57 @@ def test_users_say_what_is_banned(data):
         writer.writerows(profiles)
     splits = read_splits(data, StructuredEncoder(), users=path)
     assert all(list(profile.banned_categories) == ["Propaganda"] for profile in splits.train.profiles)
+
+
+def test_a_picture_that_changes_as_it_is_encoded_stands_under_its_own_key(data, monkeypatch):
+    """Before, the new picture's latents stood under the old one's key, and whoever had the old one back got them."""
+    path = read_split(data, "train")[0].chosen
+    before, known = path.read_bytes(), inputs.entry_key
+    right = pairs_of(data)[0, 0, 0]["latents"]
+    shutil.rmtree(data / "cache")
+
+    def changing(bucket, key, config):
+        if path.read_bytes() == before:
+            Image.new("RGB", (96, 64), "red").save(path)
+        return known(bucket, key, config)
+
+    monkeypatch.setattr(inputs, "entry_key", changing)
+    changed = pairs_of(data)[0, 0, 0]["latents"]
+    monkeypatch.undo()
+    path.write_bytes(before)
+    assert torch.equal(pairs_of(data)[0, 0, 0]["latents"], right) and not torch.equal(changed, right)
+
+
+def test_a_shared_cache_keeps_size_numbers_of_each_resolution(data):
+    settings = {"aspect": "kept", "sizes": "fixed", "bucket_step": 16}
+    one, other = (pairs_of(data, resolution=side, **settings) for side in (64, 66))
+    assert one.sizes == other.sizes, "one bucket, of two resolutions"
+    for pairs, side in ((one, 64), (other, 66)):
+        assert pairs[0, 0, 0]["sizes"].tolist() == [[side, side, 0, 0, side, side]] * 2
+
+
+def test_what_reference_errors_are_rounded_by_is_in_their_key(data):
+    keys = set()
+    for changes in ({}, {"precision": "bf16"}, {"batch_size": 1}, {"reference_draws": 2}):
+        settings = {"reference_draws": 1, **changes}
+        config = TrainConfig.from_dict({**QUICK, "caption_dropout": 0.0, **settings})
+        keys.add(ReferencedPairs(pairs_of(data, **settings), config, denoiser())._key(0))
+    assert len(keys) == 4
+
+
+def test_texts_of_another_precision_are_not_met_and_the_run_is_the_same(data):
+    """A run of an earlier version, whose keys knew no precision, is still known."""
+    config, cache = TrainConfig.from_dict(QUICK), TensorCache(data / "cache")
+    split, (images, texts) = read_split(data, "train"), encoders()
+    found = []
+    for precision in ("", "bf16", "fp32"):
+        own = replace(texts, precision=precision, encode=lambda captions, p=precision: _texts(captions, len(p)))
+        fill_cache(split, cache, config, images, own)
+        pairs = PairDataset(split, cache, config, images, own, encode_users(split, StructuredEncoder()))
+        found.append((pairs.id, float(pairs[0, 0, 0]["conditioning"]["text"].mean())))
+    assert [value for _, value in found] == [0, 4, 4] and len({name for name, _ in found}) == 1
+    assert found[0][0] == pairs_of(data).id
+
+
+def _texts(captions: list[str], value: int) -> dict[str, torch.Tensor]:
+    return {"text": torch.full((len(captions), 4, 64), float(value))}

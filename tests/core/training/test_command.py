@@ -3,25 +3,29 @@
 import argparse
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import tiny_training
 import torch
+from safetensors.torch import load_file
 from tiny_training import write_model, write_split
 
 from psa_core import PSAError, load_adapter
 from psa_core.commands import train as command
 from psa_core.encoders.structured import InferredEncoder
-from psa_core.training import TrainConfig, read_metrics
+from psa_core.training import TensorCache, TrainConfig, fill_cache, read_metrics, read_split
 from psa_core.training.diffusers_models import DiffusersFolder
 from psa_core.training.folder import RunFolder
 
+LAST = "last.safetensors"
 TRAINING = {**tiny_training.QUICK, "resolution": 128, "bucket_step": 64, "evaluate_every": 2, "warmup_steps": 2}
 
 
@@ -112,6 +116,57 @@ def test_encoders_are_those_of_the_pipelines(place):
     torch.testing.assert_close(ours["text"], text)
     torch.testing.assert_close(ours["pooled"], pooled)
     torch.testing.assert_close(folder.image_encoder().encode(pixels), latents)
+
+
+def test_a_shared_cache_holds_the_texts_of_each_precision(place, tmp_path):
+    kept = TensorCache(tmp_path)
+    for precision, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        config = TrainConfig.from_dict({**TRAINING, "precision": precision})
+        texts = DiffusersFolder(place / "sd15", torch.device("cpu"), config).text_encoder()
+        fill_cache(read_split(place / "data", "val"), kept, config, tiny_training.encoders()[0], texts)
+        assert kept.get(texts.key(""))["text"].dtype == dtype
+
+
+@pytest.mark.parametrize("times", [20, pytest.param(1000, marks=pytest.mark.slow)])
+def test_a_config_with_a_damaged_byte_is_refused_or_the_run_ends_the_same(place, tmp_path, monkeypatch, times):
+    """A run that goes on by a config in which a bit has flipped, or whose end is cut off: it is refused, ends as it
+    would have, or is another one in another folder."""
+    path, begun = place / "damaged.toml", tmp_path / "begun"
+    content = run_file(place, "damaged", steps=4, schedule="cosine", evaluate_every=2).read_bytes()
+    run, save = place / "damaged", RunFolder.save
+
+    def noting(folder: RunFolder, state: dict) -> None:
+        save(folder, state)
+        if state["step"] == 2 and not begun.exists():
+            shutil.copytree(run, begun)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save", noting)
+        assert train("--config", path) == 0
+    whole, before, seed = load_file(run / LAST), files(begun), random.randrange(2**32)
+    print(f"seed {seed}, {times} damages")
+    rng, ends = random.Random(seed), Counter()
+    for _ in range(times):
+        shutil.rmtree(run)
+        shutil.copytree(begun, run)
+        at = rng.randrange(len(content))
+        flipped = content[:at] + bytes([content[at] ^ 1 << rng.randrange(8)]) + content[at + 1 :]
+        path.write_bytes(content[:at] if rng.random() < 0.1 else flipped)
+        try:
+            code = train("--config", path)
+        except PSAError as error:
+            assert str(error).endswith(".")
+            code = 2
+        ends[code] += 1
+        last = load_file(run / LAST)
+        is_whole = code == 0 and all(torch.equal(last[name], value) for name, value in whole.items())
+        assert is_whole or files(run) == before, f"damaged at {at}: {path.read_bytes()}"
+    print(dict(ends))
+
+
+def files(run: Path) -> dict[str, bytes]:
+    """A run's adapters and state."""
+    return {path.name: path.read_bytes() for path in run.glob("*.safetensors")}
 
 
 def test_two_processes_train_the_same_adapter_and_resume(place):

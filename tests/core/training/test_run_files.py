@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from tiny_training import QUICK, dataset, denoiser, trainer, write_split
 
 from psa_core import PSAError, load_adapter
 from psa_core.locks import locked_folder
-from psa_core.training import DiffusersDenoiser, TrainConfig, Trainer, read_metrics
+from psa_core.training import DiffusersDenoiser, StopTraining, TrainConfig, Trainer, read_metrics
 from psa_core.training.folder import RunFolder
 from psa_core.training.sealed import SealError, read_sealed, write_sealed
 from psa_core.training.state import load_state, save_state
@@ -271,6 +272,14 @@ def test_every_damaged_byte_of_the_metrics_is_refused_or_dropped_with_its_line(d
             assert read_metrics(run) == rows[:3]  # the last line's end is gone: as if a kill had cut it
         except PSAError as error:
             assert "damaged" in str(error)
+    first = content[: content.index(b"\n") + 1]  # of which no other line says whether lines have checks
+    for place in range(len(first)):
+        for bit in range(8):
+            path.write_bytes(first[:place] + bytes([first[place] ^ 1 << bit]) + first[place + 1 :])
+            try:
+                assert read_metrics(run) == rows[:1] or not read_metrics(run)
+            except PSAError as error:
+                assert "damaged" in str(error)
     path.write_bytes(content)
     for size in (len(content) - 1, len(content) // 2, 1):
         path.write_bytes(content[:size])
@@ -429,6 +438,27 @@ def test_an_old_state_runs_no_code(data, run):
 # Whose folder it is
 
 
+def test_the_best_adapter_of_another_run_is_not_taken_for_this_ones(data, run, tmp_path):
+    other = trainer(data, tmp_path / "other", ("val",), **SETTINGS)
+    other.train()
+    shutil.copy(tmp_path / "other" / "best.safetensors", run)
+    refused(data, run, "is not the best adapter of this run")
+    state = RunFolder(run).load()
+    state.pop("best_file")  # as an earlier version has it, which did not note it
+    RunFolder(run).save(state)
+    assert resume(data, run).finished
+
+
+def test_a_best_adapter_that_is_later_than_the_state_is_a_killed_runs(data, tmp_path):
+    """Between the two files a kill may come: the run goes on, and measures that step again."""
+    trainer(data, tmp_path, ("val",), **SETTINGS).train(lambda progress: progress.step == 2)
+    state = RunFolder(tmp_path).load()
+    resume(data, tmp_path)
+    shutil.copy(tmp_path / "last.safetensors", tmp_path / "best.safetensors")  # of step 4
+    RunFolder(tmp_path).save(state)
+    assert resume(data, tmp_path).finished
+
+
 @pytest.mark.parametrize("name", ["best.safetensors", "last.safetensors", "metrics.jsonl"])
 def test_files_that_the_run_did_not_make_stay(data, tmp_path, name):
     (tmp_path / name).write_bytes(b"somebody's")
@@ -477,6 +507,50 @@ def test_the_lock_of_a_dead_process_is_no_obstacle(tmp_path):
         (tmp_path / ".lock").write_bytes(text.encode(errors="surrogateescape"))
         with locked_folder(tmp_path, "testing in"):
             pass
+
+
+def test_a_full_disk_leaves_no_lock_behind(tmp_path, monkeypatch):
+    def full(*_) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("psa_core.locks.os.write", full)
+        with pytest.raises(PSAError, match="No space left"), locked_folder(tmp_path, "testing in"):
+            pass
+    with locked_folder(tmp_path, "testing in"):  # in this very process, which would have the handle still
+        pass
+
+
+def test_of_two_that_meet_a_dead_ones_lock_one_holds_the_folder(tmp_path):
+    """A killed process's children have its lock for a moment: whoever waits for it takes turns with all others."""
+    fcntl = pytest.importorskip("fcntl")
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    holder = {"pid": gone.pid, "host": os.uname().nodename, "since": "long ago"}
+    (tmp_path / ".lock").write_text(json.dumps(holder))
+    child = os.open(tmp_path / ".lock", os.O_RDWR)
+    fcntl.flock(child, fcntl.LOCK_EX)
+    inside, most = [], []
+
+    def take() -> bool:
+        try:
+            with locked_folder(tmp_path, "testing in"):
+                inside.append(1)
+                most.append(len(inside))
+                time.sleep(0.3)
+                inside.pop()
+        except PSAError as error:
+            assert f"process {os.getpid()} on" in str(error) or "has not said yet" in str(error)
+            return False
+        return True
+
+    with ThreadPoolExecutor(3) as pool:
+        took = [pool.submit(take) for _ in range(3)]
+        time.sleep(0.3)
+        assert not most
+        os.close(child)
+        assert any(each.result() for each in took)
+    assert max(most) == 1
 
 
 def test_an_output_that_cannot_be_written_is_a_sentence(data, tmp_path):
@@ -534,6 +608,31 @@ def test_cancelled_while_it_measures_loses_no_step(data, tmp_path):
     result = trainer(data, tmp_path / "cut", ("val",), **SETTINGS, save_every=100).train()
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole") and result.step == whole.step
     assert [row["step"] for row in read_metrics(tmp_path / "cut")] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("raises", [None, StopTraining, KeyboardInterrupt])
+def test_measuring_stops_between_batches_of_pairs(data, tmp_path, raises):
+    whole = trainer(data, tmp_path / "whole", ("val",), **SETTINGS, save_every=100).train()
+    asked = []
+
+    def stop_at_one(done: int, count: int) -> bool:
+        asked.append((done, count))
+        if done == 1 and raises:
+            raise raises
+        return done == 1
+
+    cut = trainer(data, tmp_path / "cut", ("val",), **SETTINGS, save_every=100)
+    if raises is KeyboardInterrupt:
+        with pytest.raises(KeyboardInterrupt):
+            cut.train(measuring=stop_at_one)
+    else:
+        result = cut.train(measuring=stop_at_one)
+        assert (result.step, result.finished) == (2, False) and "start again" in result.reason
+    assert asked == [(0, 3), (1, 3)]
+    assert RunFolder(tmp_path / "cut").load()["step"] == 2
+    result = trainer(data, tmp_path / "cut", ("val",), **SETTINGS, save_every=100).train()
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole") and result.step == whole.step
+    assert [row["step"] for row in read_metrics(tmp_path / "cut") if "val/loss" in row] == [2, 4]
 
 
 def test_a_killed_run_leaves_its_folder_free(data, tmp_path):
