@@ -15,11 +15,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .errors import PSAError
+from .replies import CutOffError
 
 ATTEMPTS = 3
 _LONGEST_WAIT = 600.0  # seconds that a server may ask for; one that asks for more is not waited for
 _MOST_BYTES = 1 << 20  # of an answer
 _BUSY = (408, 425, 429)  # beside all from 500 on
+_NOT_SO = (400, 422)  # what was sent is not taken
+_MOST_OF_A_REFUSAL = 1 << 16  # bytes
 
 
 class RemoteAddressError(PSAError):
@@ -37,7 +40,19 @@ class RemoteAddressError(PSAError):
 
 
 class TooLongAnswerError(PSAError):
-    """The server sent more than any answer has."""
+    """The server sent more than any answer has; `text` is its beginning."""
+
+    def __init__(self, sentence: str, text: str) -> None:
+        super().__init__(sentence)
+        self.text = text
+
+
+class RefusedError(PSAError):
+    """The server does not take what was sent. `said` is its reason, which may repeat that: show it to nobody."""
+
+    def __init__(self, sentence: str, said: str) -> None:
+        super().__init__(sentence)
+        self.said = said
 
 
 class ChatServer:
@@ -84,19 +99,22 @@ class ChatServer:
         proxies = [urllib.request.ProxyHandler({})] if is_local else []
         self._opener = urllib.request.build_opener(_NoRedirects, *proxies)
 
-    def post(self, body: Mapping[str, Any], stopped: Event) -> str:
+    def post(self, body: Mapping[str, Any], stopped: Event, whole: bool = False) -> str:
         """The text of the model's answer.
 
         Args:
             stopped: set where the answer is no longer wanted: no further attempt is waited for.
+            whole: whether an answer that was cut off at its longest is an error.
 
         Raises:
+            RefusedError: where the server does not take the request as it is.
+            CutOffError: with `whole`.
             PSAError: where the server cannot be reached, refuses, or gives no answer in all attempts.
         """
         what = ""
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return self._post_once(body)
+                return self._post_once(body, whole)
             except TryAgainError as trouble:
                 what, asked_for = trouble.what, trouble.wait
             if asked_for > _LONGEST_WAIT:
@@ -122,7 +140,7 @@ class ChatServer:
                     f"The {self._what} server {trouble.what}. Check that it runs, and start again."
                 ) from None
 
-    def _post_once(self, body: Mapping[str, Any]) -> str:
+    def _post_once(self, body: Mapping[str, Any], whole: bool = False) -> str:
         headers = {"Content-Type": "application/json"}
         if self._key_name is not None:
             headers["Authorization"] = f"Bearer {_key(self._key_name)}"
@@ -131,13 +149,14 @@ class ChatServer:
             with self._opener.open(sent, timeout=self._timeout) as response:
                 answer = response.read(_MOST_BYTES + 1)
         except urllib.error.HTTPError as error:  # its body may repeat what was sent: it is not shown
-            error.close()
-            raise _trouble(self._what, error.code, _seconds(error.headers.get("Retry-After"))) from None
+            said = _refusal(error)
+            raise _trouble(self._what, error.code, _seconds(error.headers.get("Retry-After")), said) from None
         except (OSError, http.client.HTTPException, UnicodeError) as error:
             raise TryAgainError(f"could not be reached ({type(error).__name__})") from None
         if len(answer) > _MOST_BYTES:
-            raise TooLongAnswerError(f"The {self._what} server's answer is larger than 1 MiB. Check the address.")
-        return read_completion(answer, self._what)
+            sentence = f"The {self._what} server's answer is larger than 1 MiB. Check the address."
+            raise TooLongAnswerError(sentence, answer.decode(errors="replace"))
+        return read_completion(answer, self._what, whole)
 
 
 class TryAgainError(Exception):
@@ -155,16 +174,28 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _trouble(what: str, status: int, wait: float = 0.0) -> Exception:
+def _refusal(error: urllib.error.HTTPError) -> str:
+    """The beginning of what a server says where it does not take a request."""
+    try:
+        return error.read(_MOST_OF_A_REFUSAL).decode(errors="replace") if error.code in _NOT_SO else ""
+    except (OSError, http.client.HTTPException, ValueError):
+        return ""
+    finally:
+        error.close()
+
+
+def _trouble(what: str, status: int, wait: float = 0.0, said: str = "") -> Exception:
     if status in _BUSY or status >= 500:
         return TryAgainError(f"answered {status}", status, wait)
-    return PSAError(f"The {what} server answered {status}. Check the address, the model's name and the key.")
+    sentence = f"The {what} server answered {status}. Check the address, the model's name and the key."
+    return RefusedError(sentence, said) if status in _NOT_SO else PSAError(sentence)
 
 
-def read_completion(answer: bytes, what: str) -> str:
+def read_completion(answer: bytes, what: str, whole: bool = False) -> str:
     """The text in a chat completion; `content` may be a list of parts, and a model may say nothing.
 
     Raises:
+        CutOffError: with `whole`, for one that reached its longest before its end.
         PSAError: for anything else.
         TryAgainError: for an error that may pass.
     """
@@ -191,7 +222,10 @@ def read_completion(answer: bytes, what: str) -> str:
     texts = [
         part.get("text") for part in parts if isinstance(part, dict) and part.get("type") in ("text", "output_text")
     ]
-    return "".join(text for text in texts if isinstance(text, str))
+    text = "".join(text for text in texts if isinstance(text, str))
+    if whole and isinstance(choice, dict) and choice.get("finish_reason") == "length":
+        raise CutOffError(text)
+    return text
 
 
 def _seconds(retry_after: str | None) -> float:
