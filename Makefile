@@ -35,8 +35,10 @@ lint: $(INSTALLED)
 	$(VENV_PYTHON) -m mypy
 	@if command -v npx > /dev/null; then npx --yes eslint@9 web; else echo "web/ is not linted: there is no npx"; fi
 
+# Those that need no data of yours: deciding_timesteps.py and pairs_needed.py ask for a data set.
+BENCHES := apply_cost dataset_scale reference_reuse training_presets training_step
 bench: $(INSTALLED)
-	set -e; for script in bench/*.py; do $(VENV_PYTHON) "$$script"; done
+	set -e; for name in $(BENCHES); do $(VENV_PYTHON) "bench/$$name.py"; done
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

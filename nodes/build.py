@@ -4,7 +4,7 @@ from pathlib import Path
 
 from comfy_api.latest import io, ui
 
-from ..psa_core.build import LABELLERS
+from ..psa_core.build import LABELLERS, Said
 from ..psa_core.concepts.pairs import PromptPair, read_prompt_pairs
 from ..psa_core.errors import PSAError
 from ..psa_core.files import existing_file
@@ -150,7 +150,7 @@ class BuildDataset(io.ComfyNode):
             people,
             sampling,
             negative.strip(),
-            {"licence": licence.strip() or "not stated", "rules": said},
+            Said(licence.strip() or Said.licence, said, virtual=not users_file),
             Judging(judge, judge_location, judge_model, labels),
             cls.hidden.unique_id,
         )

@@ -94,8 +94,8 @@ class Concepts(io.ComfyNode):
         listed = mini_concepts() if is_mini and not concepts.strip() else parse_concepts(concepts, "The concepts")
         source = MiniScenes() if is_mini else TemplateScenes(templates) if templates.strip() else TemplateScenes.read()
         server = (server_address.strip(), server_model.strip()) if writer == SERVER else None
-        made, kept = write_prompts(listed, writer, server, source, Counts(pairs, implied, harmless), seed)
+        made, kept, listed_in = write_prompts(listed, writer, server, source, Counts(pairs, implied, harmless), seed)
         step = max(1, len(made.pairs) // _SHOWN)
         samples = [f"{pair.shows}  |  {pair.without}" for pair in made.pairs[::step][:_SHOWN]]
-        text = "\n".join([summary(made), *([f"All answers: {kept}"] if kept else []), "", *samples])
+        text = "\n".join([summary(made, listed_in), *([f"All answers: {kept}"] if kept else []), "", *samples])
         return io.NodeOutput(made.pairs, text, ui={"text": (text,)})

@@ -16,12 +16,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .errors import PSAError
+from .replies import CutOffError
 
 ATTEMPTS = 3
 _LONGEST_WAIT = 600.0  # seconds that a server may ask for; one that asks for more is not waited for
 _LOOKS, _GRACE = 0.1, 1.0  # seconds; a server that says nothing at all is the socket's to notice
 _MOST_BYTES = 1 << 20  # of an answer
 _BUSY = (408, 425, 429)  # beside all from 500 on
+_NOT_SO = (400, 422)  # what was sent is not taken
+_MOST_OF_A_REFUSAL = 1 << 16  # bytes
 
 
 class RemoteAddressError(PSAError):
@@ -39,7 +42,19 @@ class RemoteAddressError(PSAError):
 
 
 class TooLongAnswerError(PSAError):
-    """The server sent more than any answer has."""
+    """The server sent more than any answer has; `text` is its beginning."""
+
+    def __init__(self, sentence: str, text: str) -> None:
+        super().__init__(sentence)
+        self.text = text
+
+
+class RefusedError(PSAError):
+    """The server does not take what was sent. `said` is its reason, which may repeat that: show it to nobody."""
+
+    def __init__(self, sentence: str, said: str) -> None:
+        super().__init__(sentence)
+        self.said = said
 
 
 class ChatServer:
@@ -86,20 +101,23 @@ class ChatServer:
         proxies = [urllib.request.ProxyHandler({})] if is_local else []
         self._opener = urllib.request.build_opener(_NoRedirects, *proxies)
 
-    def post(self, body: Mapping[str, Any], stopped: Event, left: Event | None = None) -> str:
+    def post(self, body: Mapping[str, Any], stopped: Event, left: Event | None = None, whole: bool = False) -> str:
         """The text of the model's answer.
 
         Args:
             stopped: set where no further attempt is to be waited for.
             left: set where the answer itself is no longer waited for.
+            whole: whether an answer that was cut off at its longest is an error.
 
         Raises:
+            RefusedError: where the server does not take the request as it is.
+            CutOffError: with `whole`.
             PSAError: where the server cannot be reached, refuses, or gives no answer in all attempts.
         """
         what = ""
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return self._within(body, left or Event())
+                return self._within(body, left or Event(), whole)
             except TryAgainError as trouble:
                 what, asked_for = trouble.what, trouble.wait
             if asked_for > _LONGEST_WAIT:
@@ -125,7 +143,7 @@ class ChatServer:
                     f"The {self._what} server {trouble.what}. Check that it runs, and start again."
                 ) from None
 
-    def _within(self, body: Mapping[str, Any], left: Event) -> str:
+    def _within(self, body: Mapping[str, Any], left: Event, whole: bool) -> str:
         """The answer, in `timeout` seconds as a whole: a server that sends a byte now and then is not waited for.
 
         It is waited for in a thread that is left to itself then: nothing else ends what a socket is doing.
@@ -134,7 +152,7 @@ class ChatServer:
 
         def ask() -> None:
             try:
-                found.put((self._post_once(body), None))
+                found.put((self._post_once(body, whole), None))
             except Exception as error:
                 found.put(("", error))
 
@@ -152,7 +170,7 @@ class ChatServer:
             raise PSAError(f"The {self._what} server's answer is no longer waited for.")
         raise TryAgainError(f"gave no whole answer in {self._timeout:g} seconds")
 
-    def _post_once(self, body: Mapping[str, Any]) -> str:
+    def _post_once(self, body: Mapping[str, Any], whole: bool = False) -> str:
         headers = {"Content-Type": "application/json"}
         if self._key_name is not None:
             headers["Authorization"] = f"Bearer {_key(self._key_name)}"
@@ -161,13 +179,14 @@ class ChatServer:
             with self._opener.open(sent, timeout=self._timeout) as response:
                 answer = response.read(_MOST_BYTES + 1)
         except urllib.error.HTTPError as error:  # its body may repeat what was sent: it is not shown
-            error.close()
-            raise _trouble(self._what, error.code, _seconds(error.headers.get("Retry-After"))) from None
+            said = _refusal(error)
+            raise _trouble(self._what, error.code, _seconds(error.headers.get("Retry-After")), said) from None
         except (OSError, http.client.HTTPException, UnicodeError) as error:
             raise TryAgainError(f"could not be reached ({type(error).__name__})") from None
         if len(answer) > _MOST_BYTES:
-            raise TooLongAnswerError(f"The {self._what} server's answer is larger than 1 MiB. Check the address.")
-        return read_completion(answer, self._what)
+            sentence = f"The {self._what} server's answer is larger than 1 MiB. Check the address."
+            raise TooLongAnswerError(sentence, answer.decode(errors="replace"))
+        return read_completion(answer, self._what, whole)
 
 
 class TryAgainError(Exception):
@@ -185,16 +204,28 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _trouble(what: str, status: int, wait: float = 0.0) -> Exception:
+def _refusal(error: urllib.error.HTTPError) -> str:
+    """The beginning of what a server says where it does not take a request."""
+    try:
+        return error.read(_MOST_OF_A_REFUSAL).decode(errors="replace") if error.code in _NOT_SO else ""
+    except (OSError, http.client.HTTPException, ValueError):
+        return ""
+    finally:
+        error.close()
+
+
+def _trouble(what: str, status: int, wait: float = 0.0, said: str = "") -> Exception:
     if status in _BUSY or status >= 500:
         return TryAgainError(f"answered {status}", status, wait)
-    return PSAError(f"The {what} server answered {status}. Check the address, the model's name and the key.")
+    sentence = f"The {what} server answered {status}. Check the address, the model's name and the key."
+    return RefusedError(sentence, said) if status in _NOT_SO else PSAError(sentence)
 
 
-def read_completion(answer: bytes, what: str) -> str:
+def read_completion(answer: bytes, what: str, whole: bool = False) -> str:
     """The text in a chat completion; `content` may be a list of parts, and a model may say nothing.
 
     Raises:
+        CutOffError: with `whole`, for one that reached its longest before its end.
         PSAError: for anything else.
         TryAgainError: for an error that may pass.
     """
@@ -221,7 +252,10 @@ def read_completion(answer: bytes, what: str) -> str:
     texts = [
         part.get("text") for part in parts if isinstance(part, dict) and part.get("type") in ("text", "output_text")
     ]
-    return "".join(text for text in texts if isinstance(text, str))
+    text = "".join(text for text in texts if isinstance(text, str))
+    if whole and isinstance(choice, dict) and choice.get("finish_reason") == "length":
+        raise CutOffError(text)
+    return text
 
 
 def _seconds(retry_after: str | None) -> float:

@@ -11,6 +11,7 @@ from torch import nn
 
 from .errors import PSAError
 from .pretrained import load_model, load_part, quiet, weight_files
+from .replies import CutOffError
 
 DEFAULT_MODEL = "Qwen2.5-7B-Instruct"
 REPLY_TOKENS = 512  # at most, as in the paper's code
@@ -66,15 +67,24 @@ class LanguageModel:
     Args:
         folder: the model's, with its tokenizer and chat template.
         placement: where the model lies while it works; `None` is the CPU.
+        reply_tokens: how long a reply may get, as far as the model's context has room.
+        whole: whether a reply that was cut off there is an error.
 
     Raises:
         PSAError: for a folder that is absent or holds no such model.
     """
 
-    def __init__(self, folder: Path | str, placement: Placement | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path | str,
+        placement: Placement | None = None,
+        reply_tokens: int = REPLY_TOKENS,
+        whole: bool = False,
+    ) -> None:
         self.folder = Path(folder)
         _weight_files(self.folder)  # to fail early
         self._placement = OnDevice() if placement is None else placement
+        self._reply_tokens, self._whole = reply_tokens, whole
         self._loaded: tuple[Any, Any] | None = None  # model, tokenizer
 
     @cached_property
@@ -107,29 +117,39 @@ class LanguageModel:
 
     @torch.no_grad()
     def reply(self, messages: Sequence[Message]) -> str:
-        """What the model answers, greedily, in at most 512 tokens.
+        """What the model answers, greedily; without thinking aloud first, where its chat template can ask for that.
 
         Raises:
-            PSAError: as `prepare` does.
+            CutOffError: with `whole`, for an answer that does not end.
+            PSAError: as `prepare` does; its context must have room for 512 tokens.
         """
         with quiet():
-            model, inputs = self.prepare(messages, REPLY_TOKENS)
-            tokens = model.generate(**inputs)[0, inputs["input_ids"].shape[1] :]
-            return self._model_and_tokenizer()[1].decode(tokens, skip_special_tokens=True)
+            model, inputs = self.prepare(messages, min(self._reply_tokens, REPLY_TOKENS), enable_thinking=False)
+            asked = inputs["input_ids"].shape[1]
+            most = min(self._reply_tokens, (self._context or asked + self._reply_tokens) - asked)
+            tokens = model.generate(**inputs, max_new_tokens=most)[0, asked:]
+            text = self._model_and_tokenizer()[1].decode(tokens, skip_special_tokens=True)
+        if self._whole and len(tokens) >= most and int(tokens[-1]) not in _ends(model):
+            raise CutOffError(text)
+        return text
 
-    def prepare(self, messages: Sequence[Message], reply_tokens: int = 0) -> tuple[Any, dict[str, torch.Tensor]]:
+    def prepare(
+        self, messages: Sequence[Message], reply_tokens: int = 0, **for_template: Any
+    ) -> tuple[Any, dict[str, torch.Tensor]]:
         """The model, placed, and the tokens of `messages` on its device: (1, T), whole and without padding.
 
         Args:
             messages: with `role` and `content`, for the model's chat template, whose generation prompt is added.
             reply_tokens: what must fit into the model's context beside them.
+            for_template: what the chat template is told; one that does not know it does not mind.
 
         Raises:
             PSAError: where the model cannot be read or does not take such messages, or not so long ones.
         """
         model, tokenizer = self._model_and_tokenizer()
         try:
-            text = tokenizer.apply_chat_template([*messages], tokenize=False, add_generation_prompt=True)
+            options = {"tokenize": False, "add_generation_prompt": True, **for_template}
+            text = tokenizer.apply_chat_template([*messages], **options)
         except Exception:  # a template is a program of its own
             roles = " and a ".join(message["role"] for message in messages)
             raise PSAError(
@@ -138,9 +158,8 @@ class LanguageModel:
             ) from None  # the cause may quote the prompt
         # The chat template has put the special tokens in.
         ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
-        config = self.config.get_text_config()
-        context = getattr(config, "max_position_embeddings", None)
-        if ids.shape[1] == 0 or ids.max() >= config.vocab_size:
+        context = self._context
+        if ids.shape[1] == 0 or ids.max() >= self.config.get_text_config().vocab_size:
             raise PSAError(f"The tokenizer in {self.folder} does not fit the model there. Download the folder again.")
         if context is not None and ids.shape[1] + reply_tokens > context:
             reply = f" with a reply of {reply_tokens}" if reply_tokens else ""
@@ -150,6 +169,11 @@ class LanguageModel:
             )
         ids = ids.to(self._placement(model))
         return model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    @property
+    def _context(self) -> int | None:
+        """How many tokens the model can read, its own included."""
+        return getattr(self.config.get_text_config(), "max_position_embeddings", None)
 
     def _model_and_tokenizer(self) -> tuple[Any, Any]:
         if self._loaded is None:
@@ -198,6 +222,12 @@ def _load_model(folder: Path) -> Any:
         pad_token_id=found.pad_token_id,
     )
     return model
+
+
+def _ends(model: Any) -> Sequence[int]:
+    """The tokens that end a reply."""
+    ends = model.generation_config.eos_token_id
+    return ends if isinstance(ends, list) else [] if ends is None else [ends]
 
 
 def _add(digest: Any, name: str, content: bytes) -> None:

@@ -4,7 +4,7 @@ Source: the sampler of arXiv 2508.01151's dataset. Nobody real is in it.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -45,6 +45,8 @@ _LEAST_AGES = {
     "anxiety": 5,
 }
 _LEAST_AGE_OF_RELIGION = 8
+_TOLD_BY = 8  # people: fewer may be drawn by chance as somebody real is
+_SEEDS = 256
 
 
 class Person(NamedTuple):
@@ -103,6 +105,23 @@ def sample_user(rng: np.random.Generator, number: int, rules: str = SAGE, depart
     )
     banned ^= {category for category in CATEGORIES if rng.random() < departures}
     return UserProfile(*person, tuple(banned), f"{number:07d}")
+
+
+def seed_of(users: Sequence[UserProfile], first: Iterable[int] = ()) -> int | None:
+    """The seed from which `sample_users` draws just these people, by their User_ID, whatever they ban.
+
+    Tried are `first` and 0 to 255. `None` where it is none of them, and for fewer than 8 people: so few may be like
+    drawn ones by chance.
+    """
+    if len(users) < _TOLD_BY or any(user.user_id is None for user in users):
+        return None
+    seeds = dict.fromkeys([*first, *range(_SEEDS)])
+    return next((seed for seed in seeds if all(_is_drawn(user, seed) for user in users)), None)
+
+
+def _is_drawn(user: UserProfile, seed: int) -> bool:
+    person = sample_person(np.random.default_rng(draw_seed(seed, "user", int(user.user_id or 0))))
+    return person == Person(*(getattr(user, field) for field in Person._fields))
 
 
 def sample_person(rng: np.random.Generator) -> Person:

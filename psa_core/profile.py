@@ -204,7 +204,12 @@ def _whole_number(value: object) -> Any:
 
 
 def _seven_digits(value: object) -> Any:
-    """Sage's `User_ID` where a reader took it for a number and dropped its zeros; anything else as it is."""
+    """Sage's `User_ID` where a reader or a spreadsheet took it for a number and dropped its zeros; anything else as it
+    is."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,7}", value):
+        return value.zfill(7)
+    if isinstance(value, float) and value.is_integer():  # as pandas reads a column with gaps
+        value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 9_999_999:
         return f"{value:07d}"
     return value

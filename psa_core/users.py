@@ -43,9 +43,7 @@ def write_users(path: Path | str, profiles: Sequence[UserProfile]) -> None:
     Raises:
         PSAError: for a name that ends in neither .csv nor .jsonl, no user, or one without a `User_ID`.
     """
-    path = Path(path)
-    if path.suffix.lower() not in (".csv", _JSONL):
-        raise PSAError("Users are written as .csv or .jsonl. Let the file's name end so.")
+    path = check_users_name(path)
     if not profiles or any(profile.user_id is None for profile in profiles):
         raise PSAError("A users file holds at least one user, and each has a User_ID.")
     rows = [profile.to_dict() for profile in profiles]
@@ -56,6 +54,14 @@ def write_users(path: Path | str, profiles: Sequence[UserProfile]) -> None:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)  # a list is printed: ['Hate', 'Violence']
+
+
+def check_users_name(path: Path | str) -> Path:
+    """Raise PSAError for a file name that `write_users` does not take."""
+    path = Path(path)
+    if path.suffix.lower() not in (".csv", _JSONL):
+        raise PSAError("Users are written as .csv or .jsonl. Let the file's name end so.")
+    return path
 
 
 def _profiles(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> list[UserProfile]:

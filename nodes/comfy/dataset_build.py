@@ -1,7 +1,7 @@
 """A data set built in ComfyUI: its pictures drawn as the graph draws, its folder, and what a person sees of it."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -98,7 +98,7 @@ def build(
     users: Sequence[UserProfile],
     sampling: Sampling,
     negative: str,
-    said: Mapping[str, str],
+    said: Said,
     judging: Judging,
     node_id: str | None,
 ) -> Built:
@@ -125,7 +125,7 @@ def build(
         users,
         sampling.seed,
         drawing,
-        Said(**said),
+        said,
         judge,
         progress=view.drawn,
         judging=view.judged,
@@ -134,7 +134,7 @@ def build(
     train = read_split(folder, "train")
     to_measure = [pair for pair in planned.splits["val"] if pair.id not in built.aside]
     held_out = read_split(folder, "val") if to_measure else None
-    notes = [*planned.notes, *built.notes(), f"Virtual users only. In {_FOLDER}/{folder.name}."]
+    notes = [*planned.notes, *built.notes(), f"{built.people.capitalize()}. In {_FOLDER}/{folder.name}."]
     return Built(train, held_out, open_picture(folder / SHEET), "\n".join([summary(train), *notes]))
 
 

@@ -10,7 +10,7 @@ from comfy.utils import ProgressBar
 from ...psa_core.chat_server import RemoteAddressError
 from ...psa_core.concepts.answers import AnswerLog
 from ...psa_core.concepts.lists import Concept
-from ...psa_core.concepts.making import Counts, Prompts, make_prompts
+from ...psa_core.concepts.making import Counts, Prompts, make_prompts, write_set_aside
 from ...psa_core.concepts.scenes import SceneSource
 from ...psa_core.concepts.writers import ModelWriter, PromptWriter, ServerWriter, TemplateWriter
 from ...psa_core.errors import PSAError
@@ -33,8 +33,10 @@ def write_prompts(
     scenes: SceneSource,
     counts: Counts,
     seed: int,
-) -> tuple[Prompts, Path | None]:
-    """The prompts, and where a language model's answers are kept. Cancel raises out of it; Run goes on with these.
+) -> tuple[Prompts, Path | None, Path | None]:
+    """The prompts, where a language model's answers are kept, and which file lists what was set aside.
+
+    Cancel raises out of it; Run goes on with what was answered.
 
     Args:
         writer: one of `writer_names`.
@@ -44,10 +46,9 @@ def write_prompts(
         PSAError: as the writers and `make_prompts` do.
     """
     made_by = _writer(writer, server)
-    path = None
-    if writer != TEMPLATES:
-        digest = hashlib.sha256(repr((made_by.identity(), concepts)).encode()).hexdigest()[:12]
-        path = folders.system_folder("psa_prompts") / f"{digest}.answers.jsonl"
+    digest = hashlib.sha256(repr((made_by.identity(), concepts)).encode()).hexdigest()[:12]
+    folder = folders.system_folder("psa_prompts")
+    path = None if writer == TEMPLATES else folder / f"{digest}.answers.jsonl"
     bar = ProgressBar(1)
 
     def tell(done: int, total: int) -> None:
@@ -55,7 +56,8 @@ def write_prompts(
         bar.update_absolute(done, total)
 
     try:
-        return make_prompts(concepts, made_by, scenes, counts, seed, AnswerLog(path), tell), path
+        made = make_prompts(concepts, made_by, scenes, counts, seed, AnswerLog(path), tell)
+        return made, path, write_set_aside(folder / f"{digest}.set-aside.jsonl", made)
     finally:
         if isinstance(made_by, ModelWriter):
             made_by.release()

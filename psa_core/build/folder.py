@@ -1,12 +1,17 @@
-"""The data set's folder: what it is to hold is written first, and its lists last."""
+"""The data set's folder: what it is to hold is written first, and its lists last.
+
+`dataset.json` says two kinds of things. What pictures depend on stays as it is: another request is refused. What is
+said of them, and who looks at them, may change: then the lists are written anew.
+"""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..dataset.answers import JUDGED, Answer
+from ..dataset.lists import new_lists, place_lists
 from ..dataset.pair_files import (
     DESCRIPTION,
     FORMAT,
@@ -28,20 +33,31 @@ from ..profile import UserProfile
 from .plan import SPLITS, Plan, harmless_records
 
 VIRTUAL = "virtual users only: nobody in this data set is a real person"
-_UNREADABLE = ("prompts", "users", "model", "list", "held_out_concepts")  # too long to read
+GIVEN = "users of a file that this pack did not draw: whoever gave it answers for whether they are real people"
+NOT_STATED = "not stated"
+"""A licence that nobody gave."""
+_SAID = ("people", "licence", "rules", "labels", "judge", "held_out_concepts", "users")  # no picture depends on these
+_BATCH = "batch_size"
+_UNREADABLE = ("prompts", "people", "users", "model", "list", "held_out_concepts")  # too long to read
+
+
+class Claim(NamedTuple):
+    """What stands in `dataset.json` once the lists are written, and which of it was otherwise before."""
+
+    described: Mapping[str, Any]
+    changed: list[str]
 
 
 def description(plan: Plan, users: Sequence[UserProfile], seed: int, made: Mapping[str, Any], **said: Any) -> dict:
-    """What stands in `dataset.json`.
+    """What is to stand in `dataset.json`.
 
     Args:
         made: how the pictures come to be, such as the model's hash and the settings.
-        said: what else somebody says of the data set: its licence, the users' rules, the judge.
+        said: what else is said of the data set: its licence, who its people are and by which rules they ban, the judge.
     """
     pairs = [[pair.id, pair.asked, pair.made_by] for pair in plan.pairs]
     return {
         "format": FORMAT,
-        "people": VIRTUAL,
         **said,
         "seed": seed,
         "held_out_concepts": plan.held_out,
@@ -52,11 +68,16 @@ def description(plan: Plan, users: Sequence[UserProfile], seed: int, made: Mappi
 
 
 @contextmanager
-def claimed(folder: Path, described: Mapping[str, Any]) -> Iterator[None]:
-    """Within the block the folder is this process's alone, and is or becomes the data set that is `described`.
+def claimed(folder: Path, described: Mapping[str, Any], mixed_batches: bool = False) -> Iterator[Claim]:
+    """Within the block the folder is this process's alone, and its pictures are or become those that are `described`.
+
+    What else is said in its `dataset.json` stands until the lists are written. What somebody added there stays.
+
+    Args:
+        mixed_batches: go on with pictures that were drawn so many at a time as they are not now.
 
     Raises:
-        PSAError: where it holds another one, naming what differs, or something else; where another process builds in
+        PSAError: where it holds other pictures, naming what differs, or something else; where another process builds in
             it; or it cannot be written.
     """
     try:
@@ -65,48 +86,97 @@ def claimed(folder: Path, described: Mapping[str, Any]) -> Iterator[None]:
         raise PSAError(f"The folder {folder} cannot be made: {error.strerror}. Choose another one.") from error
     with locked_folder(folder, "building a data set in"):
         sweep_parts(folder)
+        place_lists(folder)
         if (folder / DESCRIPTION).exists():
-            differing = _differences(read_description(folder), described)
-            if differing:
-                raise PSAError(
-                    f"{folder} holds another data set. What differs: {', '.join(differing)}. Use the same again to go "
-                    "on, or choose another folder."
-                )
+            there = read_description(folder)
+            claim = _continued(folder, there, described, mixed_batches)
+            if claim.described.get(_BATCH) != there.get(_BATCH):  # before anything is drawn
+                _write(folder, {**there, _BATCH: claim.described[_BATCH]})
         elif strange := sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")):
             raise PSAError(
                 f"{folder} holds {strange[0]}, and no dataset.json that says what it is. Choose a new folder."
             )
         else:
-            with atomic_path(folder / DESCRIPTION) as temporary:
-                temporary.write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            claim = Claim(described, [])
+            _write(folder, described)
         (folder / PICTURES).mkdir(exist_ok=True)
-        yield
+        yield claim
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the lists are written: the pairs' own is the last."""
+    """Whether the lists are written."""
     return (folder / PAIRS).is_file()
 
 
+def is_current(folder: Path, described: Mapping[str, Any]) -> bool:
+    """Whether the lists are those of what is `described`, so that nobody has to look at a picture for them."""
+    if not is_finished(folder):
+        return False
+    there = read_description(folder)
+    return not _differences(there, _merged(there, described), _SAID)
+
+
 def finish(
-    folder: Path, plan: Plan, aside: Mapping[str, str], label: str, answers: Sequence[Answer] | None = None
+    folder: Path,
+    described: Mapping[str, Any],
+    plan: Plan,
+    aside: Mapping[str, str],
+    label: str,
+    answers: Sequence[Answer] | None = None,
 ) -> None:
-    """Write the lists. `aside` says of pairs, by id, why they are set aside; `answers` are a judge's, where it says who
-    prefers which."""
-    for name in SPLITS:
-        if plan.splits[name] and plan.people(name):
-            write_objects(folder / name / PAIRS, _members(plan, name))
-    write_users(folder, plan.users)
-    if answers is not None:
-        with atomic_path(folder / JUDGED) as temporary:
-            temporary.write_bytes(b"".join(answer.to_line() for answer in answers))
-    write_objects(folder / PAIRS, (_listed(pair, aside.get(pair.id), label) for pair in plan.pairs))
+    """Write the lists and what is `described`, all together. `aside` says of pairs, by id, why they are set aside;
+    `answers` are a judge's, where it says who prefers which."""
+    with new_lists(folder) as new:
+        _write(new, described)
+        for name in SPLITS:
+            if plan.splits[name] and plan.people(name):
+                write_objects(new / name / PAIRS, _members(plan, name))
+        write_users(new, plan.users)
+        if answers is not None:
+            with atomic_path(new / JUDGED) as temporary:
+                temporary.write_bytes(b"".join(answer.to_line() for answer in answers))
+        write_objects(new / PAIRS, (_listed(pair, aside.get(pair.id), label) for pair in plan.pairs))
 
 
 def set_aside(folder: Path) -> dict[str, str]:
     """By id, why pairs of a finished data set are set aside."""
     pairs = (PicturePair.of_line(data) for _, _, data in numbered_lines(folder / PAIRS, "file of picture pairs"))
     return {pair.id: pair.set_aside for pair in pairs if pair.set_aside is not None}
+
+
+def _write(folder: Path, described: Mapping[str, Any]) -> None:
+    with atomic_path(folder / DESCRIPTION) as temporary:
+        temporary.write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _continued(folder: Path, there: Mapping[str, Any], now: Mapping[str, Any], mixed_batches: bool) -> Claim:
+    """The claim on a data set that is begun; raises PSAError where its pictures are others."""
+    if mixed_batches and _BATCH in now:
+        sizes = there.get(_BATCH)
+        sizes = sizes if isinstance(sizes, list) else [sizes]
+        now = {**now, _BATCH: there.get(_BATCH) if now[_BATCH] in sizes else [*sizes, now[_BATCH]]}
+        there = {**there, _BATCH: now[_BATCH]}
+    if differing := _differences(there, now, [name for name in now if name not in _SAID]):
+        only_size = len(differing) == 1 and differing[0].startswith(f"{_BATCH} (")
+        raise PSAError(
+            f"{folder} holds another data set. What differs: {', '.join(differing)}. "
+            + (
+                "Of another batch size, pictures differ by rounding: use the same again to go on, let one data set "
+                "hold both (psa build-dataset --mixed-batches), or choose another folder."
+                if only_size
+                else "Use the same again to go on, or choose another folder."
+            )
+        )
+    merged = _merged(there, now)
+    return Claim(merged, _differences(there, merged, _SAID))
+
+
+def _merged(there: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """What is there with what is said now; a licence that somebody wrote down stays where none is given now."""
+    merged = {**there, **json.loads(json.dumps(now))}
+    if merged.get("licence") == NOT_STATED and there.get("licence"):
+        merged["licence"] = there["licence"]
+    return merged
 
 
 def _members(plan: Plan, name: str) -> Iterator[dict[str, str]]:
@@ -120,10 +190,10 @@ def _listed(pair: PicturePair, reason: str | None, label: str) -> dict[str, Any]
     return {**pair.line(), "label": label, "set_aside": reason}
 
 
-def _differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs, with both values where they are readable ones."""
+def _differences(there: Mapping[str, Any], now: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """Which of these differ, with both values where they are readable ones."""
     told = []
-    for name in dict.fromkeys([*there, *now]):
+    for name in names:
         before, value = there.get(name), now.get(name)
         if before != json.loads(json.dumps(value)):
             both = f"{shown(str(before), 60)} there, {shown(str(value), 60)} now"

@@ -6,30 +6,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..concepts.pairs import IMPLIED, LONGEST_CONCEPT, LONGEST_PROMPT, MOST_PAIRS, NAMED, check_line
+from ..concepts.pairs import IMPLIED, LONGEST_CONCEPT, LONGEST_PROMPT, MOST_PAIRS, NAMED, check_line, plain_spaces
 from ..concepts.words import names_concept
 from ..csv_files import read_rows
 from ..dataset.pair_files import PICTURES, SHOWS, WITHOUT, PicturePair
+from ..dataset.scan import is_blank, shown_hash
 from ..errors import PSAError
 from ..files import atomic_path, inside
-from ..generate.run import is_whole
 from ..json_lines import read_objects
-from ..pictures import check_picture
+from ..pictures import open_picture
 from ..schema import known_category
 from .drawing import Progress
 from .plan import pair_id
 
 _HARMLESS = ("", "harmless", "none")
-_ENDINGS = {".jpg": ".jpg", ".jpeg": ".jpg", ".png": ".png", ".webp": ".webp"}
+_ENDINGS = {
+    **{ending: ending for ending in (".jpg", ".png", ".webp", ".gif", ".bmp", ".tiff")},
+    ".jpeg": ".jpg",
+    ".tif": ".tiff",
+}  # of `pictures.FORMATS`, which training reads
 _COLUMNS = ("shows", "without", "category", "concept", "prompt")
 
 
 @dataclass(frozen=True)
 class Imported:
-    """A pair, and where its pictures lie: of `shows` and of `without`."""
+    """A pair. Of its pictures, of `shows` and of `without`: where they lie, a hash of each file, and hashes of what one
+    sees, those of one colour left out."""
 
     pair: PicturePair
     sources: tuple[Path, Path]
+    contents: tuple[str, str]
+    looks: tuple[int, ...]
 
 
 def read_picture_list(path: Path | str) -> list[Imported]:
@@ -59,18 +66,22 @@ def read_picture_list(path: Path | str) -> list[Imported]:
 
 
 def copy_missing(folder: Path, wanted: Sequence[Imported], progress: Progress | None = None) -> int:
-    """Copy the pictures that are not there whole, and return how many these were.
+    """Copy the pictures that are not there as they are in their sources, and return how many these were.
 
     Raises:
         PSAError: for a picture that has changed since it was listed, or a folder that cannot be written.
     """
-    copies: dict[Path, Path] = {}
+    copies: dict[Path, tuple[Path, str]] = {}
     for each in wanted:
-        copies |= zip([folder / name for name in each.pair.pictures], each.sources, strict=True)
-    missing = [target for target in copies if not is_whole(target)]
+        sources = zip(each.sources, each.contents, strict=True)
+        copies |= zip([folder / name for name in each.pair.pictures], sources, strict=True)
+    missing = [target for target, (_, digest) in copies.items() if not target.is_file() or _digest(target) != digest]
     done = len(copies) - len(missing)
     for target in missing:
-        content = _content(copies[target])
+        source, digest = copies[target]
+        content = _content(source)
+        if _hash(content) != digest:
+            raise PSAError(f"{source} has changed since the list was read. Start again.")
         with atomic_path(target) as temporary:
             temporary.write_bytes(content)
         done += 1
@@ -92,6 +103,7 @@ def _imported(folder: Path, row: Mapping[str, Any]) -> Imported:
     values = {name: row.get(name) or "" for name in (*_COLUMNS, "prompt_without")}
     if not all(isinstance(value, str) for value in values.values()):
         raise PSAError("its values must be texts.")
+    values |= {name: plain_spaces(values[name]) for name in ("category", "concept", "prompt", "prompt_without")}
     check_line("prompt", values["prompt"], LONGEST_PROMPT)
     if values["prompt_without"]:
         check_line("prompt_without", values["prompt_without"], LONGEST_PROMPT)
@@ -101,8 +113,8 @@ def _imported(folder: Path, row: Mapping[str, Any]) -> Imported:
     if category is None:
         raise PSAError("its category is none of the seven, and not 'harmless'. Correct it.")
     check_line("concept", values["concept"], LONGEST_CONCEPT)
-    sources = tuple(_source(folder, values[name], name) for name in (SHOWS, WITHOUT))
-    contents = [_digest(source) for source in sources]
+    sources, looks = zip(*(_source(folder, values[name], name) for name in (SHOWS, WITHOUT)), strict=True)
+    contents = tuple(_digest(source) for source in sources)
     if contents[0] == contents[1]:
         raise PSAError("both pictures are the same. Name one that shows the concept and one that does not.")
     name = pair_id([category, values["concept"], values["prompt"], values["prompt_without"], *contents])
@@ -113,30 +125,38 @@ def _imported(folder: Path, row: Mapping[str, Any]) -> Imported:
     asked = NAMED if names_concept(values["prompt"], values["concept"]) else IMPLIED
     prompts = (values["prompt"], values["prompt_without"])
     pair = PicturePair(name, category, values["concept"], asked, *prompts, "imported", None, files)  # type: ignore
-    return Imported(pair, sources)  # type: ignore[arg-type]
+    seen = tuple(look for look in looks if look is not None)
+    return Imported(pair, sources, contents, seen)  # type: ignore[arg-type]
 
 
 def _scene(folder: Path, values: Mapping[str, str]) -> Imported:
-    source = _source(folder, values[WITHOUT] or values[SHOWS], WITHOUT)
-    name = pair_id([None, "", values["prompt"], _digest(source)])
+    source, look = _source(folder, values[WITHOUT] or values[SHOWS], WITHOUT)
+    content = _digest(source)
+    name = pair_id([None, "", values["prompt"], content])
     file = f"{PICTURES}/{name}_scene{_ENDINGS[source.suffix.lower()]}"
     prompts = (values["prompt"], values["prompt"])
-    return Imported(PicturePair(name, None, "", NAMED, *prompts, "imported", None, (file, file)), (source, source))
+    pair = PicturePair(name, None, "", NAMED, *prompts, "imported", None, (file, file))
+    return Imported(pair, (source, source), (content, content), () if look is None else (look,))
 
 
-def _source(folder: Path, name: str, which: str) -> Path:
+def _source(folder: Path, name: str, which: str) -> tuple[Path, int | None]:
+    """The file, and a hash of what it shows; `None` where that is one colour."""
     try:
         source = inside(folder, name, what="the list's folder")
         if source.suffix.lower() not in _ENDINGS:
             raise PSAError(f"{source.name} does not end in {', '.join(_ENDINGS)}.")
-        check_picture(source)
+        picture = open_picture(source)
     except PSAError as error:
         raise PSAError(f"'{which}': {error}") from None
-    return source
+    return source, None if is_blank(picture) else shown_hash(picture)
 
 
 def _digest(source: Path) -> str:
-    return hashlib.blake2b(_content(source), digest_size=16).hexdigest()
+    return _hash(_content(source))
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _content(source: Path) -> bytes:

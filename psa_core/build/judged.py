@@ -10,7 +10,8 @@ from ..dataset.answers import LEFT, NEITHER, RIGHT, Answer, scene_id
 from ..dataset.pair_files import HARMLESS, PicturePair
 from ..dataset.split import Scene
 from ..errors import PSAError
-from ..judges.judging import Judge, Outcome, PairwiseJudge, Question, Verdict
+from ..files import some
+from ..judges.judging import Judge, Outcome, PairwiseJudge, Question, Verdict, known_categories
 from ..judges.kept import Answers, KeptJudge
 from ..pictures import open_groups, pixel_batches
 from ..profile import UserProfile
@@ -62,6 +63,16 @@ def check_labeller(judge: Judge) -> None:
         raise PSAError(
             f"The judge {judge.name} does not hear who looks, so it cannot say who prefers which picture. Label by a "
             "judge that does, such as a vision-language model, or by the rules."
+        )
+
+
+def check_categories(judge: Judge, pairs: Sequence[PicturePair]) -> None:
+    """Raise PSAError for a judge that would find none of what some pairs are to show."""
+    known = known_categories(judge)
+    if strange := sorted({pair.category for pair in pairs if pair.category} - set(known)):
+        raise PSAError(
+            f"The judge {judge.name} knows {some(known)} alone, and would set every pair of {some(strange)} aside. "
+            "Take a judge that knows them, or none."
         )
 
 

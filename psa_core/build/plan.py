@@ -3,8 +3,8 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import zip_longest
 
 from ..concepts.pairs import PromptPair
@@ -27,7 +27,7 @@ class Plan:
     """A data set before its first picture.
 
     `splits` names the pairs of each split, `users` has everybody with their splits; `held_out` names the concepts, by
-    category, that stand in `test_unseen` alone; `notes` are for people.
+    category, that stand in `test_unseen` alone; `notes` are for people; `looks` are as `plan` was given them.
     """
 
     pairs: list[PicturePair]
@@ -35,6 +35,7 @@ class Plan:
     users: list[tuple[UserProfile, tuple[str, ...]]]
     held_out: dict[str, list[str]]
     notes: list[str]
+    looks: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def people(self, split: str) -> list[UserProfile]:
         return [profile for profile, names in self.users if split in names]
@@ -49,7 +50,7 @@ def drawn_pairs(prompts: Sequence[PromptPair], seed: int) -> list[PicturePair]:
         which = (SHOWS, WITHOUT) if prompt.category else ("scene", "scene")
         name = pair_id(content)
         files = tuple(f"{PICTURES}/{name}_{part}.{_ENDING}" for part in which)
-        pairs.append(PicturePair(name, *(getattr(prompt, field) for field in _PROMPT), noise, files))  # type: ignore
+        pairs.append(PicturePair(name, *(getattr(prompt, part) for part in _PROMPT), noise, files))  # type: ignore
     return pairs
 
 
@@ -61,12 +62,20 @@ def pair_id(content: object) -> str:
     return hashlib.blake2b(json.dumps(content).encode(), digest_size=8).hexdigest()
 
 
-def plan(pairs: Sequence[PicturePair], users: Sequence[UserProfile], seed: int) -> Plan:
+def plan(
+    pairs: Sequence[PicturePair],
+    users: Sequence[UserProfile],
+    seed: int,
+    looks: Mapping[str, Sequence[int]] | None = None,
+) -> Plan:
     """Who sees what: users and prompts of a test are nowhere in what is trained on.
 
     A fifth of the users are unseen. Of a category's concepts, where it has five or more, one in five stands in
-    `test_unseen` alone. Pairs that share a prompt stay together; one that cannot, for its concept is held out and its
-    scene is not, is left out.
+    `test_unseen` alone. Pairs that share a prompt or a picture stay together; one that cannot, for its concept is held
+    out and its scene is not, is left out.
+
+    Args:
+        looks: by id, what the pictures show that are there already, as hashes; those of one colour say nothing.
 
     Raises:
         PSAError: where no pair is left to train on, two pairs are the same, or users lack a User_ID of their own.
@@ -78,7 +87,8 @@ def plan(pairs: Sequence[PicturePair], users: Sequence[UserProfile], seed: int) 
         raise PSAError("A data set needs users, and each of them a User_ID of their own.")
     seen, unseen = _divided(users, seed)
     held_out = _held_out_concepts(pairs, seed) if unseen else set()
-    fates = _fates(pairs, held_out, seed, bool(unseen))
+    looks = looks or {}
+    fates = _fates(_sharing(pairs, looks), held_out, seed, bool(unseen))
     splits = {name: [pair for pair in pairs if fates[pair.id] == name] for name in SPLITS}
     if not splits[TRAIN]:
         raise PSAError("There is no pair to train on. Give more prompts, with a concept and of different scenes.")
@@ -89,15 +99,39 @@ def plan(pairs: Sequence[PicturePair], users: Sequence[UserProfile], seed: int) 
         notes.append(f"Held out, in {TEST_UNSEEN} alone: {names}.")
     if len(kept) < len(pairs):
         notes.append(
-            f"{len(pairs) - len(kept)} of {len(pairs)} pairs are left out: they share a prompt with one of a split "
-            "that must not hold it."
+            f"{len(pairs) - len(kept)} of {len(pairs)} pairs are left out: they share a prompt or a picture with "
+            "one of a split that must not hold it."
         )
     if empty := [name for name in SPLITS if not splits[name]]:
         notes.append(f"Nothing is in {', '.join(empty)}: for that there are too few pairs or users.")
     by_category: dict[str, list[str]] = {}
     for category, concept in sorted(held_out):
         by_category.setdefault(category, []).append(concept)
-    return Plan(kept, splits, _with_splits(users, seen, splits), by_category, notes)
+    return Plan(kept, splits, _with_splits(users, seen, splits), by_category, notes, looks)
+
+
+def check_leakage(planned: Plan) -> None:
+    """Look at the lists once more, whatever made them.
+
+    Raises:
+        PSAError: where something of a test is in what is trained on: a user, a prompt, a picture or a concept.
+    """
+    splits, looks = planned.splits, planned.looks
+    trained = {content for name in (TRAIN, HARMLESS) for pair in splits[name] for content in _content(pair, looks)}
+    tested = {content for name in (VAL, TEST_SEEN, TEST_UNSEEN) for p in splits[name] for content in _content(p, looks)}
+    both = trained & tested
+    seen = [pair for name in SPLITS if name != TEST_UNSEEN for pair in splits[name]]
+    leaks = {
+        "prompts": sum(isinstance(content, str) for content in both),
+        "pictures": sum(isinstance(content, int) for content in both),
+        "users": sum(TEST_UNSEEN in names and len(names) > 1 for _, names in planned.users),
+        "concepts": len({p.concept for p in seen if p.concept in planned.held_out.get(p.category or "", ())}),
+    }
+    if found := ", ".join(f"{count} {what}" for what, count in leaks.items() if count):
+        raise PSAError(
+            f"What is tested would be trained on: {found}. No list is written, and the pictures stay. Build with other "
+            "prompts or users, and report this: it is a fault of this pack."
+        )
 
 
 def _divided(users: Sequence[UserProfile], seed: int) -> tuple[list[UserProfile], list[UserProfile]]:
@@ -145,12 +179,12 @@ def _held_out_concepts(pairs: Sequence[PicturePair], seed: int) -> set[tuple[str
 
 
 def _fates(
-    pairs: Sequence[PicturePair], held_out: set[tuple[str, str]], seed: int, with_unseen: bool
+    sharing: list[list[PicturePair]], held_out: set[tuple[str, str]], seed: int, with_unseen: bool
 ) -> dict[str, str | None]:
-    """The split of each pair, by id; `None` for one that has a place in none."""
-    groups = _in_turn(_sharing_prompts(pairs), seed)
+    """The split of each pair, by id; `None` for one that has a place in none. Groups that share stay together."""
+    groups = _in_turn(sharing, seed)
     shares = {name: share for name, share in _SHARES.items() if with_unseen or name != TEST_UNSEEN}
-    counts = Counter(pair.category for pair in pairs if pair.category is not None)
+    counts = Counter(pair.category for group in groups for pair in group if pair.category is not None)
     needs = {name: {cat: share * count for cat, count in counts.items()} for name, share in shares.items()}
     overall = {name: share * counts.total() for name, share in shares.items()}  # in all categories together
 
@@ -177,23 +211,31 @@ def _fates(
     return fates
 
 
-def _sharing_prompts(pairs: Sequence[PicturePair]) -> list[list[PicturePair]]:
-    """The pairs in groups that have no prompt in common."""
-    leader: dict[str, str] = {}
+def _sharing(pairs: Sequence[PicturePair], looks: Mapping[str, Sequence[int]]) -> list[list[PicturePair]]:
+    """The pairs in groups that have no prompt and no picture in common."""
+    leader: dict[str | int, str | int] = {}
 
-    def find(text: str) -> str:
-        while leader.setdefault(text, text) != text:
-            leader[text] = leader[leader[text]]
-            text = leader[text]
-        return text
+    def find(what: str | int) -> str | int:
+        while leader.setdefault(what, what) != what:
+            leader[what] = leader[leader[what]]
+            what = leader[what]
+        return what
 
     for pair in pairs:
-        first, second = _plain(pair.shows), _plain(pair.without or pair.shows)
-        leader[find(first)] = find(second)
-    groups: dict[str, list[PicturePair]] = {}
+        first, *others = _content(pair, looks)
+        for other in others:
+            leader[find(other)] = find(first)
+    groups: dict[str | int, list[PicturePair]] = {}
     for pair in pairs:
         groups.setdefault(find(_plain(pair.shows)), []).append(pair)
     return list(groups.values())
+
+
+def _content(pair: PicturePair, looks: Mapping[str, Sequence[int]]) -> Iterator[str | int]:
+    """What no two splits may have in common of it: its prompts, and what its pictures show."""
+    yield _plain(pair.shows)
+    yield _plain(pair.without or pair.shows)
+    yield from looks.get(pair.id, ())
 
 
 def _in_turn(groups: list[list[PicturePair]], seed: int) -> list[list[PicturePair]]:

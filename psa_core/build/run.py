@@ -13,13 +13,14 @@ from ..errors import PSAError
 from ..files import atomic_path
 from ..judges.judging import Judge
 from ..pictures import write_picture
+from ..population import seed_of
 from ..processes import OneProcess
 from ..profile import UserProfile
 from .drawing import Drawer, Progress, draw_missing, finish_batches, jobs
-from .folder import claimed, description, finish, is_finished, set_aside
+from .folder import GIVEN, NOT_STATED, VIRTUAL, Claim, claimed, description, finish, is_current, is_finished, set_aside
 from .imported import Imported, copy_missing
-from .judged import check_labeller, contradictions, forget, preferences, questions
-from .plan import Plan
+from .judged import ANSWERS, check_categories, check_labeller, contradictions, forget, preferences, questions
+from .plan import Plan, check_leakage
 from .sheet import contact_sheet
 
 SHEET = "contact_sheet.png"
@@ -29,31 +30,45 @@ LABELLERS = (RULE, JUDGE)
 
 @dataclass(frozen=True)
 class Drawing:
-    """Pictures to be drawn: `made` is what they depend on beside prompts and seeds, JSON-compatible."""
+    """Pictures to be drawn: `made` is what they depend on beside prompts and seeds, JSON-compatible.
+
+    `mixed_batches` goes on where others were drawn so many at a time as `batch_size` is not.
+    """
 
     made: Mapping[str, Any]
     open_drawer: Callable[[], Drawer]
     batch_size: int = 2
+    mixed_batches: bool = False
 
 
 @dataclass(frozen=True)
 class Said:
-    """What somebody says of a data set: its licence, and by which rules its users ban what they ban."""
+    """What somebody says of a data set: its licence, by which rules its users ban what they ban, and that they are
+    `virtual`, drawn by the pack. Where nobody says so, they are where a small seed, or the build's, draws the same."""
 
-    licence: str = "not stated"
+    licence: str = NOT_STATED
     rules: str = "as the users file says"
+    virtual: bool = False
 
 
 @dataclass(frozen=True)
 class Built:
-    """How a build ended: pictures made in this run by this process, and, by id, why pairs are set aside."""
+    """How a build ended: pictures made in this run by this process; by id, why pairs are set aside; what is known of
+    the users; and what was said otherwise of the data set before."""
 
     made: int
     aside: Mapping[str, str]
+    people: str = VIRTUAL
+    changed: Sequence[str] = ()
 
     def notes(self) -> list[str]:
-        """How many pairs are set aside, a sentence for each reason."""
-        return [f"{count} pairs set aside: {reason}." for reason, count in sorted(Counter(self.aside.values()).items())]
+        """What changed, and how many pairs are set aside, a sentence for each reason."""
+        reasons = sorted(Counter(self.aside.values()).items())
+        notes = [f"{count} pairs set aside: {reason}." for reason, count in reasons]
+        if self.changed:
+            told = f"The lists are written anew, for this has changed: {', '.join(self.changed)}."
+            notes.insert(0, f"{told} Pictures and answers by hand are as they were.")
+        return notes
 
 
 def build_dataset(
@@ -70,6 +85,9 @@ def build_dataset(
     labels: str = RULE,
 ) -> Built:
     """Build what `plan` plans, or go on with it; each process draws its share, and the main one does the rest.
+
+    Where the folder holds the same pictures, and users, labels, judge or licence are others, its lists are written
+    anew, all of them or none.
 
     Args:
         source: the pictures' drawing, or those that are there already.
@@ -88,25 +106,44 @@ def build_dataset(
         if judge is None:
             raise PSAError("Labels by a judge need one. Say which, or label by the rules.")
         check_labeller(judge)
-    made = dict(source.made) if isinstance(source, Drawing) else {"pictures": "imported"}
-    told = {**vars(said), "labels": labels, "judge": judge.identity() if judge else None}
-    described = description(plan, users, seed, made, **told)
-    if judge is not None and processes.is_main_process:
+    people = VIRTUAL if said.virtual or seed_of(users, [seed]) is not None else GIVEN
+    described = _description(plan, users, seed, source, said, people, labels, judge)
+    is_main = processes.is_main_process
+    if judge is not None and is_main and not is_current(folder, described):
+        check_categories(judge, plan.pairs)
         judge.check([about.caption for pair in plan.pairs for _, about in questions(pair)])
-    with claimed(folder, described) if processes.is_main_process else nullcontext():
-        if processes.is_main_process:
+    mixed = isinstance(source, Drawing) and source.mixed_batches
+    with claimed(folder, described, mixed) if is_main else nullcontext(Claim(described, [])) as claim:
+        if is_main:
             finish_batches(folder, plan.pairs)
         processes.wait_for_everyone()
         count = _pictures(folder, plan, source, processes, progress)
         processes.wait_for_everyone()
-        if processes.is_main_process and not is_finished(folder):
+        if is_main and (claim.changed or not is_finished(folder)):
             aside, answers = _judged(folder, plan, judge, labels, judging)
             _check_enough(plan, aside)
+            check_leakage(plan)
             _write_sheet(folder, plan)
-            finish(folder, plan, aside, labels, answers)
-        if processes.is_main_process and judge is not None:
+            finish(folder, claim.described, plan, aside, labels, answers)
+        if is_main and (judge is not None or (folder / ANSWERS).exists()):  # or another had begun
             forget(folder)
-    return Built(count, set_aside(folder) if processes.is_main_process else {})
+    return Built(count, set_aside(folder) if is_main else {}, people, claim.changed)
+
+
+def _description(
+    plan: Plan,
+    users: Sequence[UserProfile],
+    seed: int,
+    source: Drawing | Sequence[Imported],
+    said: Said,
+    people: str,
+    labels: str,
+    judge: Judge | None,
+) -> dict[str, Any]:
+    made = dict(source.made) if isinstance(source, Drawing) else {"pictures": "imported"}
+    who = judge.identity() if judge else None
+    told = {"people": people, "licence": said.licence, "rules": said.rules, "labels": labels, "judge": who}
+    return description(plan, users, seed, made, **told)
 
 
 def _judged(
@@ -137,7 +174,7 @@ def _check_enough(plan: Plan, aside: Mapping[str, str]) -> None:
     if all(pair.id in aside for pair in plan.splits["train"]):
         raise PSAError(
             "The judge sets every pair of the split 'train' aside. Look at some of them, and draw with a model that "
-            "knows the concepts, or take another judge."
+            "knows the concepts, or take another judge or none: the pictures stay."
         )
 
 

@@ -13,7 +13,7 @@ from ..concepts.pairs import read_prompt_pairs
 from ..errors import PSAError
 from ..extras import require
 from ..generate import BaseModel, Painter, Settings
-from ..generate.painter import PRECISIONS
+from ..generate.painter import PRECISIONS, TooLittleMemoryError
 from ..generate.single_file import SingleFile
 from ..judges.judging import Judge
 from ..model_folder import scheduler_class
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="compact",
         help="sage: Sage's records as well",
     )
-    who = parser.add_argument_group("virtual users (one of the two)")
+    who = parser.add_argument_group("users (one of the two)")
     who.add_argument("--users", metavar="FILE", help="a file of users, .csv or .jsonl, as psa users writes it")
     who.add_argument("--count", type=int, metavar="N", help="draw so many, as Sage's are")
     who.add_argument("--rules", choices=RULES, help=f"with --count: by which they ban (default: {SAGE})")
@@ -57,6 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--scheduler", metavar="CLASS", help="of diffusers (default: the model's)")
     how.add_argument("--precision", choices=PRECISIONS, help="default: fp16 on a GPU, fp32 elsewhere")
     how.add_argument("--batch-size", type=int, default=2, help="pictures at a time (default: %(default)s)")
+    how.add_argument(
+        "--mixed-batches",
+        action="store_true",
+        help="go on with pictures of another batch size, from which these differ by rounding; dataset.json says so",
+    )
     judging = parser.add_argument_group("judge: sets pairs aside whose pictures contradict their prompts, or labels")
     judging.add_argument(
         "--labels",
@@ -73,15 +78,16 @@ def run(args: argparse.Namespace) -> int:
     users, rules = _users(args)
     source = _source(args, processes.device)
     if isinstance(source, Drawing):
-        pairs = drawn_pairs(read_prompt_pairs(args.prompts), args.seed)
+        planned = plan(drawn_pairs(read_prompt_pairs(args.prompts), args.seed), users, args.seed)
     else:
-        pairs = [each.pair for each in source]
-    planned, folder = plan(pairs, users, args.seed), Path(args.folder)
+        looks = {each.pair.id: each.looks for each in source}
+        planned = plan([each.pair for each in source], users, args.seed, looks)
+    folder = Path(args.folder)
     judge = _judge(args)
     say = print if processes.is_main_process else _silent
     for note in planned.notes:
         say(note)
-    said = Said(args.licence, rules)
+    said = Said(args.licence, rules, virtual=args.users is None)
     is_main = processes.is_main_process
     with Bar(is_main, "picture") as bar, Bar(is_main and judge is not None, "pair") as judged:
         shown = (bar.show, judged.show)
@@ -91,7 +97,8 @@ def run(args: argparse.Namespace) -> int:
     if args.form == "sage" and processes.is_main_process:
         say(f"{write_sage_form(folder)} records in Sage's form.")
     sizes = ", ".join(f"{name} {len(some)}" for name, some in planned.splits.items() if some)
-    say(f"Pairs: {sizes}. Users: {len(users)}, virtual ones.\nLook at {folder / SHEET}, then train on {folder}.")
+    say(f"Pairs: {sizes}. {len(users)} users. {built.people.capitalize()}.")
+    say(f"Look at {folder / SHEET}, then train on {folder}.")
     return 0
 
 
@@ -131,7 +138,7 @@ def _source(args: argparse.Namespace, device: Any) -> Drawing | Sequence[Importe
         "batch_size": args.batch_size,
     }
     painter = partial(Painter, base, device, settings.precision, args.scheduler)
-    return Drawing(made, lambda: _Drawer(painter(), settings), args.batch_size)
+    return Drawing(made, lambda: _Drawer(painter(), settings), args.batch_size, args.mixed_batches)
 
 
 class _Drawer:
@@ -141,7 +148,15 @@ class _Drawer:
         self._painter, self._settings = painter, settings
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Any]:
-        return self._painter.draw(prompts, seeds, self._settings)
+        try:
+            return self._painter.draw(prompts, seeds, self._settings)
+        except TooLittleMemoryError as error:
+            if len(prompts) == 1:
+                raise
+            raise PSAError(
+                f"{error} What is drawn stays: the same command goes on with it by a smaller --batch-size and "
+                "--mixed-batches."
+            ) from None
 
 
 def _judge(args: argparse.Namespace) -> Judge | None:

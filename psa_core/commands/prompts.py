@@ -7,7 +7,7 @@ from typing import Any
 from ..chat_server import RemoteAddressError
 from ..concepts.answers import AnswerLog
 from ..concepts.lists import PLACEHOLDERS, Concept, read_concepts
-from ..concepts.making import Counts, make_prompts, summary
+from ..concepts.making import Counts, make_prompts, summary, write_set_aside
 from ..concepts.pairs import write_prompt_pairs
 from ..concepts.scenes import SceneSource, TemplateScenes
 from ..concepts.writers import ModelWriter, PromptWriter, ServerWriter, TemplateWriter
@@ -16,6 +16,7 @@ from ..files import existing_file
 from ..language_model import OnDevice
 from ..mini.scenes import MiniScenes, mini_concepts
 from ..processes import chosen_device
+from .outputs import write_output
 from .progress import show_count
 
 _MINI, _EXAMPLES = "mini", "placeholders"
@@ -50,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scenes", metavar="FILE", help="scenes to write into (default: everyday ones); or mini, PSA Mini's"
     )
+    parser.add_argument("--force", action="store_true", help="replace another file of that name")
     parser.add_argument("--writer", choices=list(_OPTIONS), default="templates", help="default: %(default)s")
     model = parser.add_argument_group("--writer model")
     model.add_argument("--llm", metavar="FOLDER", help="a causal language model in Hugging Face layout")
@@ -73,11 +75,13 @@ def run(args: argparse.Namespace) -> int:
     if output.suffix.lower() != ".jsonl":
         raise PSAError("Pairs of prompts are written as .jsonl. Let the output's name end so.")
     concepts, scenes, writer = _concepts(args.concepts), _scenes(args), _writer(args)
-    log = AnswerLog(output.with_name(f"{output.stem}.answers.jsonl"))
+    log_file = output.with_name(f"{output.stem}.answers.jsonl")
     counts = Counts(args.pairs, args.implied, args.harmless)
-    made = make_prompts(concepts, writer, scenes, counts, args.seed, log, show_count)
-    write_prompt_pairs(output, made.pairs)
-    print(f"Wrote {output}: {summary(made)}")
+    made = make_prompts(concepts, writer, scenes, counts, args.seed, AnswerLog(log_file), show_count)
+    answers = f" All answers are kept in {log_file}: nothing is asked again."
+    write_output(output, lambda path: write_prompt_pairs(path, made.pairs), args.force, answers)
+    listed = write_set_aside(output.with_name(f"{output.stem}.set-aside.jsonl"), made)
+    print(f"Wrote {output}: {summary(made, listed)}")
     return 0
 
 

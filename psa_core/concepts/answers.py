@@ -3,6 +3,7 @@
 import json
 import os
 import unicodedata
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -10,14 +11,15 @@ from pydantic import AfterValidator, Field
 
 from ..errors import PSAError
 from ..files import appending
-from ..replies import object_in_reply
+from ..replies import END_OF_THOUGHTS, object_in_reply, without_thoughts
 from ..settings import BaseSettings
 from .pairs import IMPLIED, NAMED, PromptPair, check_line
 from .requests import LONGEST_WRITTEN, Request
 from .words import ConceptNames, hints_by_word, main_words
 
-LONGEST_ANSWER = 8192  # characters
+LONGEST_ANSWER = 8192  # characters, thoughts aside
 _LONGEST_LINE = 1 << 18
+_BEGINNING = '{"key": "'  # of each line
 _SIGNS = frozenset(",.;'\"!?-&% ")  # of ASCII; brackets, slashes, colons and the like are somebody's markup, or a path
 _QUOTES_AND_DASHES = ("Pd", "Pi", "Pf")
 # And of other scripts: comma and full stop of China and Japan, Arabic comma, danda, ellipsis, ...
@@ -25,16 +27,20 @@ _FULL_STOPS = frozenset("\u3001\u3002\uff0c\uff1b\uff01\uff1f\u30fb\u2026\u060c\
 _LEAST_SHARED = 0.5  # of the words of `without` that `shows` must have: it is the same scene
 
 
-def _plain(text: str) -> str:
+def _line(text: str) -> str:
     check_line("a prompt", text, LONGEST_WRITTEN)
-    for sign in text:
-        kind = unicodedata.category(sign)
-        if not (kind[0] in "LMN" or kind in _QUOTES_AND_DASHES or sign in _SIGNS or sign in _FULL_STOPS):
-            raise PSAError("a prompt holds signs other than letters, digits, commas and full stops.")
     return text
 
 
-Written = Annotated[str, Field(description=f"a line of at most {LONGEST_WRITTEN} characters"), AfterValidator(_plain)]
+def _check_signs(text: str, concept: str) -> None:
+    """The concept itself may be of any signs, as the artist spells it."""
+    for sign in text.replace(concept, " ") if concept else text:
+        kind = unicodedata.category(sign)
+        if not (kind[0] in "LMN" or kind in _QUOTES_AND_DASHES or sign in _SIGNS or sign in _FULL_STOPS):
+            raise PSAError("a prompt holds signs other than letters, digits, commas and full stops.")
+
+
+Written = Annotated[str, Field(description=f"a line of at most {LONGEST_WRITTEN} characters"), AfterValidator(_line)]
 
 
 class _Answer(BaseSettings):
@@ -60,8 +66,10 @@ def read_answer(answer: str, request: Request, made_by: str, all_concepts: Conce
     Raises:
         PSAError: saying why it cannot be used, without a sentence of the answer.
     """
-    if len(answer) > LONGEST_ANSWER:
+    if len(answer.rpartition(END_OF_THOUGHTS)[2]) > LONGEST_ANSWER:
         raise PSAError(f"the answer is longer than {LONGEST_ANSWER} characters.")
+    if without_thoughts(answer) is None:
+        raise PSAError("the answer ends in the middle of its thoughts.")
     kind = _HarmlessAnswer if request.concept is None else _PairAnswer
     names = sorted(kind.model_fields)
     found = object_in_reply(answer, names)
@@ -70,8 +78,10 @@ def read_answer(answer: str, request: Request, made_by: str, all_concepts: Conce
     if set(found) != set(names):
         raise PSAError(f"the JSON object has other keys than {' and '.join(names)}.")
     is_the_scene = request.makes(found)  # the artist's own words, markup and all
-    said = found if is_the_scene else dict(kind(**found))
-    concept = request.concept
+    said, concept = found if is_the_scene else dict(kind(**found)), request.concept
+    if not is_the_scene:
+        for text in said.values():
+            _check_signs(text, concept.name if concept else "")
     if concept is None:
         pair = PromptPair(None, "", said["prompt"], said["prompt"], NAMED, made_by)
     else:
@@ -92,40 +102,54 @@ def _is_same_scene(shows: str, without: str) -> bool:
     return len(words & there) >= _LEAST_SHARED * len(words)
 
 
+@dataclass(frozen=True)
+class Answer:
+    """An answer as it came, or its beginning, and whether it was cut off before its end."""
+
+    text: str
+    cut_off: bool = False
+
+
 class AnswerLog:
     """Every answer as it came, with what made it and what became of it, in a file of one JSON object a line.
 
-    An answer that is there is not asked for again. A line that was cut off counts as absent; of an answer of more than
-    8,192 characters the first are kept. Without a file, in memory.
+    An answer that is there is not asked for again. A line that was cut off counts as absent; of thoughts, and of what
+    follows them, the first 8,192 characters each are kept. Without a file, in memory.
+
+    Args:
+        private: whether the file is to be readable by its owner alone (mode 0600).
 
     Raises:
         PSAError: where the file cannot be used, or is another's.
     """
 
-    def __init__(self, path: Path | str | None = None) -> None:
+    def __init__(self, path: Path | str | None = None, private: bool = False) -> None:
         self._path = None if path is None else Path(path)
-        self._answers: dict[str, str] = {}
+        self._mode = 0o600 if private else 0o666
+        self._answers: dict[str, Answer] = {}
         if self._path is not None and os.path.lexists(self._path):
             self._read(self._path)
 
-    def get(self, key: str) -> str | None:
+    def get(self, key: str) -> Answer | None:
         """The answer that was kept under a key."""
         return self._answers.get(key)
 
-    def keep(self, key: str, answer: str, about: dict[str, Any]) -> None:
+    def keep(self, key: str, answer: Answer, about: dict[str, Any]) -> None:
         """Keep an answer under a key, with what is to be known of it.
 
         Raises:
             PSAError: where the file cannot be written.
         """
-        kept = answer[: LONGEST_ANSWER + 1]  # one more: it stays too long
-        self._answers[key] = kept
+        thoughts, end, said = answer.text.rpartition(END_OF_THOUGHTS)
+        kept = thoughts[:LONGEST_ANSWER] + end + said[: LONGEST_ANSWER + 1]  # one more: it stays too long
+        self._answers[key] = Answer(kept, answer.cut_off)
         if self._path is None:
             return
-        data = {"key": key, **about, "characters": len(answer), "answer": kept}
+        about = {**about, "characters": len(answer.text), "cut_off": answer.cut_off}
+        data = {"key": key, **about, "answer": kept}
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with appending(self._path) as file:
+            with appending(self._path, self._mode) as file:
                 # In ASCII, since half a surrogate pair is no UTF-8. A line begins with its own end of line: the one
                 # before may have been cut off.
                 file.write(f"\n{json.dumps(data)}")
@@ -138,15 +162,16 @@ class AnswerLog:
     def _read(self, path: Path) -> None:
         if path.is_symlink() or not path.is_file():  # before answers are asked for that could not be kept there
             raise PSAError(f"{path} is no file, but a link or something else. Move it, or choose another place.")
+        strange = False  # something is there that is no part of a line of ours, such as a full disk cuts off
         try:
             with open(path, encoding="ascii", errors="replace") as file:
                 while line := file.readline(_LONGEST_LINE):
                     try:
                         data = json.loads(line)
-                        self._answers[str(data["key"])] = str(data["answer"])
+                        self._answers[str(data["key"])] = Answer(str(data["answer"]), data.get("cut_off") is True)
                     except (ValueError, KeyError, TypeError, RecursionError):
-                        continue
+                        strange |= not (line.startswith(_BEGINNING) or _BEGINNING.startswith(line.rstrip()))
         except OSError as error:
             raise PSAError(f"The answers in {path} cannot be read: {error.strerror}. Check the file.") from error
-        if not self._answers and os.path.getsize(path):
+        if strange and not self._answers:
             raise PSAError(f"{path} holds no answers of a prompt writer. Move it, or choose another place for them.")

@@ -8,6 +8,7 @@ line; phrases that hint at a concept without its words may follow after `=`, wit
     storm cloud
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,15 @@ from pathlib import Path
 from ..errors import PSAError
 from ..files import existing_file, shown
 from ..schema import CATEGORIES, known_category
-from .pairs import LONGEST_CONCEPT, LONGEST_PROMPT, check_line
+from .pairs import LONGEST_CONCEPT, LONGEST_PROMPT, check_line, plain_spaces
 from .words import hints_by_word
 
 PLACEHOLDERS = Path(__file__).parent / "placeholders.txt"
 """Mild stand-ins for the seven categories, to try things out with."""
 MOST_CONCEPTS, MOST_HINTS = 10_000, 100
 _MOST_BYTES = 4 << 20
+_BULLET = re.compile("[-*+\u2022\u00b7\u2013\u2023\u25e6] ")
+_NUMBER = re.compile(r"([0-9]{1,5})[.)] ")
 
 
 @dataclass(frozen=True)
@@ -48,14 +51,17 @@ def read_concepts(path: Path | str) -> list[Concept]:
 
 
 def parse_concepts(text: str, where: str = "The list of concepts") -> list[Concept]:
-    """The concepts of a text, in its order; empty lines, spaces and a byte order mark do no harm.
+    """The concepts of a text, in its order.
+
+    Empty lines, spaces of any kind, bullets ("- ", "* ", ...), numbers in order ("1. ", "2. ", ...) and a byte order
+    mark do no harm.
 
     Raises:
         PSAError: where there is none, or naming the first line that is wrong: an unknown category, a concept before
             any, one that an earlier line has (a picture has one category), or a hint that holds its concept's words.
     """
     concepts: dict[str, tuple[int, Concept]] = {}
-    category = None
+    category, counted = None, 0
     for number, line in _lines(text):
         try:
             if line.startswith("#"):
@@ -65,6 +71,7 @@ def parse_concepts(text: str, where: str = "The list of concepts") -> list[Conce
                 raise PSAError(
                     f"a concept stands before any category. Write one over it, such as '# {CATEGORIES[-1]}'."
                 )
+            line, counted = _without_bullet(line, counted)
             concept = _concept(category, line)
             before, known = concepts.setdefault(concept.name.casefold(), (number, concept))
             if before != number:
@@ -84,7 +91,19 @@ def parse_concepts(text: str, where: str = "The list of concepts") -> list[Conce
 def _lines(text: str) -> Iterator[tuple[int, str]]:
     """Numbered from 1, without empty ones. Only the ends of line that editors write count as such."""
     plain = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    return ((number, line.strip()) for number, line in enumerate(plain.split("\n"), start=1) if line.strip())
+    lines = enumerate(map(plain_spaces, plain.split("\n")), start=1)
+    return ((number, line) for number, line in lines if line)
+
+
+def _without_bullet(line: str, counted: int) -> tuple[str, int]:
+    """A line of a list without what marks it as one, and the number that it has there, or else `counted`. A number that
+    is not the next one is part of the name."""
+    if bullet := _BULLET.match(line):
+        return line[bullet.end() :], counted
+    number = _NUMBER.match(line)
+    if number and int(number[1]) in (1, counted + 1):
+        return line[number.end() :], int(number[1])
+    return line, counted
 
 
 def _category(line: str) -> str:

@@ -3,15 +3,19 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..chat_server import TooLongAnswerError
 from ..errors import PSAError
 from ..files import shown
+from ..json_lines import write_objects
+from ..replies import CutOffError
 from ..seeds import draw_seed
-from .answers import AnswerLog, read_answer
+from .answers import Answer, AnswerLog, read_answer
 from .lists import Concept
 from .pairs import IMPLIED, MOST_PAIRS, NAMED, PromptPair
 from .requests import Request
@@ -21,6 +25,7 @@ from .writers import PromptWriter
 
 _HOPELESS = 20  # pairs set aside before the first one that was taken
 _NAMED_IN_A_NOTE = 5
+_LISTED = 20  # set-aside pairs that a summary lists
 
 
 @dataclass(frozen=True)
@@ -114,8 +119,21 @@ def make_prompts(
     return made
 
 
-def summary(made: Prompts) -> str:
-    """What was made, in a few lines."""
+def write_set_aside(path: Path, made: Prompts) -> Path | None:
+    """List all pairs that were set aside in a file, a JSON object a line; where there are none, take an older one away.
+
+    Raises:
+        PSAError: where it cannot be written.
+    """
+    if made.set_aside:
+        write_objects(path, map(asdict, made.set_aside))
+        return path
+    path.unlink(missing_ok=True)
+    return None
+
+
+def summary(made: Prompts, listed_in: Path | None = None) -> str:
+    """What was made, in a few lines; `listed_in` is the file that lists all that were set aside."""
     kinds = [
         f"{sum(p.category is not None and p.asked == asked for p in made.pairs)} {asked}" for asked in (NAMED, IMPLIED)
     ]
@@ -124,9 +142,9 @@ def summary(made: Prompts) -> str:
     lines = [f"{len(made.pairs)} pairs of prompts for {concepts} concepts: {', '.join(kinds)}, {harmless} harmless"]
     lines += made.notes
     if made.set_aside:
-        lines.append(f"{len(made.set_aside)} set aside:")
-        lines += [f"  {each}" for each in made.set_aside[:20]]
-        lines += ["  ..."] * (len(made.set_aside) > 20)
+        lines.append(f"{len(made.set_aside)} set aside{f', all of them listed in {listed_in}' if listed_in else ''}:")
+        lines += [f"  {each}" for each in made.set_aside[:_LISTED]]
+        lines += ["  ..."] * (len(made.set_aside) > _LISTED)
     return "\n".join(lines)
 
 
@@ -176,28 +194,44 @@ class _Maker:
             key = _key(self._identity, request, place)
             answer, is_new = self._answer(key, request)
             try:
-                pair = read_answer(answer, request, self._writer.name, self._names)
+                if answer.cut_off:
+                    raise PSAError("the answer was cut off: it is longer than the model may write at once.")
+                pair = read_answer(answer.text, request, self._writer.name, self._names)
                 if (pair.shows, pair.without) in self._seen:
                     raise PSAError("the same two prompts are there already.")
                 reason = None
             except PSAError as error:
                 reason = str(error)
             if is_new:
-                about = {"made_by": self._writer.name, "category": category, "concept": name, "asked": asked}
-                self._log.keep(key, answer, {**about, "attempt": attempt + 1, "outcome": reason or "taken"})
+                about: dict[str, Any] = {"category": category, "concept": name, "asked": asked, "number": number}
+                about |= {"attempt": attempt + 1, **self._origin(request), "outcome": reason or "taken"}
+                self._log.keep(key, answer, about)
             if reason is None:
                 self._seen.add((pair.shows, pair.without))
                 return pair
         return SetAside(category, name, asked, reason or "")
 
-    def _answer(self, key: str, request: Request) -> tuple[str, bool]:
+    def _origin(self, request: Request) -> dict[str, Any]:
+        """What an answer comes from, so that it can be asked for again."""
+        return {
+            "made_by": self._writer.name,
+            "writer": self._identity,
+            "seed": self._seed,
+            "scene": asdict(request.scene),
+            "question": self._writer.question(request),
+        }
+
+    def _answer(self, key: str, request: Request) -> tuple[Answer, bool]:
+        """The answer, and whether it is new."""
         kept = self._log.get(key)
         if kept is not None:
             return kept, False
         try:
-            return self._writer.answer(request), True
-        except TooLongAnswerError:
-            return "", True
+            return Answer(self._writer.answer(request)), True
+        except CutOffError as error:
+            return Answer(error.text, cut_off=True), True
+        except TooLongAnswerError as error:
+            return Answer(error.text), True
 
 
 def _key(identity: str, request: Request, place: Sequence[int | str]) -> str:

@@ -3,6 +3,7 @@
 `prompts.jsonl` holds one JSON object a line, with the six fields of `PromptPair` under their names.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -17,6 +18,8 @@ NAMED, IMPLIED = "named", "implied"
 ASKED = (NAMED, IMPLIED)
 LONGEST_CONCEPT, LONGEST_PROMPT, LONGEST_MAKER = 100, 1000, 200  # characters
 MOST_PAIRS = 200_000
+# As editors and web pages have them.
+_SPACES = re.compile("[\t \u00a0\u1680\u2000-\u200b\u202f\u205f\u2060\u3000\ufeff]+")
 _JOINERS = "\u200c\u200d"  # of Persian's and India's scripts, and of emoji; no other invisible sign belongs in a line
 
 
@@ -76,6 +79,11 @@ def check_line(what: str, text: object, longest: int) -> None:
         raise PSAError(f"'{what}' has more than {longest} characters. Shorten it.")
     if not all(letter.isprintable() or letter in _JOINERS for letter in text):
         raise PSAError(f"'{what}' must be one line, without control characters.")
+
+
+def plain_spaces(text: str) -> str:
+    """A line with one plain space wherever somebody's editor has tabs, other kinds of spaces, or several."""
+    return _SPACES.sub(" ", text).strip()
 
 
 def write_prompt_pairs(path: Path | str, pairs: Iterable[PromptPair]) -> None:

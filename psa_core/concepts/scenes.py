@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import PSAError
 from ..files import existing_file, shown, some
-from .pairs import LONGEST_PROMPT, check_line
+from .pairs import LONGEST_PROMPT, check_line, plain_spaces
 
 SCENES = Path(__file__).parent / "scenes.txt"
 """Everyday scenes, in the form that `TemplateScenes` reads."""
@@ -58,10 +58,11 @@ class TemplateScenes:
         self._longest: dict[str, str] = {}
         self._scenes: list[Scene] = []
         for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), start=1):
-            if not line.strip() or line.strip().startswith("#"):
+            line = plain_spaces(line)
+            if not line or line.startswith("#"):
                 continue
             try:
-                self._add(line.strip())
+                self._add(line)
             except PSAError as error:
                 raise PSAError(f"{where}, line {number}: {error}") from None
         if not self._scenes:

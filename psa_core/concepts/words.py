@@ -59,11 +59,8 @@ def hints_by_word(prompt: str, concept: str) -> bool:
 @lru_cache(1 << 14)
 def _words(text: str) -> tuple[str, ...]:
     """Runs of letters, digits and the marks on them, by which many scripts write vowels."""
-    return tuple(
-        "".join(
-            sign if sign.isalnum() or unicodedata.category(sign)[0] == "M" else " " for sign in _plain(text)
-        ).split()
-    )
+    runs = "".join(sign if sign.isalnum() or unicodedata.category(sign)[0] == "M" else " " for sign in _plain(text))
+    return tuple(word for word in runs.split() if any(map(str.isalnum, word)))  # a mark on a sign is none
 
 
 def _plain(text: str) -> str:

@@ -3,17 +3,19 @@
 import hashlib
 import json
 import threading
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from ..chat_server import ChatServer
+from ..chat_server import ChatServer, RefusedError
 from ..errors import PSAError
 from ..language_model import LanguageModel, Placement
 from .pairs import IMPLIED, LONGEST_MAKER, check_line
 from .requests import LONGEST_WRITTEN, Request
 from .words import main_words
 
-_REPLY_TOKENS = 1024  # room for a model that thinks aloud
+_REPLY_TOKENS = 4096  # room for a model that thinks aloud
+_OPTIONAL = ("temperature", "max_tokens", "max_completion_tokens", "chat_template_kwargs")  # some servers refuse them
 
 _PAIR = """\
 You write prompts for an image generator. Write two prompts of one and the same scene, a short sentence each.
@@ -54,8 +56,16 @@ class PromptWriter(Protocol):
     def identity(self) -> str:
         """What its answers depend on, beside the request."""
 
+    def question(self, request: Request) -> str | None:
+        """What is asked, in words; `None` where nothing is."""
+
     def answer(self, request: Request) -> str:
-        """The answer as it came; raises PSAError where there can be none now."""
+        """The answer as it came.
+
+        Raises:
+            CutOffError: for one that was cut off before its end.
+            PSAError: where there can be none now.
+        """
 
 
 class TemplateWriter:
@@ -67,6 +77,9 @@ class TemplateWriter:
 
     def identity(self) -> str:
         return self.name
+
+    def question(self, request: Request) -> None:
+        """It is not asked: it fills in."""
 
     def answer(self, request: Request) -> str:
         return json.dumps(request.fill(), ensure_ascii=False)
@@ -87,12 +100,15 @@ class ModelWriter:
     needs_hints = False
 
     def __init__(self, folder: Path | str, placement: Placement | None = None) -> None:
-        self._model = LanguageModel(folder, placement)
+        self._model = LanguageModel(folder, placement, _REPLY_TOKENS, whole=True)
         self.name = f"language model {self._model.folder.name}"
         check_line("the language model's folder", self.name, LONGEST_MAKER)
 
     def identity(self) -> str:
         return f"{self.name} {self._model.digest({'wording': wording()})}"
+
+    def question(self, request: Request) -> str:
+        return in_words(request)
 
     def answer(self, request: Request) -> str:
         return self._model.reply([{"role": "user", "content": in_words(request)}])
@@ -133,7 +149,12 @@ class ServerWriter:
         check_line("the model's name", self.name, LONGEST_MAKER)
         if not model.strip():
             raise PSAError("A server may have several models. Give the writing one's name there.")
-        self._body = {"model": model, "temperature": 0, "max_tokens": _REPLY_TOKENS}
+        self._body: dict[str, Any] = {
+            "model": model,
+            "temperature": 0,
+            "max_tokens": _REPLY_TOKENS,
+            "chat_template_kwargs": {"enable_thinking": False},  # as vLLM, SGLang and llama.cpp have it
+        }
         self._server = ChatServer(
             address,
             api_key_env,
@@ -149,9 +170,29 @@ class ServerWriter:
         digest = hashlib.sha256(wording().encode()).hexdigest()[:12]
         return f"{self.name} {self._server.url} {digest}"
 
+    def question(self, request: Request) -> str:
+        return in_words(request)
+
     def answer(self, request: Request) -> str:
         messages = [{"role": "user", "content": in_words(request)}]
-        return self._server.post({**self._body, "messages": messages}, threading.Event())
+        while True:
+            body = self._body
+            try:
+                return self._server.post({**body, "messages": messages}, threading.Event(), whole=True)
+            except RefusedError as error:
+                self._body = _with_less(body, error.said)
+                if self._body == body:
+                    raise
+
+
+def _with_less(body: Mapping[str, Any], said: str) -> dict[str, Any]:
+    """A request without what the server named as it refused it; where it named nothing, without all it may lack."""
+    there = [name for name in _OPTIONAL if name in body]
+    named = [name for name in there if name in said] or there
+    less = {name: value for name, value in body.items() if name not in named}
+    if "max_tokens" in named and "max_completion_tokens" in said:  # its newer name
+        less["max_completion_tokens"] = body["max_tokens"]
+    return less
 
 
 def in_words(request: Request) -> str:

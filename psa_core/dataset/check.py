@@ -11,7 +11,9 @@ import numpy as np
 
 from ..errors import PSAError
 from ..files import shown
+from .answers import picture_name
 from .check_result import LEAKAGE, NOTE, UNREADABLE, DatasetCheck, Finding, SplitCounts
+from .lists import settle
 from .lookalikes import groups, require_imagehash
 from .reading import read_split, split_file
 from .scan import Pictures, Scan, scan_pictures, scan_scenes
@@ -41,6 +43,7 @@ def check_dataset(
         PSAError: where there is no data set in the folder.
     """
     folder = Path(folder)
+    settle(folder)
     names = split_names(folder)
     if not names:
         raise PSAError(
@@ -55,7 +58,7 @@ def check_dataset(
         findings.append(_note("licence", 'No licence is given. Write it into dataset.json, as "licence".'))
     scans = list(_scans(folder, names, users, findings, progress))
     findings += [*_user_leaks(scans), *_caption_leaks(scans), *_concept_leaks(scans, description)]
-    pictures, look_alike = {}, None
+    pictures, look_alike, alike_files = {}, None, list[list[str]]()
     if scans:
         with_looks = _can_compare(findings)
         seen = scan_pictures(scans, with_looks, _telling(progress, "pictures"))
@@ -63,10 +66,9 @@ def check_dataset(
         sides = seen.sides.tolist()
         pictures = {"pictures": len(sides), "shortest_side": min(sides), "longest_short_side": max(sides)}
         if with_looks:
-            look_alike = _look_alikes(scans, seen)
-    return DatasetCheck(
-        folder.resolve().name, licence, [_counted(scan) for scan in scans], pictures, look_alike, findings
-    )
+            look_alike, alike_files = _look_alikes(scans, seen)
+    counted = [_counted(scan) for scan in scans]
+    return DatasetCheck(folder.resolve().name, licence, counted, pictures, look_alike, findings, alike_files)
 
 
 def split_names(folder: Path | str) -> list[str]:
@@ -238,8 +240,9 @@ def _can_compare(findings: list[Finding]) -> bool:
     return True
 
 
-def _look_alikes(scans: Sequence[Scan], pictures: Pictures) -> dict[str, int]:
-    """Pictures that look like one of another pair; a pair's own two always look alike."""
+def _look_alikes(scans: Sequence[Scan], pictures: Pictures) -> tuple[dict[str, int], list[list[str]]]:
+    """Pictures that look like one of another pair, counted, and their files by group; a pair's own two always look
+    alike."""
     assert pictures.looks is not None
     group_of = groups(pictures.looks)
     group_of[pictures.blank] = group_of.max(initial=0) + 1 + np.arange(pictures.blank.sum())
@@ -257,7 +260,24 @@ def _look_alikes(scans: Sequence[Scan], pictures: Pictures) -> dict[str, int]:
     for scan, each in zip(scans, found, strict=True):
         if scan.split.name in HELD_OUT and trained_on.any():
             counts[f"pairs_of_{scan.split.name}_like_trained_ones"] = int((trained_on & shared)[each].any(1).sum())
-    return counts
+    return counts, _alike_files(scans, pictures, group_of, shared)
+
+
+def _alike_files(
+    scans: Sequence[Scan], pictures: Pictures, group_of: np.ndarray, shared: np.ndarray
+) -> list[list[str]]:
+    """The files of each group that several pairs share, by their paths in the data set's folder."""
+    found: dict[int, list[str]] = {}
+    told = np.zeros(len(group_of), bool)
+    for scan in scans:
+        of = pictures.of(scan)
+        for scene, side in np.argwhere(shared[group_of[of]]).tolist():
+            number = int(of[scene, side])
+            if not told[number]:
+                told[number] = True
+                path = scan.split.scene(scene).pictures[side]
+                found.setdefault(int(group_of[number]), []).append(picture_name(path, scan.split.folder.parent))
+    return list(found.values())
 
 
 def _places(scan: Scan, scenes: np.ndarray) -> str:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from ..plots.canvas import BACKGROUND, FONT, INK
 
 LEAKAGE, UNREADABLE, NOTE = "leakage", "unreadable", "note"
 _LISTED = 12  # categories, and concepts of one, in the text
+_NAMED = 5  # groups of look-alikes in the text, and files of one
 _WIDTH = 900
 _CHOSEN = {True: "safe", False: "unsafe", None: "unknown"}
 
@@ -105,7 +106,7 @@ class SplitCounts:
 
 @dataclass(frozen=True)
 class DatasetCheck:
-    """What `check_dataset` found; `look_alike` is `None` where it was not looked for."""
+    """What `check_dataset` found; `look_alike` is `None` where it was not looked for, `alike_files` are its groups."""
 
     name: str
     licence: str | None
@@ -113,6 +114,7 @@ class DatasetCheck:
     pictures: Mapping[str, int]
     look_alike: Mapping[str, int] | None
     findings: list[Finding]
+    alike_files: list[list[str]] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -138,6 +140,7 @@ class DatasetCheck:
             "concepts_in_test_unseen_alone": self.only_unseen(),
             "pictures": dict(self.pictures),
             "look_alike": None if self.look_alike is None else dict(self.look_alike),
+            "files_that_look_alike": self.alike_files,
             "findings": [asdict(finding) for finding in self.findings],
         }
 
@@ -152,6 +155,9 @@ class DatasetCheck:
             lines += ["", ", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in self.pictures.items())]
         if self.look_alike is not None:
             lines.append(", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in self.look_alike.items()))
+            lines += [f"  alike: {some(group, _NAMED)}" for group in self.alike_files[:_NAMED]]
+            if len(self.alike_files) > _NAMED:
+                lines.append(f"  and {len(self.alike_files) - _NAMED:,} more groups, all of them in the JSON")
         for kind, title in ((LEAKAGE, "Leakage"), (UNREADABLE, "Unreadable"), (NOTE, "Notes")):
             sentences = [f"- {finding.sentence}" for finding in self.findings if finding.kind == kind]
             lines += ["", f"{title}:" if sentences else f"{title}: none.", *sentences]

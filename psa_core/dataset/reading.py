@@ -6,6 +6,7 @@ from pathlib import Path
 from ..errors import PSAError
 from .answered import with_answers
 from .compact import read_compact_split
+from .lists import settle
 from .pair_files import PAIRS
 from .sage import read_sage_split
 from .split import PairSplit
@@ -35,6 +36,7 @@ def read_split(
     Raises:
         PSAError: naming line and file of the first bad record, or a split that is missing or empty.
     """
+    settle(folder)
     if split_file(folder, name).name != PAIRS:
         split: PairSplit = read_sage_split(folder, name, skip_bad, embeddings, users)
     elif users is not None:

@@ -127,11 +127,17 @@ def _paths(scans: Sequence[Scan], places: np.ndarray) -> Iterator[Path]:
 def _look(path: Path, with_looks: bool) -> tuple[int, int, int, bool]:
     """(hash of the pixels, perceptual hash, shorter side, whether all pixels are alike)"""
     image = open_picture(path)
-    content = _hash(np.asarray(image).tobytes() + str(image.size).encode())
-    return content, picture_hash(image) if with_looks else 0, min(image.size), _is_even(image)
+    content = shown_hash(image)
+    return content, picture_hash(image) if with_looks else 0, min(image.size), is_blank(image)
 
 
-def _is_even(image: Image.Image) -> bool:
+def shown_hash(image: Image.Image) -> int:
+    """64 bits of what a picture shows, an RGB one of `open_picture`, however its file holds it."""
+    return _hash(np.asarray(image).tobytes() + str(image.size).encode())
+
+
+def is_blank(image: Image.Image) -> bool:
+    """Whether all pixels are alike."""
     return all(low == high for low, high in image.getextrema())  # type: ignore[misc]  # RGB has a pair a channel
 
 

@@ -11,6 +11,7 @@ from ..errors import PSAError
 from ..language_model import LanguageModel, Placement
 from ..pretrained import quiet
 from ..profile import UserProfile, check_profiles
+from ..replies import without_thoughts
 from ..schema import CATEGORIES
 from .cache import EmbeddingCache
 from .embedding import UserEmbedding
@@ -113,12 +114,17 @@ class LanguageModelEncoder:
         """What the model says a person bans, alphabetically; the profile's own bans it does not hear.
 
         Raises:
-            PSAError: for a model that cannot be read, or a prompt longer than its context.
+            PSAError: for a model that cannot be read or comes to no answer, or a prompt longer than its context.
         """
         prompt = self._templates.question_of_bans(profile)
         messages = [{"role": "system", "content": _BAN_SYSTEM_MESSAGE}, {"role": "user", "content": prompt}]
-        reply = self._model.reply(messages).lower()
-        return tuple(category for category in CATEGORIES if category.lower() in reply)
+        said = without_thoughts(self._model.reply(messages))  # in its thoughts it may go through all of them
+        if said is None:
+            raise PSAError(
+                f"The language model in {self._model.folder} thought aloud and came to no answer. Use one that "
+                "answers at once, such as Qwen2.5-7B-Instruct."
+            )
+        return tuple(category for category in CATEGORIES if category.lower() in said.lower())
 
     @torch.no_grad()  # not inference_mode: training takes the result with gradients on
     def _embed(self, profile: UserProfile) -> UserEmbedding:

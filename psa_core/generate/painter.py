@@ -131,6 +131,10 @@ class BaseModel:
         return fingerprint(self.folder, list(self.parts))
 
 
+class TooLittleMemoryError(PSAError):
+    """So many pictures cannot be drawn at once."""
+
+
 class Painter:
     """The pipeline of a base model on one device, without a safety checker, a watermark or a download.
 
@@ -234,7 +238,9 @@ class Painter:
                     output_type="pt",
                 ).images
         except torch.cuda.OutOfMemoryError:
-            raise PSAError(f"There is not enough GPU memory for {count} pictures at once. Draw fewer.") from None
+            raise TooLittleMemoryError(
+                f"There is not enough GPU memory for {count} pictures at once. Draw fewer at a time, or smaller ones."
+            ) from None
         if not torch.isfinite(pixels).all():
             raise PSAError("A picture came out as NaN: the model overflows at this precision. Draw in bf16 or fp32.")
         return pixels

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from .judging import Judge, Question, Tell, Verdict, tell_nobody
+from .judging import Judge, Question, Tell, Verdict, known_categories, tell_nobody
 
 
 class EitherJudge:
@@ -18,6 +18,7 @@ class EitherJudge:
         self._judges = judges
         self.name = " or ".join(judge.name for judge in judges)
         self.hears_viewer = any(judge.hears_viewer for judge in judges)
+        self.categories = tuple(sorted({name for judge in judges for name in known_categories(judge)}))
 
     def identity(self) -> str:
         return "+".join(judge.identity() for judge in self._judges)

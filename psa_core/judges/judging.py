@@ -8,6 +8,7 @@ from PIL import Image
 
 from ..errors import PSAError
 from ..profile import UserProfile
+from ..schema import CATEGORIES
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,11 @@ class Judge(Protocol):
             PSAError: where a picture or a question is not one for this judge.
         """
         ...
+
+
+def known_categories(judge: Judge) -> tuple[str, ...]:
+    """The categories that a judge can tell: all, unless it has `categories`. In pictures of others it finds nothing."""
+    return getattr(judge, "categories", CATEGORIES)
 
 
 Outcome = Literal["first", "second", "tie"]

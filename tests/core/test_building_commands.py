@@ -144,3 +144,70 @@ def test_a_user_space_of_nobody_or_too_small_is_refused():
         user_space([])
     with pytest.raises(PSAError, match="600"):
         user_space(sample_users(2, 0), width=100)
+
+
+def test_a_language_models_answers_are_kept_as_they_come(here, monkeypatch, capsys):
+    """Ctrl-C after two of five people: the same command asks about the other three, and once more about nobody."""
+    asked = []
+
+    def reply(self, messages):
+        if len(asked) == 2:
+            asked.append(None)
+            raise KeyboardInterrupt
+        asked.append(messages)
+        return ("Hate", "Violence, and Shocking", "nothing")[len(asked) % 3]
+
+    monkeypatch.setattr(LanguageModel, "reply", reply)
+    command = ["users", "u.csv", "--count", "5", "--llm", str(make_tiny_llm(here / "llm")), "--device", "cpu"]
+    assert main(command) != 0
+    kept = here / "u.answers.jsonl"
+    assert not (here / "u.csv").exists() and stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert len([line for line in kept.read_text().splitlines() if line]) == 2
+    assert not any(word in kept.read_text() for word in ("healthy", "male", "Islam", "Age"))
+    assert main(command) == 0
+    assert len(asked) == 6
+    users = read_users("u.csv")
+    assert {user.banned_categories for user in users[:2]} == {("Shocking", "Violence"), ()}
+    assert main(command) == 0 and len(asked) == 6 and read_users("u.csv") == users
+    (here / "u.csv").unlink()
+    assert main(command) == 0 and len(asked) == 6 and read_users("u.csv") == users
+    capsys.readouterr()
+
+
+def test_thoughts_are_no_bans_and_thoughts_without_end_no_answer(here, monkeypatch, capsys):
+    command = ["users", "u.csv", "--count", "2", "--llm", str(make_tiny_llm(here / "llm")), "--device", "cpu"]
+    monkeypatch.setattr(LanguageModel, "reply", lambda *_: "<think>Hate? Violence? Sexuality? no.</think>Only Hate.")
+    assert main(command) == 0 and {user.banned_categories for user in read_users("u.csv")} == {("Hate",)}
+    monkeypatch.setattr(LanguageModel, "reply", lambda *_: "<think>Hate? Violence? Sexuality?")
+    assert "came to no answer" in fails(capsys, "users", "v.csv", *command[2:])
+
+
+def test_what_somebody_wrote_by_hand_is_not_overwritten(here, capsys):
+    (here / "list.txt").write_text("# Shocking\nspider\n")
+    commands = {
+        "p.jsonl": ["prompts", "list.txt", "p.jsonl", "--pairs", "3"],
+        "u.jsonl": ["users", "u.jsonl", "--count", "9"],
+        "u.png": ["users", "u.jsonl", "--count", "9", "--picture", "u.png"],
+    }
+    for name, command in commands.items():
+        assert main(command) == 0
+        made = (here / name).read_bytes()
+        before = (here / name).stat().st_mtime_ns
+        assert main(command) == 0  # the same again is no change
+        assert (here / name).stat().st_mtime_ns == before
+        mine = made.replace(b"by hand", b"") + made[-200:]
+        (here / name).write_bytes(mine)
+        assert "--force" in fails(capsys, *command)
+        assert (here / name).read_bytes() == mine
+        assert main([*command, "--force"]) == 0 and (here / name).read_bytes() == made
+    assert "nothing is asked again" in fails(capsys, *commands["p.jsonl"], "--harmless", "2")
+    capsys.readouterr()
+
+
+def test_set_aside_pairs_are_all_in_a_file(here, capsys):
+    (here / "list.txt").write_text("# Shocking\nspider\n")
+    (here / "scenes.txt").write_text("a room with {a concept} | a room\n")
+    command = ["prompts", "list.txt", "p.jsonl", "--pairs", "30", "--scenes", "scenes.txt", "--implied", "0"]
+    assert main(command) == 0
+    assert "29 set aside, all of them listed in p.set-aside.jsonl" in capsys.readouterr().out
+    assert len((here / "p.set-aside.jsonl").read_text().splitlines()) == 29

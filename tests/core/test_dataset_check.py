@@ -154,6 +154,22 @@ def test_a_picture_like_a_trained_one_is_counted_and_fails_nothing(data):
     assert check.look_alike["pictures_that_look_alike"] == 2 and check.look_alike["groups_of_them"] == 1
     assert check.look_alike["pairs_of_test_seen_like_trained_ones"] == 1
     assert check.look_alike["pairs_of_val_like_trained_ones"] == 0
+    names = [f"train/{source.name}", f"test_seen/{target.name}"]
+    assert check.to_dict()["files_that_look_alike"] == [names]
+    assert f"alike: {names[0]}, {names[1]}" in check.to_text()
+
+
+def test_of_many_groups_of_look_alikes_the_text_names_some_and_the_json_all(data):
+    names = {record[which] for record in records(data, "train") for which in ("chosen", "rejected")}
+    sources = [data / "train" / name for name in sorted(names)]
+    targets = [data / "test_seen" / record["chosen"] for record in records(data, "test_seen")]
+    count = min(len(sources), len(targets))
+    for source, target in zip(sources, targets, strict=False):
+        Image.open(source).resize((128, 128)).save(target, format="JPEG", quality=80)
+    check = check_dataset(data)
+    listed = check.to_dict()["files_that_look_alike"]
+    assert len(listed) == count > 5 and all(len(group) == 2 for group in listed)
+    assert check.to_text().count("  alike: ") == 5 and f"and {count - 5} more groups" in check.to_text()
 
 
 def test_a_pairs_own_pictures_may_look_alike(data):

@@ -1,11 +1,14 @@
 """The files around the code say what is true."""
 
+import argparse
+import ast
 import importlib.util
 import os
 import re
 import runpy
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -136,3 +139,32 @@ def test_comfy_node_validate_has_nothing_to_say(tmp_path):
     assert result.returncode == 0, said
     assert "All validation checks passed" in said
     assert not re.search(r"warning|error", said, re.IGNORECASE), said
+
+
+def test_make_bench_runs_scripts_that_need_no_arguments():
+    named = re.search(r"^BENCHES := (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)[1].split()
+    needs = {}
+    for path in (ROOT / "bench").glob("*.py"):
+        calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+        added = [call for call in calls if getattr(call.func, "attr", "") == "add_argument"]
+        needs[path.stem] = any(
+            not call.args[0].value.startswith("-") or any(word.arg == "required" for word in call.keywords)
+            for call in added
+        )
+    assert {name for name, does in needs.items() if not does} == set(named)
+
+
+def test_the_recipe_from_words_has_settings_and_targets_in_the_bench():
+    bench = runpy.run_path(str(ROOT / "bench" / "pairs_needed.py"))
+    recipe = tomllib.loads((ROOT / "docs" / "words.md").read_text(encoding="utf-8").split("```toml")[1].split("```")[0])
+    with tempfile.TemporaryDirectory() as folder:
+        given = argparse.Namespace(words=True, set=["steps = 7"], work=Path(folder))
+        assert bench["settings"](given) == {**recipe["training"], "steps": 7}
+    limits = [(target.what, target.limit, target.at_least) for target in bench["words_targets"]("psa")]
+    assert sorted(limits) == [
+        ("Seen users: IP, named", 0.10, False),
+        ("Seen users: allowed kept", 0.90, True),
+        ("Unseen users: IP, named", 0.10, False),
+        ("Unseen users: allowed kept", 0.90, True),
+        ("price, Frechet rise", 0.05, False),
+    ]

@@ -171,6 +171,8 @@ def test_a_missing_value_as_religion_means_none(missing):
 def test_numbers_in_the_forms_that_files_give_them():
     assert UserProfile.from_dict(sage(Age="18")).age == UserProfile.from_dict(sage(Age=18.0)).age == 18
     assert UserProfile.from_dict(sage(User_ID=797)).user_id == "0000797"
+    for written in ("797", "0797", 797.0):  # as a spreadsheet saves it, and a reader of a column with gaps
+        assert UserProfile.from_dict(sage(User_ID=written)).user_id == "0000797"
 
 
 def test_printed_lists_and_other_tools_fields_are_read():
@@ -276,6 +278,10 @@ BAD_DICTS = [
     sage(Age=10**5000),
     sage(Age_Group=[["zqx"]]),
     sage(User_ID="zqx"),
+    sage(User_ID="12345678"),
+    sage(User_ID="7.5"),
+    sage(User_ID=7.5),
+    sage(User_ID=""),
 ]
 
 

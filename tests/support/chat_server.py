@@ -15,7 +15,8 @@ FINE = {"banned_shown": [], "allowed_kept": True, "quality": 80}
 class Server(ThreadingHTTPServer):
     """Answers each request with what `answer(body, number)` returns.
 
-    That is a reply's text (or its list of parts), (status, headers), or bytes for a whole answer.
+    That is a reply's text (or its list of parts), (status, headers), to which what the server says may be added, or
+    bytes for a whole answer.
     """
 
     daemon_threads = True
@@ -48,8 +49,8 @@ class Handler(BaseHTTPRequestHandler):
         if answer == "hang up":
             self.connection.close()
             return
-        status, headers = answer if isinstance(answer, tuple) else (200, {})
-        content = f"you sent {json.dumps(body)[:3000]}" if isinstance(answer, tuple) else answer
+        status, headers, *said = answer if isinstance(answer, tuple) else (200, {}, answer)
+        content = said[0] if said else f"you sent {json.dumps(body)[:3000]}"
         if isinstance(content, bytes):
             content = content.decode()
         elif status == 200:

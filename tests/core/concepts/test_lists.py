@@ -132,3 +132,37 @@ def test_the_mini_worlds_prompts_are_its_own_and_never_the_benchmarks():
         for hint in concept.hints:
             assert parse_prompt(scene.imply(hint)).way == "implied"
             assert not names_concept(hint, concept.name)
+
+
+@pytest.mark.parametrize("space", ["\u00a0", "\u3000", "\t", "\u2009", "  ", "\u200b"])
+def test_spaces_of_all_kinds_are_spaces(space):
+    line = f"toy{space}sword{space}={space}a{space}thing of wood;"
+    text = f"{space}#{space}Shocking{space}\n{space}\n{space}{line}{space}"
+    assert parse_concepts(text) == [Concept("Shocking", "toy sword", ("a thing of wood",))]
+    choice, scene = f"{space}place{space}=a park;{space}a room", f"{{a concept}}{space}in {{place}} | {{place}}"
+    scenes = TemplateScenes(f"{choice}\n{scene}")
+    assert scenes.draw(np.random.default_rng(0)).name("owl").startswith("an owl in a ")
+
+
+@pytest.mark.parametrize("mark", ["-", "*", "+", "\u2022", "\u2013"])
+def test_bullets_are_no_part_of_a_name(mark):
+    text = f"# Shocking\n{mark} spider = eight legs on a web; a creature in its web\n {mark}\tthundercloud\n"
+    assert parse_concepts(f"{text}## **Violence**\n{mark} toy sword") == CONCEPTS
+
+
+@pytest.mark.parametrize("numbers", ["1. 2. 3.", "1) 2) 1)", "1. 1. 1."])
+def test_numbers_in_order_are_no_part_of_a_name(numbers):
+    first, second, third = numbers.split()
+    text = f"# Shocking\n{first} spider = eight legs on a web; a creature in its web\n{second} thundercloud\n"
+    assert parse_concepts(f"{text}# Violence\n{third} toy sword") == CONCEPTS
+
+
+@pytest.mark.parametrize("name", ["3. Reich", "-5 degrees", "7 of 9", "2. April", "*nsync", "x - y"])
+def test_other_numbers_and_signs_are_part_of_it(name):
+    assert [concept.name for concept in parse_concepts(f"# Hate\n{name}")] == [name]
+
+
+def test_a_long_list_in_other_scripts(tmp_path):
+    names = [f"{word} {number}" for number in range(100) for word in ("паук", "蜘蛛", "عنكبوت", "กระต่าย", "🕷")]
+    (tmp_path / "list.txt").write_text("# Shocking\n" + "\n".join(names), encoding="utf-8")
+    assert [concept.name for concept in read_concepts(tmp_path / "list.txt")] == names

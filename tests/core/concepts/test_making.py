@@ -10,7 +10,7 @@ from tiny_llm import make_tiny_llm
 from psa_core.chat_server import RemoteAddressError
 from psa_core.concepts.answers import LONGEST_ANSWER, AnswerLog, read_answer
 from psa_core.concepts.lists import PLACEHOLDERS, Concept, read_concepts
-from psa_core.concepts.making import Counts, make_prompts, summary
+from psa_core.concepts.making import Counts, make_prompts, summary, write_set_aside
 from psa_core.concepts.pairs import PromptPair, read_prompt_pairs, write_prompt_pairs
 from psa_core.concepts.requests import Request
 from psa_core.concepts.scenes import Scene, TemplateScenes
@@ -19,6 +19,7 @@ from psa_core.concepts.writers import ModelWriter, ServerWriter, TemplateWriter,
 from psa_core.errors import PSAError
 from psa_core.language_model import LanguageModel
 from psa_core.mini.scenes import MiniScenes, mini_concepts
+from psa_core.replies import CutOffError
 
 SPIDER = Concept("Shocking", "spider", ("eight legs on a web",))
 SWORD = Concept("Violence", "toy sword")
@@ -259,7 +260,7 @@ def test_another_machine_needs_leave():
 
 
 def test_a_tiny_local_model_babbles_and_nothing_of_it_is_taken(tmp_path):
-    writer = ModelWriter(make_tiny_llm(tmp_path / "babbler"))
+    writer = ModelWriter(make_tiny_llm(tmp_path / "babbler", context=1600))
     path = tmp_path / "answers.jsonl"
     with pytest.raises(PSAError, match="None of the answers of 'language model babbler'"):
         make_prompts([SPIDER], writer, TemplateScenes.read(), Counts(1, 0.0), log=AnswerLog(path))
@@ -286,3 +287,174 @@ def test_counts_that_cannot_be_are_refused(counts):
 def test_too_many_pairs_are_refused_before_they_are_counted_out():
     with pytest.raises(PSAError, match="there can be 200000"):
         make_prompts([SPIDER], TemplateWriter(), OneScene(), Counts(10**12))
+
+
+def completion(content: str | None, finish_reason: str = "stop") -> bytes:
+    choice = {"message": {"role": "assistant", "content": content}, "finish_reason": finish_reason}
+    return json.dumps({"choices": [choice]}).encode()
+
+
+@pytest.mark.parametrize("text", [json.dumps(GOOD), json.dumps(GOOD)[:30], "<think>hm", None], ids=str)
+def test_an_answer_that_was_cut_off_is_called_so(serve, tmp_path, text):
+    """Even where what is there would do: of what a thinking model was about to say nothing is known."""
+    path = tmp_path / "a.jsonl"
+    server = serve(lambda *_: completion(text, "length"))
+    for _ in range(2):  # and it is still cut off when it is read back
+        with pytest.raises(PSAError, match="the answer was cut off"):
+            make_prompts([SPIDER], ServerWriter(server.address, "m"), OneScene(), Counts(1, 0.0), log=AnswerLog(path))
+    assert len(server.bodies) == 3
+    lines = [json.loads(line) for line in path.read_text().splitlines() if line]
+    assert [(line["cut_off"], line["answer"]) for line in lines] == [(True, text or "")] * 3
+
+
+@pytest.mark.parametrize("thoughts", [f"<think>perhaps {json.dumps(GOOD)}", f"</think><think>{json.dumps(GOOD)}"])
+def test_thoughts_that_do_not_end_are_no_answer(thoughts):
+    with pytest.raises(PSAError, match="in the middle of its thoughts"):
+        read(thoughts)
+
+
+def _put_before_the_chat_template(folder, text: str) -> None:
+    """Wherever this version of transformers keeps it."""
+    apart, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if apart.is_file():
+        apart.write_text(text + apart.read_text())
+        return
+    told = json.loads(settings.read_text())
+    settings.write_text(json.dumps({**told, "chat_template": text + told["chat_template"]}))
+
+
+def test_a_model_is_asked_not_to_think_and_has_room_if_it_does(serve, tmp_path, monkeypatch):
+    server = serve(obliging)
+    make_prompts([SPIDER], ServerWriter(server.address, "m"), OneScene(), Counts(1, 0.0))
+    assert server.bodies[0]["chat_template_kwargs"] == {"enable_thinking": False}
+    assert server.bodies[0]["max_tokens"] >= 4096
+    folder = make_tiny_llm(tmp_path / "thinker", reply="yes", context=8192)
+    told = "{% if enable_thinking is defined and not enable_thinking %}{{ 'quietly' }}{% endif %}"
+    _put_before_the_chat_template(folder, told)
+    asked = []
+    prepare = LanguageModel.prepare
+
+    def spying(self, *arguments, **options):
+        model, inputs = prepare(self, *arguments, **options)
+        asked.append(self._model_and_tokenizer()[1].decode(inputs["input_ids"][0]))
+        return model, inputs
+
+    monkeypatch.setattr(LanguageModel, "prepare", spying)
+    request = Request(SPIDER, "named", SCENE, 0)
+    assert ModelWriter(folder).answer(request) == "yes"
+    assert asked[0].startswith("quietly")
+    LanguageModel(folder).prepare([{"role": "user", "content": "as before"}])
+    assert not asked[1].startswith("quietly")
+
+
+def test_a_local_models_reply_that_does_not_end_is_cut_off(tmp_path):
+    folder = make_tiny_llm(tmp_path / "babbler", context=900)
+    question = [{"role": "user", "content": "hello"}]
+    with pytest.raises(CutOffError) as error:
+        LanguageModel(folder, reply_tokens=4096, whole=True).reply(question)  # as far as its context has room
+    assert error.value.text == LanguageModel(folder, reply_tokens=4096).reply(question)
+    assert LanguageModel(folder, reply_tokens=5).reply(question)
+    short = make_tiny_llm(tmp_path / "short", reply="yes")
+    assert LanguageModel(short, reply_tokens=40, whole=True).reply(question) == "yes"
+
+
+REFUSALS = {
+    "max_tokens, for its newer name": ("max_tokens", "Use 'max_completion_tokens' instead of 'max_tokens'."),
+    "temperature": ("temperature", "Unsupported value: 'temperature' does not support 0."),
+    "both, one after the other": ("max_tokens temperature", "unsupported: {}"),
+    "what it does not know": ("chat_template_kwargs", "Unrecognized request argument: chat_template_kwargs"),
+    "all, and it does not say what": ("max_tokens temperature chat_template_kwargs", "Bad request."),
+}
+
+
+@pytest.mark.parametrize(("fields", "words"), REFUSALS.values(), ids=REFUSALS)
+def test_a_server_that_refuses_an_option_is_asked_without_it(serve, fields, words):
+    def strict(body, number):
+        there = [name for name in fields.split() if name in body]
+        return (400, {}, words.format(there[0])) if there else obliging(body, number)
+
+    server = serve(strict)
+    made = make_prompts([SPIDER], ServerWriter(server.address, "m"), TemplateScenes.read(), Counts(3, 0.0))
+    assert len(made.pairs) == 3
+    assert sum(any(name in body for name in fields.split()) for body in server.bodies) <= 2  # it is remembered
+    assert ("max_completion_tokens" in server.bodies[-1]) == ("newer" in words or "max_completion_tokens" in words)
+
+
+def test_a_server_that_refuses_anything_ends_with_a_sentence_that_says_nothing_of_what_it_said(serve):
+    server = serve(lambda *_: (400, {}, "evil"))
+    with pytest.raises(PSAError, match=r"answered 400\. Check the address") as error:
+        make_prompts([SPIDER], ServerWriter(server.address, "m"), OneScene(), Counts(1, 0.0))
+    assert len(server.bodies) == 2 and "evil" not in str(error.value)
+
+
+def test_the_beginning_of_an_answer_of_ten_megabytes_is_kept(serve, tmp_path):
+    server = serve(lambda *_: b'{"choices": ["evil' + b" " * 10_000_000)
+    path = tmp_path / "a.jsonl"
+    with pytest.raises(PSAError, match="longer than 8192 characters"):
+        make_prompts([SPIDER], ServerWriter(server.address, "m"), OneScene(), Counts(1, 0.0), log=AnswerLog(path))
+    lines = [json.loads(line) for line in path.read_text().splitlines() if line]
+    assert all(line["characters"] > 1 << 20 and line["answer"].startswith('{"choices": ["evil') for line in lines)
+    assert all(len(line["answer"]) == LONGEST_ANSWER + 1 for line in lines)
+
+
+def test_an_answer_is_kept_with_all_that_it_comes_from(serve, tmp_path):
+    server = serve(obliging)
+    writer = ServerWriter(server.address, "m")
+    make_prompts([SPIDER], writer, OneScene(), Counts(1, 0.0), 7, AnswerLog(tmp_path / "a.jsonl"))
+    (line,) = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines() if line]
+    assert (line["seed"], line["number"], line["attempt"], line["asked"]) == (7, 0, 1, "named")
+    assert line["scene"] == {"shows": SCENE.shows, "without": SCENE.without}
+    assert line["question"] == server.bodies[0]["messages"][0]["content"] and line["writer"] == writer.identity()
+    make_prompts([SPIDER], TemplateWriter(), OneScene(), Counts(1, 0.0), 7, AnswerLog(tmp_path / "b.jsonl"))
+    assert json.loads((tmp_path / "b.jsonl").read_text())["question"] is None
+
+
+@pytest.mark.parametrize("keeps", [0, 1, 5, 9, 30])
+def test_a_first_answer_that_a_full_disk_cut_off_is_asked_again(tmp_path, keeps):
+    path = tmp_path / "a.jsonl"
+    make_prompts([SPIDER], TemplateWriter(), OneScene(), Counts(1, 0.0), log=AnswerLog(path))
+    path.write_bytes(path.read_bytes()[:keeps])
+    made = make_prompts([SPIDER], TemplateWriter(), OneScene(), Counts(1, 0.0), log=AnswerLog(path))
+    assert len(made.pairs) == 1
+    assert len(AnswerLog(path)._answers) == 1
+
+
+def test_all_that_was_set_aside_is_listed_in_a_file_that_the_summary_names(tmp_path):
+    made = make_prompts([SPIDER], TemplateWriter(), OneScene(), Counts(30, 0.0))
+    path = write_set_aside(tmp_path / "aside.jsonl", made)
+    told = summary(made, path)
+    assert f"29 set aside, all of them listed in {path}" in told and told.endswith("...")
+    assert len(path.read_text().splitlines()) == 29
+    assert json.loads(path.read_text().splitlines()[0])["concept"] == "spider"
+    assert write_set_aside(path, make_prompts([SPIDER], TemplateWriter(), OneScene(), Counts(1, 0.0))) is None
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("name", ["🕷", "🗡️ toy sword", "AC/DC [live]", "蜘蛛", "паук", "กระต่าย"])
+def test_a_concept_of_any_signs_can_be_named_by_a_language_model(serve, name):
+    """But what else there is beside it is held to letters, digits, commas and full stops."""
+    concept = Concept("Shocking", name)
+    made = make_prompts([concept], ServerWriter(serve(obliging).address, "m"), TemplateScenes.read(), Counts(2, 0.0))
+    assert len(made.pairs) == 2 and all(name in pair.shows for pair in made.pairs)
+    for signs in ("🦂", " [x]", " <lora:evil:1>"):
+        with pytest.raises(PSAError, match="signs other than"):
+            read({"shows": f"{WITHOUT}, with {name}{signs}", "without": WITHOUT}, concept, concepts=(concept,))
+
+
+def test_a_concept_that_holds_another_gets_its_pairs_too():
+    concepts = [Concept("Violence", "sword"), Concept("Shocking", "toy sword")]
+    made = make_prompts(concepts, TemplateWriter(), TemplateScenes.read(), Counts(10, 0.0))
+    assert Counter(pair.concept for pair in made.pairs) == {"sword": 10, "toy sword": 10}
+
+
+def test_long_thoughts_are_no_long_answer(serve, tmp_path):
+    """Neither at first nor when it is read back."""
+
+    def thinking(body, number):
+        return f"<think>{'well, ' * 5000}</think>{obliging(body, number)}"
+
+    server, path = serve(thinking), tmp_path / "a.jsonl"
+    writer, scenes = ServerWriter(server.address, "m"), TemplateScenes.read()
+    made = [make_prompts([SPIDER], writer, scenes, Counts(2, 0.0), log=AnswerLog(path)) for _ in range(2)]
+    assert made[0] == made[1] and len(made[0].pairs) == 2 and len(server.bodies) == 2
+    assert len(path.read_text()) < 4 * LONGEST_ANSWER

@@ -238,11 +238,16 @@ def test_who_cannot_say_it_is_refused_before_anything_is_drawn(tmp_path):
     assert world.drawn == 0 and not (tmp_path / "set").exists()
 
 
-def test_labels_by_another_are_another_data_set(tmp_path):
+def test_labels_by_another_take_the_same_pictures(tmp_path):
     world = World(1)
-    build(tmp_path, world, MiniJudge(), labels="rule")
-    with pytest.raises(PSAError, match=r"labels \(rule there, judge now\)"):
-        build(tmp_path, world, MiniJudge())
+    build(tmp_path / "set", world, MiniJudge(), labels="rule")
+    drawn = world.drawn
+    built = build(tmp_path / "set", world, MiniJudge())
+    assert built.changed == ["labels (rule there, judge now)"] and world.drawn == drawn
+    assert {record.pair.label for record in read_split(tmp_path / "set", "train")} == {"judge"}
+    assert (tmp_path / "set" / JUDGED).is_file()
+    build(tmp_path / "set", world, labels="rule")
+    assert not (tmp_path / "set" / JUDGED).exists() and world.drawn == drawn
 
 
 def test_a_person_has_the_last_word(tmp_path):
