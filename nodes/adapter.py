@@ -80,6 +80,10 @@ class SaveAdapter(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, name=None) -> bool | str:
+        return name is None or folders.check_name(name, "adapter name")
+
+    @classmethod
     def fingerprint_inputs(cls, **_inputs) -> str:
         return always_new()  # a file that was deleted is written again
 

@@ -6,6 +6,8 @@ from ..psa_core.adapter.effect import joined_effect, mixed_effect, strictest, vi
 from ..psa_core.encoders.structured import StructuredEncoder
 from ..psa_core.errors import PSAError
 from . import sockets
+from .comfy.graph_labels import names_behind, viewer_names
+from .comfy.say import say
 
 STRICTEST, JOINED = "strictest bans", "joined tokens"
 
@@ -40,6 +42,7 @@ class Audience(io.ComfyNode):
                     display_name="strictest", tooltip="The invented person who bans all that any of them does."
                 ),
             ],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
             **sockets.aliases("audience", "group", "family", "classroom", "several viewers"),
         )
 
@@ -47,6 +50,8 @@ class Audience(io.ComfyNode):
     def execute(cls, adapter, profile, how, encoder=None, **more) -> io.NodeOutput:
         viewers = sockets.viewers(profile, more)
         encoder, person = encoder or StructuredEncoder(), strictest(viewers)
+        names = viewer_names(cls.hidden.prompt or {}, str(cls.hidden.unique_id), len(viewers))
+        say(f"One picture for {', '.join(names)}: {how}.")
         if how == JOINED:
             return io.NodeOutput(joined_effect(adapter, encoder.encode(viewers)), person)
         if how == STRICTEST:
@@ -77,9 +82,14 @@ class MixViewers(io.ComfyNode):
                 ),
             ],
             outputs=[sockets.Effect.Output(display_name="effect", tooltip="For PSA Apply to Model.")],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
             **sockets.aliases("blend viewers", "interpolate", "slider"),
         )
 
     @classmethod
     def execute(cls, adapter, first, second, share) -> io.NodeOutput:
-        return io.NodeOutput(mixed_effect(adapter, first, second, share))
+        effect = mixed_effect(adapter, first, second, share)
+        prompt, node = cls.hidden.prompt or {}, str(cls.hidden.unique_id)
+        one, other = (names_behind(prompt, node, name) or f"the {name}" for name in ("first", "second"))
+        say(f"{1 - share:.0%} for {one}, {share:.0%} for {other}.")
+        return io.NodeOutput(effect)

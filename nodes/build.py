@@ -95,9 +95,9 @@ class BuildDataset(io.ComfyNode):
                 ),
             ],
             outputs=[
-                sockets.Dataset.Output(display_name="dataset"),
-                sockets.Dataset.Output(display_name="held_out"),
-                io.Image.Output(display_name="contact_sheet"),
+                sockets.Dataset.Output(display_name="dataset", tooltip="The split train, for PSA Train."),
+                sockets.Dataset.Output(display_name="held_out", tooltip="The split val, to measure on."),
+                io.Image.Output(display_name="contact_sheet", tooltip="Some of the pairs, side by side."),
             ],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..psa_core.plots.comparison import Comparison, read_prompts, read_strengths
 from . import sockets
-from .comfy.compare import draw_comparison, save_comparison, settings_of
+from .comfy.compare import check_prefix, draw_comparison, save_comparison, settings_of
 from .comfy.graph_labels import viewer_names
 from .comfy.images import to_comfy
 from .comfy.say import say
@@ -94,6 +94,7 @@ class Compare(io.ComfyNode):
         comparison = Comparison(read_prompts(prompts), tuple(names), read_strengths(strengths))
         size = width or native_side(model), height or native_side(model)
         comparison.check_count(size)
+        check_prefix(filename_prefix)
         sampling = Sampling(size, seed, steps, cfg, sampler_name, scheduler)
         method = Method("PSA", adapter, viewers, encoder)
         method.apply_to(model, [0])  # what does not fit says so before anything is drawn

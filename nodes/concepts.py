@@ -71,7 +71,10 @@ class Concepts(io.ComfyNode):
                 ),
                 io.String.Input("server_model", default="", optional=True, tooltip="The model's name there."),
             ],
-            outputs=[sockets.Prompts.Output(display_name="prompts"), io.String.Output(display_name="text")],
+            outputs=[
+                sockets.Prompts.Output(display_name="prompts", tooltip="The pairs of prompts, for PSA Build Dataset."),
+                io.String.Output(display_name="text", tooltip="How many there are, and some of them, in words."),
+            ],
             is_output_node=True,
             **sockets.aliases("prompt pairs", "concept list", "dataset prompts"),
         )

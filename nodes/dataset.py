@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from comfy_api.latest import io, ui
 
@@ -20,6 +21,25 @@ from .comfy.images import to_comfy
 from .comfy.progress import node_progress
 
 SPLITS = ("train", "val", "test_seen", "test_unseen", "harmless")
+
+
+def _folder_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "folder",
+        options=data_sets(),
+        tooltip="The data set: a folder in ComfyUI's input folder that holds the splits' folders. R on the keyboard "
+        "looks for new ones.",
+    )
+
+
+def _elsewhere_input() -> io.String.Input:
+    return io.String.Input(
+        "elsewhere",
+        default="",
+        optional=True,
+        tooltip="A data set that is not in the input folder: the absolute path of its folder, in place of the chosen "
+        "one.",
+    )
 
 
 def _users_input() -> io.String.Input:
@@ -41,12 +61,7 @@ class LoadDataset(io.ComfyNode):
             category=sockets.TRAINING,
             description="Reads and checks preference pairs in the format of the Sage dataset, and shows some of them.",
             inputs=[
-                io.Combo.Input(
-                    "folder",
-                    options=data_sets(),
-                    tooltip="The data set: a folder in ComfyUI's input folder that holds the splits' folders. R on the "
-                    "keyboard looks for new ones.",
-                ),
+                _folder_input(),
                 io.Combo.Input(
                     "split", options=list(SPLITS), tooltip="The split's folder, with metadata.jsonl or pairs.jsonl."
                 ),
@@ -56,13 +71,7 @@ class LoadDataset(io.ComfyNode):
                     tooltip="Leave bad records out and list them. Off: the first bad one stops the run.",
                 ),
                 _users_input(),
-                io.String.Input(
-                    "elsewhere",
-                    default="",
-                    optional=True,
-                    tooltip="A data set that is not in the input folder: the absolute path of its folder, in place of "
-                    "the chosen one.",
-                ),
+                _elsewhere_input(),
             ],
             outputs=[sockets.Dataset.Output(display_name="dataset", tooltip="For PSA Train and PSA Evaluate.")],
             is_output_node=True,
@@ -105,12 +114,7 @@ class CheckDataset(io.ComfyNode):
             description="Counts what is in a data set of preference pairs, and looks for leakage between its splits, "
             "pictures that look alike, and files that are damaged, tiny or blank.",
             inputs=[
-                io.String.Input(
-                    "folder",
-                    default="sage",
-                    tooltip="The folder that holds the splits' folders: an absolute path, or one inside ComfyUI's "
-                    "input folder.",
-                ),
+                _folder_input(),
                 _users_input(),
                 sockets.Dataset.Input(
                     "dataset",
@@ -118,6 +122,7 @@ class CheckDataset(io.ComfyNode):
                     tooltip="In place of folder: the data set that these pairs are a part of, as PSA Build Dataset "
                     "makes it.",
                 ),
+                _elsewhere_input(),
             ],
             outputs=[
                 io.String.Output(display_name="report", tooltip="All that was found, in words."),
@@ -128,24 +133,17 @@ class CheckDataset(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, folder=None, users=None, input_types=None) -> bool | str:
-        kind = (input_types or {}).get("dataset")  # where it is linked
-        if kind not in (None, sockets.Dataset.io_type):
-            return f"The input dataset takes {sockets.Dataset.io_type}, as PSA Build Dataset gives it, and not {kind}."
-        if kind is None and folder is not None and not split_names(given_path(folder)):
-            return (
-                "There is no data set in that folder: no folder such as train with metadata.jsonl or pairs.jsonl. "
-                "Give a folder inside ComfyUI's input folder, or an absolute path."
-            )
+    def validate_inputs(cls, folder=None, input_types=None) -> bool:
+        """As Load PSA Dataset: execute says, once, what is wrong; also of pairs, whose type ComfyUI does not see to."""
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, folder=None, users=None, dataset=None) -> str:
+    def fingerprint_inputs(cls, **_inputs) -> str:
         return always_new()  # pictures may change under their names
 
     @classmethod
-    def execute(cls, folder, users="", dataset=None) -> io.NodeOutput:
-        root = given_path(folder) if dataset is None else dataset.folder.parent
+    def execute(cls, folder, users="", dataset=None, elsewhere="") -> io.NodeOutput:
+        root = _root(elsewhere.strip() or folder) if dataset is None else _folder_of(dataset).parent
         found = check_dataset(root, _users(str(root), users), node_progress())
         picture = to_comfy([found.to_figure()])
         shown = ui.PreviewImage(picture).as_dict()
@@ -156,11 +154,37 @@ def _users(folder: str, users: str | None) -> Path | None:
     return existing_file(given_path(folder) / os.path.expanduser(users), "users file") if users else None
 
 
+def _folder_of(pairs: Any) -> Path:
+    folder = getattr(pairs, "folder", None)
+    if not isinstance(folder, Path):
+        raise PSAError(f"The input dataset takes {sockets.Dataset.io_type}, as PSA Build Dataset gives it.")
+    return folder
+
+
+def _root(folder: str) -> Path:
+    """The folder of a whole data set, with at least one split."""
+    _check_chosen(folder)
+    root = given_path(folder)
+    if not split_names(root):
+        raise PSAError(
+            "There is no data set in that folder: no folder such as train with metadata.jsonl or pairs.jsonl. Choose "
+            "one of ComfyUI's input folder, or write the path of another into elsewhere."
+        )
+    return root
+
+
+def _check_chosen(folder: str) -> None:
+    if folder == NO_DATA_SET:
+        raise PSAError(
+            "There is no data set in ComfyUI's input folder. Put one there and press R, or write its path into "
+            "elsewhere."
+        )
+
+
 def _metadata(folder: str, split: str) -> Path:
     if split not in SPLITS:
         raise PSAError(f"A split is one of: {', '.join(SPLITS)}.")
-    if folder == NO_DATA_SET:
-        raise PSAError("There is no data set in ComfyUI's input folder. Put one there and press R, or write its path.")
+    _check_chosen(folder)
     root = given_path(folder)
     if root.name in SPLITS and not (root / split).is_dir() and root.name in split_names(root.parent):
         raise PSAError(f"{folder} is the folder of one split. Give the folder around it, and {root.name} as split.")

@@ -5,11 +5,13 @@ from functools import partial
 from comfy_api.latest import io
 
 from ..psa_core.adapter.effect import load_effect, save_effect, viewer_effect
+from ..psa_core.adapter.model import family_of
 from ..psa_core.encoders.structured import StructuredEncoder
 from ..psa_core.files import safe_file_name
 from . import sockets
 from .comfy import folders
 from .comfy.fingerprints import always_new
+from .comfy.say import say
 
 
 class SaveEffect(io.ComfyNode):
@@ -40,6 +42,10 @@ class SaveEffect(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, name=None) -> bool | str:
+        return name is None or folders.check_name(name, "effect name")
+
+    @classmethod
     def fingerprint_inputs(cls, **_inputs) -> str:
         return always_new()  # a file that was deleted is written again
 
@@ -63,7 +69,7 @@ class LoadEffect(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "effect_name",
-                    options=folders.file_names(folders.EFFECTS),
+                    options=folders.menu(folders.EFFECTS),
                     tooltip="A .safetensors file in models/psa_effects.",
                 )
             ],
@@ -81,4 +87,7 @@ class LoadEffect(io.ComfyNode):
 
     @classmethod
     def execute(cls, effect_name) -> io.NodeOutput:
-        return io.NodeOutput(load_effect(folders.find_file(folders.EFFECTS, effect_name)))
+        effect = load_effect(folders.find_file(folders.EFFECTS, effect_name))
+        tokens = "1 token" if effect.num_tokens == 1 else f"{effect.num_tokens} tokens"
+        say(f"for {family_of(effect.cross_attention_dim)}: {len(effect.layers)} layers, {tokens}")
+        return io.NodeOutput(effect)

@@ -4,7 +4,8 @@ from comfy_api.latest import io
 
 from ..psa_core.guard import HIDINGS
 from . import sockets
-from .comfy.guard import HEARS_PROMPT, JUDGES, Guard, check_drawing, make_judge, next_round
+from .comfy.guard import HEARS_PROMPT, JUDGES, Guard, check_drawing, check_judge, judge_for, make_judge, next_round
+from .comfy.judges import BY_MODEL
 
 _MOST_TRIES = 5
 
@@ -14,18 +15,24 @@ class PictureGuard(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="PSAGuard",
-            display_name="PSA Guard",
+            display_name="PSA Guard (safety filter, NSFW)",
             category=sockets.DRAWING,
             description="A judge looks at each viewer's picture. One that shows what its viewer must not see is drawn "
             "again with more strength, if you want that, and else hidden. No judge is always right: see the help.",
             inputs=[
-                io.Image.Input("images", tooltip="A batch: picture i is for viewer i, as PSA Apply to Model draws it."),
+                io.Image.Input(
+                    "images",
+                    lazy=True,  # what could not be judged is not drawn
+                    tooltip="A batch: picture i is for viewer i, as PSA Apply to Model draws it.",
+                ),
                 sockets.Profile.Input("profile", tooltip="The first viewer."),
                 *sockets.more_profiles("A further viewer."),
                 io.Combo.Input(
                     "judge",
-                    options=list(JUDGES),
-                    tooltip="zero-shot CLIP: all seven categories, with a CLIP that you have. Q16 classifier: what is "
+                    options=[BY_MODEL, *JUDGES],
+                    default=BY_MODEL,
+                    tooltip="the model's own: the mini classifier for PSA Mini; for another model, choose one. "
+                    "zero-shot CLIP: all seven categories, with a CLIP that you have. Q16 classifier: what is "
                     "inappropriate for anybody. vision-language model: all seven, and hears what each viewer bans. "
                     "NudeNet: nudity alone. mini classifier: for PSA Mini's pictures.",
                 ),
@@ -85,13 +92,39 @@ class PictureGuard(io.ComfyNode):
                     "earlier", optional=True, tooltip="Leave this open: the node fills it in when it draws again."
                 ),
             ],
-            outputs=[io.Image.Output(display_name="images"), io.String.Output(display_name="report")],
+            outputs=[
+                io.Image.Output(display_name="images", tooltip="The pictures, each as its viewer may see it."),
+                io.String.Output(display_name="report", tooltip="What was done with them, in words."),
+            ],
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             enable_expand=True,
             **sockets.aliases(
                 "safety checker", "nsfw filter", "nsfw detector", "censor", "content filter", "moderation", "blur"
             ),
         )
+
+    @classmethod
+    def check_lazy_status(
+        cls,
+        judge,
+        judge_location,
+        judge_model,
+        sensitivity,
+        tries,
+        images=None,
+        judge_clip_vision=None,
+        judge_clip=None,
+        **_others,
+    ) -> list[str]:
+        """Asked by ComfyUI before the pictures are drawn, and again once they are there."""
+        if images is not None:
+            return []
+        nodes, name = cls.hidden.dynprompt.get_node, cls.hidden.unique_id
+        judge = judge_for(judge, nodes, name)
+        check_judge(judge, judge_location.strip(), judge_model.strip(), judge_clip_vision, judge_clip, sensitivity)
+        if tries:
+            check_drawing(nodes, name)
+        return ["images"]
 
     @classmethod
     def execute(
@@ -113,8 +146,7 @@ class PictureGuard(io.ComfyNode):
         **more_profiles,
     ) -> io.NodeOutput:
         nodes, name = cls.hidden.dynprompt.get_node, cls.hidden.unique_id
-        if tries:
-            check_drawing(nodes, name)
+        judge = judge_for(judge, nodes, name)
         looking = make_judge(
             judge, judge_location.strip(), judge_model.strip(), judge_clip_vision, judge_clip, sensitivity
         )

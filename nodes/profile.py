@@ -126,7 +126,7 @@ class LoadProfile(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="PSALoadProfile",
-            display_name="Load Profile (PSA viewer)",
+            display_name="Load Profile (PSA viewer, child, age)",
             category=sockets.VIEWERS,
             description="A viewer's profile from your store, by name. Nothing but the name enters the graph, "
             "the pictures or the history.",

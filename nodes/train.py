@@ -5,6 +5,7 @@ from comfy_api.latest import io, ui
 from ..psa_core.encoders.structured import StructuredEncoder
 from ..psa_core.training.assembly import Splits
 from . import sockets
+from .comfy.folders import check_name
 from .comfy.images import to_comfy
 from .comfy.training_run import CUSTOM, Wanted, train
 
@@ -87,6 +88,10 @@ class Train(io.ComfyNode):
             is_output_node=True,
             **sockets.aliases("dpo", "lppd", "preference optimization", "safety", "train safety adapter", "fine-tune"),
         )
+
+    @classmethod
+    def validate_inputs(cls, run_name=None) -> bool | str:
+        return run_name is None or check_name(run_name, "run name")
 
     @classmethod
     def execute(

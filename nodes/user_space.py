@@ -43,7 +43,9 @@ class UserSpace(io.ComfyNode):
                     "encoder", optional=True, tooltip="Whose embeddings the dots are. Unconnected: the structured one."
                 ),
             ],
-            outputs=[io.Image.Output(display_name="image")],
+            outputs=[
+                io.Image.Output(display_name="image", tooltip="Users as dots: how much each bans, who bans what.")
+            ],
             is_output_node=True,
             **sockets.aliases("virtual users", "population", "pca", "sage users"),
         )

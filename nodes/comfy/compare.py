@@ -84,6 +84,21 @@ def settings_of(comparison: Comparison, sampling: Sampling, negative: str) -> di
     return {**asdict(comparison), "negative": negative, **asdict(sampling)}
 
 
+def check_prefix(prefix: str) -> None:
+    """Raise PSAError for a prefix that leads out of the output folder, before anything is drawn."""
+    _place(prefix)
+
+
+def _place(prefix: str) -> tuple[str, str, int, str, str]:
+    try:
+        return folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
+    except Exception:
+        raise PSAError(
+            "The comparison cannot be saved under that filename_prefix. Give a name in ComfyUI's output folder, such "
+            "as psa_compare."
+        ) from None
+
+
 def save_comparison(
     pictures: Mapping[str, Image.Image], prefix: str, settings: Mapping[str, Any]
 ) -> list[dict[str, str]]:
@@ -100,15 +115,7 @@ def save_comparison(
     Raises:
         PSAError: for a prefix that leads out of the output folder, or a file that cannot be written.
     """
-    try:
-        folder, name, number, subfolder, _ = folder_paths.get_save_image_path(
-            prefix, folder_paths.get_output_directory()
-        )
-    except Exception:
-        raise PSAError(
-            "The comparison cannot be saved under that filename_prefix. Give a name in ComfyUI's output folder, such "
-            "as psa_compare."
-        ) from None
+    folder, name, number, subfolder, _ = _place(prefix)
     information = None
     if not args.disable_metadata:
         information = PngImagePlugin.PngInfo()

@@ -6,6 +6,8 @@ ComfyUI shows an error's text in its report, keeps it in the history, and logs i
 import functools
 import logging
 import traceback
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from comfy.model_management import InterruptProcessingException
@@ -20,12 +22,17 @@ _COMFYUIS = (InterruptProcessingException, *_OUT_OF_MEMORY)  # what it knows wha
 
 def reported(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
     """The node, whose unforeseen errors become a sentence with the same traceback and without their text."""
-    execute = node.execute.__func__  # type: ignore[attr-defined]
+    for name in ("execute", "check_lazy_status"):
+        if name in vars(node):
+            setattr(node, name, classmethod(_reported(vars(node)[name].__func__)))
+    return node
 
-    @functools.wraps(execute)
+
+def _reported(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
     def told(cls, *arguments, **inputs):
         try:
-            return execute(cls, *arguments, **inputs)
+            return method(cls, *arguments, **inputs)
         except PSAError as error:
             if is_text(traceback.format_exc()):
                 raise
@@ -41,8 +48,7 @@ def reported(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
             sentence = f"{bug_sentence(error)} with ComfyUI's report, which tells where it happened. What was read is "
             raise PSAError(f"{sentence}not in it.").with_traceback(error.__traceback__) from None
 
-    node.execute = classmethod(told)  # type: ignore[method-assign,assignment]
-    return node
+    return told
 
 
 def log_places(error: Exception) -> None:

@@ -78,6 +78,15 @@ def check_file(folder: str, name: str) -> bool | str:
     return True
 
 
+def check_name(name: str, what: str) -> bool | str:
+    """`validate_inputs` for the name of what is to be saved: True, or a sentence, before hours of work are done."""
+    try:
+        safe_file_name(name, what)
+    except PSAError as error:
+        return str(error)
+    return True
+
+
 def file_fingerprint(folder: str, name: str | None) -> str:
     """`fingerprint_inputs` for a file menu: another value once the file has changed.
 

@@ -1,4 +1,4 @@
-"""Labels for a batch of pictures, read off the graph that drew it: for whom, and from which prompt."""
+"""Labels for pictures, read off the graph that drew them: for whom, and from which prompt."""
 
 from collections.abc import Iterator, Mapping
 from itertools import cycle, islice
@@ -6,12 +6,13 @@ from typing import Any, TypeGuard
 
 _MOST_LETTERS = 60  # of a prompt in a label
 _MOST_OF_A_NAME = 100  # as a stored profile's may have
+_MOST_DEEP = 50  # nodes that hand a profile on, one behind the other
 
 Prompt = Mapping[str, Mapping[str, Any]]
 
 
 def labels_for(prompt: Prompt, node: str, pictures: int) -> tuple[list[str], list[str]]:
-    """One label for each of the pictures that reach the input `images` of `node`; and the viewers left without one.
+    """One label for each of the pictures that reach `images`, `images_2`, ... of `node`; and viewers left without one.
 
     A viewer is called as their node has it, by level or stored name, and a typed profile by its place: its fields
     stay out of pictures. Where the graph does not say who is who, pictures are numbered.
@@ -42,10 +43,16 @@ def viewer_names(prompt: Prompt, node: str, viewers: int) -> list[str]:
     return names if len(names) == viewers else [f"viewer {number}" for number in range(1, viewers + 1)]
 
 
+def names_behind(prompt: Prompt, node: str, name: str) -> str:
+    """What to call the viewers of the embedding that reaches the input `name` of `node`; empty where nothing says."""
+    encode = _encoding(prompt, node, name)
+    return _together(_wired_viewers(prompt, encode)) if encode else ""
+
+
 def _samplers(prompt: Prompt, node: str) -> list[str]:
     """Those whose pictures reach `node`, in the order in which batches are joined."""
     found: dict[str, None] = {}
-    for each in _upstream(prompt, node, ("images",)):
+    for each in _upstream(prompt, node, _in_a_row(prompt, node, "images")):
         if {"model", "positive"} <= set(_inputs(prompt, each)):
             found[each] = None
     drawn_on = {other for each in found for other in _upstream(prompt, each, ("latent_image",))}
@@ -55,27 +62,62 @@ def _samplers(prompt: Prompt, node: str) -> list[str]:
 def _viewers(prompt: Prompt, sampler: str) -> list[str]:
     for node in _upstream(prompt, sampler, ("model",)):
         if prompt[node].get("class_type") == "PSAApply":
-            encode = next(
-                (each for each in _upstream(prompt, node, ("embedding",)) if "profile" in _inputs(prompt, each)), None
-            )
-            if encode is None:
-                return []
-            return _wired_viewers(prompt, encode)
+            if _is_link(effect := _inputs(prompt, node).get("effect")):
+                return _viewers_of_effect(prompt, str(effect[0]))
+            encode = _encoding(prompt, node, "embedding")
+            return _wired_viewers(prompt, encode) if encode else []
     return ["base model"]
 
 
+def _viewers_of_effect(prompt: Prompt, node: str) -> list[str]:
+    """One picture is for all viewers of an effect; one from a file is called as the file."""
+    file = _inputs(prompt, node).get("effect_name")
+    if isinstance(file, str):
+        return [_together([file])]
+    mixed = [names_behind(prompt, node, name) for name in ("first", "second")]
+    names = _wired_viewers(prompt, node) or [name for name in mixed if name]
+    return [_together(names)] if names else []
+
+
+def _encoding(prompt: Prompt, node: str, name: str) -> str | None:
+    """The node that encodes the profiles of the embedding that reaches the input `name`."""
+    return next((each for each in _upstream(prompt, node, (name,)) if "profile" in _inputs(prompt, each)), None)
+
+
+def _in_a_row(prompt: Prompt, node: str, first: str) -> tuple[str, ...]:
+    """The wired inputs `first`, `first_2`, `first_3`, ... of a node."""
+    return tuple(name for name in sorted(_inputs(prompt, node)) if name == first or name.startswith(f"{first}_"))
+
+
 def _wired_viewers(prompt: Prompt, node: str) -> list[str]:
-    wired = _inputs(prompt, node)  # profile, profile_2, profile_3, ...
-    links = [wired[name] for name in sorted(wired) if name.split("_")[0] == "profile"]
-    return [_called(prompt, link, number) for number, link in enumerate(links, start=1)]
+    links = [_inputs(prompt, node)[name] for name in _in_a_row(prompt, node, "profile")]
+    known: dict[str, str] = {}
+    return [_called(prompt, link, known) or f"viewer {number}" for number, link in enumerate(links, start=1)]
 
 
-def _called(prompt: Prompt, link: Any, number: int) -> str:
-    inputs = _inputs(prompt, str(link[0])) if _is_link(link) else {}
-    for name in ("profile_name", "preset"):
-        if isinstance(value := inputs.get(name), str) and value != "custom":
-            return " ".join(value[:_MOST_OF_A_NAME].split())
-    return f"viewer {number}"
+def _called(prompt: Prompt, link: Any, known: dict[str, str], deep: int = 0) -> str:
+    """What a viewer's node has, or those that it takes profiles from: several viewers are one audience.
+
+    `known` has the nodes that were asked already; a circle ends at them, too.
+    """
+    node = str(link[0]) if _is_link(link) else ""
+    if node in known or deep == _MOST_DEEP:
+        return known.get(node, "")
+    known[node] = ""
+    inputs, is_saving = _inputs(prompt, node), prompt.get(node, {}).get("class_type") == "PSASaveProfile"
+    wired = [inputs[name] for name in _in_a_row(prompt, node, "profile") if _is_link(inputs[name])]
+    names = [_called(prompt, each, known, deep + 1) for each in wired]
+    if any(names):
+        known[node] = _together([name or f"viewer {number}" for number, name in enumerate(names, start=1)])
+    else:
+        own = (inputs.get(name) for name in ("profile_name", "preset", *["name"] * is_saving))
+        found = next((value for value in own if isinstance(value, str) and value != "custom"), "")
+        known[node] = " ".join(found[:_MOST_OF_A_NAME].split())
+    return known[node]
+
+
+def _together(names: list[str]) -> str:
+    return " + ".join(dict.fromkeys(names))[:_MOST_OF_A_NAME]
 
 
 def _text(prompt: Prompt, sampler: str) -> str:

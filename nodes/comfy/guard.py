@@ -9,18 +9,20 @@ from comfy import model_management
 from comfy_execution.graph_utils import GraphBuilder
 
 from ...psa_core.chat_server import RemoteAddressError
+from ...psa_core.errors import PSAError
 from ...psa_core.guard import failing, hide, told, viewers_in_turn
 from ...psa_core.judges import JUDGES as KINDS
 from ...psa_core.judges import judge_of
 from ...psa_core.judges.judging import Judge
 from ...psa_core.mini.judge import MINI_CLASSIFIER
+from ...psa_core.pretrained import check_folder
 from ...psa_core.profile import UserProfile
 from .images import from_comfy, to_comfy
-from .judges import GENERAL_JUDGES, judge_options, zero_shot_judge
-from .redraw import Nodes, applied_before, draw_again
+from .judges import BY_MODEL, GENERAL_JUDGES, judge_options, zero_shot_judge
+from .redraw import Nodes, applied_before, before, draw_again
 
-ZERO_SHOT, HEARS_PROMPT = "zero-shot CLIP", "vision-language model"
-JUDGES = {ZERO_SHOT: "", **GENERAL_JUDGES, "mini classifier": "mini"}
+ZERO_SHOT, HEARS_PROMPT, MINI = "zero-shot CLIP", "vision-language model", "mini classifier"
+JUDGES = {ZERO_SHOT: "", **GENERAL_JUDGES, MINI: "mini"}
 """What the node calls the judges."""
 
 
@@ -31,6 +33,38 @@ class Earlier:
 
     images: torch.Tensor
     rounds: tuple[tuple[int, ...], ...]
+
+
+def judge_for(judge: str, nodes: Nodes, guard: str) -> str:
+    """The judge's name, found by the model that draws for the guard of that id where that is asked for.
+
+    Raises:
+        PSAError: for a model that has no judge of its own.
+    """
+    if judge != BY_MODEL:
+        return judge
+    drawn_by = before(nodes, nodes(guard)["inputs"]["images"])
+    if not any(nodes(name)["class_type"] == "PSALoadMini" for name in drawn_by):
+        others = ", ".join(name for name in JUDGES if name != MINI)
+        raise PSAError(f"Only PSA Mini has a judge of its own. Choose as judge, for this model: {others}.")
+    return MINI
+
+
+def check_judge(judge: str, location: str, model: str, *towers_and_sensitivity: Any) -> None:
+    """Find out, before anything is drawn, whether the judge of `make_judge` could look at pictures.
+
+    A model in a folder is not loaded for that: it would be in the sampler's way.
+
+    Raises:
+        PSAError: where it could not.
+    """
+    if judge != ZERO_SHOT:
+        options = judge_options("PSA Guard", judge, JUDGES[judge], location, model)
+        for name, what in (("folder", "vision-language model"), ("clip_folder", "CLIP model")):
+            if name in options:
+                check_folder(options[name], what)
+                return
+    make_judge(judge, location, model, *towers_and_sensitivity).check([])
 
 
 def make_judge(

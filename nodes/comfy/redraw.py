@@ -1,6 +1,6 @@
 """Drawing again with more strength: the nodes that drew a picture, once more, from PSA Apply to Model on."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from comfy_execution.graph_utils import GraphBuilder, is_link
@@ -13,6 +13,18 @@ _INSTEAD = "or set the guard's tries to 0"
 
 Nodes = Callable[[str], Mapping[str, Any]]
 """A node of the running graph by its id: `class_type` and `inputs`."""
+
+
+def before(nodes: Nodes, link: Any) -> Iterator[str]:
+    """The ids of all nodes that what comes over `link` follows from, each once."""
+    seen: set[str] = set()
+    waiting = [link]
+    while waiting:
+        link = waiting.pop()
+        if is_link(link) and link[0] not in seen:
+            seen.add(link[0])
+            yield link[0]
+            waiting += nodes(link[0])["inputs"].values()
 
 
 def applied_before(nodes: Nodes, link: Any) -> list[str]:

@@ -26,6 +26,7 @@ from ...psa_core.processes import make_accelerator
 from ...psa_core.training import Progress, TensorCache, TrainConfig, Trainer, read_metrics
 from ...psa_core.training.assembly import Splits, as_begun, encoded_pairs
 from ...psa_core.training.folder import RunFolder, load_result
+from ...psa_core.training.metrics import DRIFT_REMEDY
 from .attn2 import cross_attention_sites
 from .denoiser import borrowed, check_trainable, has_size_vector
 from .folders import system_folder
@@ -42,6 +43,7 @@ _CUSTOM = {"warmup_steps": 50, "schedule": "constant", "weight_decay": 1e-2, "em
 _EVALUATIONS, _EVALUATE_EVERY = 10, 100  # at least so many a run, and at most so many steps between two
 _PLOT_SECONDS = 2.0
 _SHOWN_SIDE = 768  # of a preview, in pixels
+_REMEDY = "Try another run (run_name) with fewer steps, or with the preset custom and a lower learning_rate."
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +68,9 @@ class Wanted:
 def train(
     model: Any, clip: Any, vae: Any, splits: Splits, encoder: ProfileEncoder, wanted: Wanted, node_id: str | None
 ) -> tuple[PSAAdapter, Image.Image, str]:
-    """Train, or go on, in the run's folder: the adapter, the plot, and how it ended. Cancel raises out of it.
+    """Train, or go on, in the run's folder: the adapter, the plot, and how it ended, with what it warned of.
+
+    Cancel raises out of it.
 
     Args:
         splits: without harmless ones, the scenes that belong to the data set are, where it has some.
@@ -101,10 +105,10 @@ def train(
             if wanted.preview_every:
                 view.preview = Preview(denoiser, pairs.train, model.get_model_object("latent_format"))
             trainer = Trainer(config, denoiser, pairs.train, folder, pairs.held_out, processes)
-            result = trainer.train(view, view.prepared, view.announced)
+            result = trainer.train(view, view.prepared, view.announced, view.warned)
         adapter = load_result(folder) if splits.held_out else result.adapter
         _log.info("PSA Train '%s': %s", wanted.run_name, result.reason)
-        return adapter, view.plot(), result.reason
+        return adapter, view.plot(), "\n".join([result.reason, *view.warnings])
 
 
 @contextmanager
@@ -188,6 +192,7 @@ class RunView:
         self._bar = ProgressBar(1)
         self._pictures: list[Image.Image] = []
         self._announced: list[str] = []
+        self.warnings: list[str] = []
         self._shown = 0.0
 
     def encoded(self, done: int, count: int) -> None:
@@ -199,21 +204,38 @@ class RunView:
     def prepared(self, done: int, count: int) -> None:
         """Progress of the pass over the base model."""
         model_management.throw_exception_if_processing_interrupted()
-        self.say(f"base model: {done} of {count}")
+        self._show(f"base model: {done} of {count}")
         self._bar.update_absolute(done, count)
 
     def announced(self, sentence: str) -> None:
         """What the run will take; it stays above the progress."""
         _log.info("PSA Train: %s", sentence)
         self._announced.append(sentence)
-        self.say("\n".join(self._announced))
+        self._show()
+
+    def warned(self, sentence: str) -> None:
+        """What a person should know of the run; it stays on the node to the end, and speaks of the node's inputs."""
+        _log.warning("PSA Train: %s", sentence)
+        self._keep(sentence)
+        self._show()
+
+    def _keep(self, sentence: str) -> None:
+        sentence = sentence.replace(DRIFT_REMEDY, _REMEDY)
+        is_drift = sentence.endswith(_REMEDY)  # of which the latest counts
+        before = [each for each in self.warnings if each != sentence and not (is_drift and each.endswith(_REMEDY))]
+        self.warnings = [*before, sentence]
+
+    def _show(self, *lines: str) -> None:
+        self.say("\n".join([*lines, *self.warnings, *self._announced]))
 
     def __call__(self, progress: Progress) -> None:
         metrics = progress.metrics
         left = timedelta(seconds=round(metrics["eta_seconds"]))
         line = f"step {progress.step} of {progress.steps}, loss {metrics['preference_loss']:.4f}, "
         line += f"accuracy {metrics['accuracy']:.2f}, {left} left"
-        self.say("\n".join([line, *filter(None, [progress.message]), *self._announced]))
+        if progress.message:
+            self._keep(progress.message)
+        self._show(line)
         self._draw_preview(progress)
         image, now = None, time.monotonic()
         if now - self._shown > _PLOT_SECONDS or progress.step == progress.steps:
@@ -232,8 +254,8 @@ class RunView:
         try:
             self._pictures = self.preview.draw(progress.adapter())
         except model_management.OOM_EXCEPTION:
-            _log.warning("PSA Train: there is no memory for preview pictures; the run goes on without them.")
             self.preview = None
+            self.warned("There is no memory for preview pictures: the run goes on without them (preview_every).")
 
     def stopped(self) -> None:
         """What Cancel leaves, and how to go on."""
@@ -243,7 +265,8 @@ class RunView:
             if done
             else "before the first step: what is encoded is kept"
         )
-        self.say(f"Stopped {kept}. Run goes on there, as long as run_name and settings stay.")
+        stopped = f"Stopped {kept}. Run goes on there, as long as run_name and settings stay."
+        self.say("\n".join([stopped, *self.warnings]))
 
     def say(self, text: str) -> None:
         say(text, self._node_id)

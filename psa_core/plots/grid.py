@@ -19,6 +19,22 @@ class Cell:
     frame: Colour | None = None
 
 
+def labels_in_turn(labels: Sequence[str], pictures: int) -> list[str]:
+    """A label for each of so many pictures: fewer labels start over, as viewers do in a batch.
+
+    Raises:
+        PSAError: where they do not go round.
+    """
+    if not labels or pictures % len(labels) or not pictures:
+        have = f"{pictures} {'picture' if pictures == 1 else 'pictures'}"
+        wanted = f"{len(labels)} {'label' if len(labels) == 1 else 'labels'}"
+        raise PSAError(
+            f"The grid has {have} and {wanted}. Set batch_size of the latent that is drawn on to {len(labels)}, a "
+            f"picture for each label, or to a multiple of it. Or write one label for each picture, one a line."
+        )
+    return list(labels) * (pictures // len(labels))
+
+
 def labelled_grid(images: Sequence[Image.Image], labels: Sequence[str], columns: int) -> Image.Image:
     """Put pictures of one size into a grid, row by row, with a label above each.
 

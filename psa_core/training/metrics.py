@@ -146,6 +146,10 @@ class Pace:
         return {"examples_per_second": self._examples / self._seconds, "eta_seconds": self._seconds * steps_left}
 
 
+DRIFT_REMEDY = "Raise winner_weight or anchor_weight, or lower the learning rate."
+"""What a run's settings can do about the rise that `WinnerWatch` sees."""
+
+
 class WinnerWatch:
     """Watches the winner error's rise over the reference's: the sign that both errors are growing.
 
@@ -160,11 +164,18 @@ class WinnerWatch:
         before = self.trend
         rise = metrics["winner_gap"] / max(metrics["reference_winner_error"], 1e-12)
         self.trend = _SMOOTHING * before + (1 - _SMOOTHING) * rise
-        if not before <= self.limit < self.trend:
-            return None
+        return self.sentence if before <= self.limit < self.trend else None
+
+    @property
+    def has_risen(self) -> bool:
+        return self.trend > self.limit
+
+    @property
+    def sentence(self) -> str:
+        """What the trend says, and after it `DRIFT_REMEDY`."""
         return (
-            f"The error on chosen pictures has risen {self.trend:.1%} above the base model's: the run is drifting "
-            "to noise. Raise winner_weight or anchor_weight, or lower the learning rate."
+            f"The error on chosen pictures has risen {self.trend:.1%} above the base model's: the run is drifting to "
+            f"noise. {DRIFT_REMEDY}"
         )
 
 

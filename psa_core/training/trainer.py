@@ -70,6 +70,8 @@ class TrainResult:
 
 
 Callback = Callable[[Progress], bool | None]
+Warn = Callable[[str], None]
+"""Called with a sentence on the whole run that whoever trains should know of."""
 Preparing = Callable[[int, int], bool | None]
 
 
@@ -126,6 +128,7 @@ class Trainer:
         preparing: Preparing | None = None,
         announce: Announce | None = None,
         measuring: Preparing | None = None,
+        warn: Warn | None = None,
     ) -> TrainResult:
         """Train to the end, or until the callback returns true or raises.
 
@@ -133,7 +136,8 @@ class Trainer:
         one that came from inside a step (the step then counts as not made). `preparing` is asked likewise in
         each pass over the base model before the first step, and gets (parts done, of how many); so is `measuring`
         before each batch of held-out pairs, whose figures are then measured when the run goes on. `announce` gets
-        sentences on what the run will take: before the first step, and once its pace is known.
+        sentences on what the run will take: before the first step, and once its pace is known. `warn` gets, each time
+        the run begins or goes on, what is to be minded about it; the log has it where there is none.
 
         Raises:
             PSAError: for a NaN loss (the last good state is kept), a full disk, a damaged state, or a folder of
@@ -145,7 +149,7 @@ class Trainer:
         with torch.inference_mode(False), torch.enable_grad(), held:
             self._processes.wait_for_everyone()
             try:
-                return self._train(callback, preparing, announce)
+                return self._train(callback, preparing, announce, warn or _log.warning)
             except RuntimeError as error:
                 if lost := lost_worker(error):
                     raise lost from error
@@ -153,8 +157,13 @@ class Trainer:
             finally:
                 self.denoiser.release()
 
-    def _train(self, callback: Callback | None, preparing: Preparing | None, announce: Announce | None) -> TrainResult:
-        run = self._begin()
+    def _train(
+        self, callback: Callback | None, preparing: Preparing | None, announce: Announce | None, warn: Warn
+    ) -> TrainResult:
+        run = self._begin(warn)
+        if self._processes.is_main_process:
+            for sentence in self._to_mind(run):
+                warn(sentence)
         ask = preparing or (lambda _done, _count: None)
         stop, items = self._prepared(run, lambda *counts: self._agreed(lambda: ask(*counts)))
         if isinstance(stop, BaseException) and not isinstance(stop, StopTraining):
@@ -196,28 +205,30 @@ class Trainer:
             return self.pairs
         return ReferencedPairs(self.pairs, self._settled, self.denoiser)
 
-    def _begin(self) -> Run:
+    def _begin(self, warn: Warn) -> Run:
         """The run that the folder holds, or a new one, whose state is written at once: only it holds the key."""
-        state = self._state()
+        state = self._state(warn)
         self._processes.wait_for_everyone()  # all have seen the same before one writes
         if state is not None:
             try:
                 return Run.of_state(state, self.config, self.denoiser, self.pairs)
             except StateError as error:
                 raise self._folder.damaged(error) from error
-        if len(self.pairs.users) < FEW_PEOPLE and self._processes.is_main_process:
-            _log.warning(
-                "The adapter will be of %d profiles. With fewer than %d, whoever has its file can find out what is "
-                "among them: share it only where its people would share their answers.",
-                len(self.pairs.users),
-                FEW_PEOPLE,
-            )
         key = from_main(self._processes, new_key() if self._key is None else self._key)
         run = Run(self.config, self.denoiser, self.pairs, key)
         self._save(run)
         return run
 
-    def _state(self) -> dict[str, Any] | None:
+    def _to_mind(self, run: Run) -> Iterator[str]:
+        if (people := len(self.pairs.users)) < FEW_PEOPLE:
+            yield (
+                f"The adapter will be of {people} profiles. With fewer than {FEW_PEOPLE}, whoever has its file can "
+                "find out what is among them: share it only where its people would share their answers."
+            )
+        if run.step and run.watch.has_risen:
+            yield run.watch.sentence
+
+    def _state(self, warn: Warn) -> dict[str, Any] | None:
         state = self._folder.load()
         if state is None:
             return None
@@ -231,10 +242,9 @@ class Trainer:
                 "to start anew."
             )
         if "base" not in state["identity"]:
-            _log.warning(
-                "%s was begun by an earlier version, which noted nothing of base model and pictures that can be "
-                "compared: see to it that they are the same.",
-                self._folder.path,
+            warn(
+                f"{self._folder.path} was begun by an earlier version, which noted nothing of base model and pictures "
+                "that can be compared: see to it that they are the same."
             )
         return state
 

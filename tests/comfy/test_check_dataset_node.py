@@ -44,9 +44,17 @@ def test_pictures_that_change_are_looked_at_again(server):
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "", "pairs/train", "\0"])
-def test_no_data_set_there_is_said_before_the_run(server, folder):
-    with pytest.raises(PSAError, match="no data set in that folder"):
+def test_no_data_set_there_is_said_once(server, folder):
+    with pytest.raises(PSAError, match="no data set in that folder") as refusal:
         run(server, folder=folder)
+    assert str(refusal.value).count("no data set") == 1
+
+
+def test_a_data_set_is_chosen_or_lies_elsewhere(server, tmp_path):
+    chosen = server.object_info()["PSACheckDataset"]["input"]["required"]["folder"]
+    assert "pairs" in (chosen[0] if isinstance(chosen[0], list) else chosen[1]["options"])
+    write_split(tmp_path / "mine", "train", range(2), 2)
+    assert "train: 2 records" in run(server, folder="pairs", elsewhere=str(tmp_path / "mine"))["1"]["text"][0]
 
 
 def test_pairs_stand_for_their_data_set_in_place_of_a_folder(server):
@@ -55,6 +63,7 @@ def test_pairs_stand_for_their_data_set_in_place_of_a_folder(server):
     graph.add("PSACheckDataset", folder="nowhere", dataset=pairs)
     outputs = server.queue(graph.prompt)
     assert "train: 8 records" in outputs["2"]["text"][0]
-    graph.add("PSACheckDataset", folder="pairs", dataset=graph.add("EmptyImage", width=8, height=8, batch_size=1))
+    image = graph.add("EmptyImage", width=8, height=8, batch_size=1, color=0)
+    graph.add("PSACheckDataset", folder="pairs", dataset=image)
     with pytest.raises(PSAError, match="takes PSA_DATASET"):
         server.queue(graph.prompt)

@@ -1,12 +1,15 @@
 """PSA Guard in a real ComfyUI: hiding, drawing again, and what it says."""
 
+import json
 import re
+import secrets
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from graphs import Graph, Link, encode, output, profile_node
+from heard import hear
 from PIL import Image
 from script_checks import check_names
 
@@ -184,3 +187,52 @@ def test_a_judge_that_lacks_something_says_so(server, pictures):
     ):
         graph = Graph()
         assert sentence in fails(server, graph, guard(graph, batch(graph, "safe"), "L5", **inputs))
+
+
+def new_strength() -> float:
+    """One that nothing was drawn with yet: what ComfyUI has from before does not run."""
+    return secrets.randbelow(10**9) / 10**9
+
+
+def drawn_first(server, graph: Graph, guarded: Link) -> set[str]:
+    """The classes of the nodes that ran before a guard that fails."""
+    graph.add("SaveImage", images=guarded, filename_prefix="guarded")
+    heard = hear(server, graph.prompt)
+    events = [json.loads(message) for message in heard.messages]
+    assert events[-1]["type"] == "execution_error" and events[-1]["data"]["node_type"] == "PSAGuard"
+    started = {event["data"]["node"] for event in events if event["type"] == "executing" and event["data"]["node"]}
+    return {graph.prompt[node]["class_type"] for node in started}
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"judge": "zero-shot CLIP"},
+        {"judge": "Q16 classifier", "judge_location": "/nowhere"},
+        {"judge": "vision-language model", "judge_location": "/nowhere"},
+        {"judge": "vision-language model", "judge_location": "http://127.0.0.1:9/v1", "judge_model": "away"},
+        {"judge": "mini classifier", "judge_location": "somewhere"},
+    ],
+)
+def test_a_judge_that_could_not_look_is_told_of_before_anything_is_drawn(server, inputs):
+    graph = Graph()
+    guarded = guard(graph, mini(graph, new_strength(), "L0", "L5"), "L0", "L5", **inputs)
+    assert "KSampler" not in drawn_first(server, graph, guarded)
+
+
+def test_what_could_not_be_drawn_again_is_told_of_before_it_is_drawn(server):
+    graph = Graph()
+    images = mini(graph, 1.0, "L5", count=1)
+    apply = next(node for node in graph.prompt.values() if node["class_type"] == "PSAApply")
+    apply["inputs"]["strength"] = graph.add("PrimitiveFloat", value=new_strength())
+    assert "KSampler" not in drawn_first(server, graph, guard(graph, images, "L5", tries=1))
+
+
+def test_the_models_own_judge_is_minis_for_mini_and_nobody_for_another(server, pictures):
+    graph = Graph()
+    _, words = look(server, graph, guard(graph, mini(graph, 1.0, "L0", "L5"), "L0", "L5", judge="the model's own"))
+    assert words.startswith("2 pictures looked at by mini classifier")
+    assert server.object_info()["PSAGuard"]["input"]["required"]["judge"][1]["default"] == "the model's own"
+    graph = Graph()
+    guarded = guard(graph, batch(graph, "safe"), "L5", judge="the model's own")
+    assert "Only PSA Mini has a judge of its own" in fails(server, graph, guarded)

@@ -1,7 +1,11 @@
 """What nodes say when they are done, and that it is said once."""
 
+import json
+import re
+
 import pytest
-from graphs import Graph, apply, encode, output, profile_node, txt2img
+from graphs import Graph, apply, call, encode, output, profile_node, txt2img
+from heard import hear
 from tiny_training import write_split
 
 from psa_core import PSAError
@@ -20,17 +24,73 @@ def test_what_is_saved_is_said(server):
     assert "émile's" in profile and "said" in saved and saved.startswith("Saved")
 
 
-def test_a_grid_labels_its_pictures_itself_and_says_who_has_none(server):
-    def patch(graph, model):
-        return apply(graph, model, encode(graph, *(profile_node(graph, preset=level) for level in ("L0", "L5"))))
+def grid(server, batch: int, labels: str | None = None) -> str:
+    """What a grid of so many pictures for two viewers says; `labels` `None` takes them from PSA Encode."""
+    encoded = []
 
-    graph = txt2img(patch, batch=1, seed=71)
+    def patch(graph, model):
+        encoded.append(encode(graph, *(profile_node(graph, preset=level) for level in ("L0", "L5"))))
+        return apply(graph, model, encoded[0])
+
+    graph = txt2img(patch, batch=batch, seed=71)
     images = graph.add("VAEDecode", samples=graph.samples, vae=graph.vae)
-    graph.add("PreviewImage", images=graph.add("PSALabelGrid", images=images, labels="", columns=2))
+    graph.add(
+        "PreviewImage",
+        images=graph.add(
+            "PSALabelGrid", images=images, labels=output(encoded[0], 1) if labels is None else labels, columns=2
+        ),
+    )
     outputs = server.queue(graph.prompt).values()
-    (said,) = (text for entry in outputs for text in entry.get("text", ()))
-    assert "none for L5" in said
     assert len([image for entry in outputs for image in entry.get("images", ())]) == 2  # on the grid, and after it
+    (said,) = (text for entry in outputs for text in entry.get("text", ()))
+    return said
+
+
+def test_a_grid_labels_its_pictures_itself_and_says_who_has_none_until_all_have_one(server):
+    assert "none for L5. Set batch_size of the latent to 2" in grid(server, 1, "")
+    assert grid(server, 2, "") == "2 pictures, each with its label."
+
+
+def test_wired_labels_start_over_with_the_viewers_and_say_what_to_set_where_they_do_not(server):
+    assert grid(server, 4) == "4 pictures, each with its label."
+    with pytest.raises(PSAError, match="1 picture and 2 labels"):
+        grid(server, 1)
+
+
+def test_nodes_that_show_no_picture_say_what_they_did(server):
+    graph = Graph()
+    graph.add(
+        "PSASaveProfile", profile=profile_node(graph, age=11, religion="Buddhism"), name="somebody", overwrite=True
+    )
+    server.queue(graph.prompt)
+    graph = Graph()
+    people = [graph.add("PSALoadProfile", profile_name="somebody"), profile_node(graph, preset="L5")]
+    adapter = graph.add("PSALoadAdapter", adapter_name="psa.safetensors")
+    audience = graph.add("PSAAudience", adapter=adapter, profile=people[0], profile_2=people[1], how="strictest bans")
+    embeddings = [encode(graph, person) for person in people]
+    mixed = graph.add("PSAMixViewers", adapter=adapter, first=embeddings[0], second=embeddings[1], share=0.25)
+    saved = graph.add("PSASaveEffect", adapter=adapter, profile=people[1], name="for a text")
+    for link in (audience, mixed, saved):
+        graph.add("PreviewAny", source=link)
+    heard = hear(server, graph.prompt)
+    assert heard.said["PSAAudience"] == ["One picture for somebody, L5: strictest bans."]
+    assert heard.said["PSAMixViewers"] == ["75% for somebody, 25% for L5."]
+    assert not any(word in message for message in heard.messages for word in ("Buddhism", "Sexuality", "Shocking"))
+    graph = Graph()
+    graph.add("PreviewAny", source=graph.add("PSALoadEffect", effect_name="for a text.safetensors"))
+    (said,) = hear(server, graph.prompt).said["PSALoadEffect"]
+    assert re.fullmatch(r"for SD1\.5: \d+ layers, 1 token", said)
+
+
+def test_a_name_that_cannot_be_is_refused_before_anything_runs(server):
+    for kind, name in (("PSASaveAdapter", "a/b"), ("PSASaveEffect", "..")):
+        graph = Graph()
+        inputs = {"adapter": graph.add("PSALoadAdapter", adapter_name="psa.safetensors"), "name": name}
+        more = {"precision": "float32"} if kind == "PSASaveAdapter" else {"profile": profile_node(graph, preset="L1")}
+        graph.add(kind, **inputs, **more)
+        status, answer = call(server, "/prompt", {"prompt": graph.prompt})
+        (entry,) = json.loads(answer)["node_errors"].values()
+        assert status == 400 and [error["details"].count("name cannot be used") for error in entry["errors"]] == [1]
 
 
 def test_the_menu_of_data_sets_lists_those_of_the_input_folder(server):

@@ -1,12 +1,14 @@
 """Training on ComfyUI's MODEL: inside ComfyUI's Python, and through the server's queue."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from adapters import random_adapter
 from checkpoints import ldm_state_dict, small_unet
-from graphs import Graph, apply, encode, output, profile_node, save, txt2img
+from graphs import Graph, apply, call, encode, output, profile_node, save, txt2img
+from heard import hear
 from safetensors.torch import load, load_file, save_file
 from script_checks import Outcomes, check_names
 from tiny_training import write_split
@@ -174,6 +176,34 @@ def test_a_finished_run_gives_its_adapter_at_once(server, sage):
     loaded, watch = latents(server, training_graph(sage, run_name="finished"))
     assert "PSATrain" in watch.ran and watch.steps == []
     assert first.equal(again) and first.equal(loaded)
+
+
+def test_what_a_run_warns_of_stays_on_its_node_to_the_end(server, sage):
+    """Four people are few enough to warn of."""
+    graph = training_graph(sage, run_name="warned", steps=2, preview_every=0)
+    save(graph)
+    heard = hear(server, graph.prompt)
+    said = heard.said["PSATrain"]
+    since = next(number for number, text in enumerate(said) if "can find out" in text)
+    assert len(said) > since + 2 and all("can find out" in text for text in said[since:])
+    events = [json.loads(message) for message in heard.messages]
+    (node,) = (number for number, entry in graph.prompt.items() if entry["class_type"] == "PSATrain")
+    (done,) = (
+        event["data"]["output"] for event in events if event["type"] == "executed" and event["data"]["node"] == node
+    )
+    (text,) = done["text"]
+    assert text.startswith("All 2 steps are done.") and "can find out" in text
+
+
+def test_a_run_name_that_cannot_be_is_refused_before_anything_runs(server, sage):
+    status, answer = call(server, "/prompt", {"prompt": save_of(training_graph(sage, run_name="../other"))})
+    (entry,) = json.loads(answer)["node_errors"].values()
+    assert status == 400 and [error["details"].count("name cannot be used") for error in entry["errors"]] == [1]
+
+
+def save_of(graph: Graph) -> dict:
+    save(graph)
+    return graph.prompt
 
 
 def dataset_graph(folder: str, split: str = "train", skip_bad: bool = False) -> Graph:

@@ -19,3 +19,9 @@ def test_every_input_and_output_is_translated(server, language):
         for name, node in translated.items()
         if name.startswith("PSA")
     }
+
+
+def test_every_output_has_a_tooltip(server):
+    nodes = {name: node for name, node in server.object_info().items() if name.startswith("PSA")}
+    silent = [name for name, node in nodes.items() if not all(node.get("output_tooltips") or [not node["output"]])]
+    assert silent == []

@@ -20,10 +20,21 @@ from psa_core.language_model import DEFAULT_MODEL
 from psa_core.schema import CATEGORIES
 
 SIZE = 64
+WORKFLOWS = sorted((PACK / "workflows").glob("*.json"))
 SMALLER = {
     "EmptyLatentImage": {"width": SIZE, "height": SIZE},
     "KSampler": {"steps": 2},
 }
+
+
+def test_no_workflow_and_no_blueprint_holds_a_node_that_comfyui_lets_go(server):
+    """Those show as [DEPR]."""
+    info = server.object_info()
+    for path in (*WORKFLOWS, *(PACK / "subgraphs").glob("*.json")):
+        text = json.loads(path.read_text(encoding="utf-8"))
+        graphs = [text, *text.get("definitions", {}).get("subgraphs", [])]
+        kinds = {node["type"] for graph in graphs for node in graph["nodes"]}
+        assert [kind for kind in kinds if info.get(kind, {}).get("deprecated")] == [], path.name
 
 
 def shown(server, output: dict) -> list[np.ndarray]:

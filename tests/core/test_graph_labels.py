@@ -75,6 +75,55 @@ def test_what_the_graph_does_not_say_is_numbered(graph):
     assert len(labels(graph, 2)[0]) == 2
 
 
+def test_several_batches_in_one_grid_are_labelled_in_their_order(graph):
+    graph["more"] = node("VAEDecode", samples=["second", 0], vae=["mini", 2])
+    graph["grid"]["inputs"] |= {"images_2": ["more", 0]}
+    assert labels(graph, 6)[0][2:4] == ["viewer 3: a meadow with a heart", "L0: a beach"]
+    graph["grid"]["inputs"] |= {"images": ["more", 0], "images_2": ["decode", 0]}
+    assert labels(graph, 6)[0][2:4] == ["viewer 3: a beach", "L0: a meadow with a heart"]
+
+
+def test_a_profile_that_nodes_hand_on_keeps_its_name(graph):
+    graph["saved"] = node("PSASaveProfile", profile=["level", 0], name="somebody")
+    graph["encode"]["inputs"]["profile"] = ["saved", 0]
+    assert labels(graph, 3)[0] == ["L0", "山田", "viewer 3"]
+    graph["saved"]["inputs"]["profile"] = ["typed", 0]  # its name in the store is all that may be told
+    assert labels(graph, 3)[0] == ["somebody", "山田", "viewer 3"]
+
+
+def test_an_audience_is_called_by_its_viewers(graph):
+    people = {"profile": ["level", 0], "profile_2": ["stored", 0], "profile_3": ["typed", 0]}
+    graph["audience"] = node("PSAAudience", adapter=["mini", 3], **people)
+    graph["encode"]["inputs"] = {"profile": ["audience", 1], "profile_2": ["level", 0]}
+    assert labels(graph, 2)[0] == ["L0 + 山田 + viewer 3", "L0"]
+    graph["apply"]["inputs"] = {"model": ["mini", 0], "effect": ["audience", 0]}
+    graph["first"]["inputs"]["model"] = ["apply", 0]
+    assert labels(graph, 2)[0] == ["L0 + 山田 + viewer 3"] * 2
+
+
+def test_an_effect_is_called_by_its_file_or_by_both_whom_it_lies_between(graph):
+    graph["apply"]["inputs"] = {"model": ["mini", 0], "effect": ["effect", 0]}
+    graph["effect"] = node("PSALoadEffect", effect_name="family.safetensors")
+    assert labels(graph, 1)[0] == ["family.safetensors"]
+    graph["other"] = node("PSAEncode", profile=["level", 0])
+    graph["encode"]["inputs"] = {"profile": ["stored", 0]}
+    graph["effect"] = node("PSAMixViewers", adapter=["mini", 3], first=["other", 0], second=["encode", 0], share=0.5)
+    assert labels(graph, 1)[0] == ["L0 + 山田"]
+    assert module.names_behind(graph, "effect", "first") == "L0" and module.names_behind(graph, "grid", "first") == ""
+
+
+def test_profiles_in_a_circle_and_very_many_audiences_end(graph):
+    graph["saved"] = node("PSASaveProfile", profile=["saved", 0], name="")
+    graph["encode"]["inputs"] = {"profile": ["saved", 0]}
+    assert labels(graph, 1)[0] == ["viewer 1"]
+    inputs = ["profile", *(f"profile_{number}" for number in range(2, 9))]
+    for number in range(200):
+        before = f"audience {number - 1}" if number else "level"
+        graph[f"audience {number}"] = node("PSAAudience", **{name: [before, 0] for name in inputs})
+    graph["encode"]["inputs"] = {"profile": ["audience 20", 0], "profile_2": ["audience 199", 0]}
+    assert labels(graph, 2)[0] == ["L0", "viewer 2"]
+
+
 def test_the_viewers_of_a_node_are_called_as_their_nodes_have_them(graph):
     assert module.viewer_names(graph, "encode", 3) == ["L0", "山田", "viewer 3"]
     assert module.viewer_names(graph, "encode", 2) == ["viewer 1", "viewer 2"]  # a graph that says something else

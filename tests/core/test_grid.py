@@ -4,7 +4,7 @@ from PIL import Image, ImageChops, ImageFont
 from psa_core import PSAError
 from psa_core.plots.canvas import FONT, wrap
 from psa_core.plots.fonts import font_for
-from psa_core.plots.grid import Cell, labelled_grid, labelled_table
+from psa_core.plots.grid import Cell, labelled_grid, labelled_table, labels_in_turn
 
 COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (200, 200, 30), (30, 200, 200)]
 PICTURES = [Image.new("RGB", (96, 64), colour) for colour in COLOURS]
@@ -132,3 +132,22 @@ def test_a_label_of_any_length_is_wrapped_by_a_few_measurements(label):
     lines = wrap(label, 128, Counting()).split("\n")
     assert len(lines) <= 3 and all(FONT.getlength(line) <= 128 for line in lines)
     assert len(measured) < 200 and "".join(lines).replace(" ", "") in label.replace(" ", "")
+
+
+def test_labels_start_over_with_the_viewers_of_a_batch():
+    assert labels_in_turn(["L0", "L5"], 4) == ["L0", "L5", "L0", "L5"]
+    assert labels_in_turn(["L0", "L5"], 2) == ["L0", "L5"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "pictures", "sentence"),
+    [
+        (LABELS, 1, "1 picture and 5 labels. Set batch_size .* to 5"),
+        (LABELS, 12, "12 pictures and 5 labels"),
+        (LABELS[:1], 0, "0 pictures and 1 label"),
+        ([], 2, "2 pictures and 0 labels"),
+    ],
+)
+def test_labels_that_do_not_go_round_get_a_sentence(labels, pictures, sentence):
+    with pytest.raises(PSAError, match=sentence):
+        labels_in_turn(labels, pictures)

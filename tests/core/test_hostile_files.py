@@ -529,7 +529,8 @@ def test_whatever_a_whole_state_says_a_run_is_begun_or_refused_in_a_sentence(tmp
 @pytest.mark.parametrize(
     "changes",
     [{"identity": "text"}, {"identity": ["config"]}, {"identity": {"config": {"steps": torch.ones(2)}}},
-     {"identity": 5}, {"trend": 10**400}, {"best": 10**400}, {"step": 10**4000, "identity": {"config": {"steps": 10**4000}}},
+     {"identity": 5}, {"trend": 10**400}, {"best": 10**400},
+     {"step": 10**4000, "identity": {"config": {"steps": 10**4000}}},
      {"pending": {"loss": torch.ones(2)}}],
 )  # fmt: skip
 def test_states_that_leaked_are_refused(tmp_path, changes):

@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from psa_core.schema import CATEGORIES
+
 ROOT = Path(__file__).parents[2]
 LANGUAGES = ("ko", "zh", "ja")
+SEARCHED = ("safety", "nsfw", "child", "age", "filter", "viewer", "dpo")
+"""Words by which artists look for the nodes. The lowest ComfyUI searches ids and display names alone."""
 NODES = {
     node
     for path in (ROOT / "nodes").glob("*.py")
@@ -33,7 +37,7 @@ def test_every_node_is_translated_with_its_tooltips(language):
         assert node["display_name"] and node["description"]
         assert all(each["name"] and each["tooltip"] for each in inputs.values())
         assert list(outputs) == [str(number) for number in range(len(outputs))]
-        assert all(each["name"] for each in outputs.values())
+        assert all(each["name"] and each["tooltip"] for each in outputs.values())
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -58,3 +62,23 @@ def test_menus_and_templates_have_words(language):
     assert set(re.findall(r'"(\w+)"', tasks)) <= set(words["nodeCategories"])
     name = re.search(r'^name = "(.+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)[1]
     assert "PSA" in words["templateWorkflows"]["category"][name]  # the folder that ComfyUI installs the pack into
+
+
+@pytest.mark.parametrize("language", ("en", *LANGUAGES))
+def test_display_names_hold_the_words_that_people_search_by(language):
+    names = {
+        node: name
+        for path in (ROOT / "nodes").glob("*.py")
+        for node, name in re.findall(r'node_id="(\w+)",\s+display_name="([^"]+)"', path.read_text(encoding="utf-8"))
+    }
+    assert set(names) == NODES
+    names |= {node: entry["display_name"] for node, entry in read(language, "nodeDefs.json").items() if len(entry) > 1}
+    said = [re.findall(r"[a-z]+", name.lower()) for name in names.values()]
+    assert [word for word in SEARCHED if not any(word in each for each in said)] == []
+
+
+def test_the_switches_of_user_profile_are_called_by_their_categories():
+    inputs = read("en", "nodeDefs.json")["PSAUserProfile"]["inputs"]
+    assert {name.removeprefix("ban_"): each["name"].lower().replace("-", "_") for name, each in inputs.items()} == {
+        category.lower().replace("-", "_"): category.lower().replace("-", "_") for category in CATEGORIES
+    }

@@ -31,7 +31,6 @@ STOCK = {
     "CheckpointLoaderSimple",
     "EmptyLatentImage",
     "KSampler",
-    "LatentBatch",
     "LatentBatchSeedBehavior",
     "MarkdownNote",
     "PreviewImage",
@@ -46,6 +45,7 @@ WITH_CONTROL_AFTER_GENERATE = {
 }  # one more saved value than inputs: what a seed does next
 TITLE_HEIGHT = 30  # above a node's saved position
 THUMBNAIL_BYTES = 150_000
+PAGES = "https://github.com/comfyui-psa/comfyui-psa/blob/main/docs/"
 
 
 @pytest.fixture(params=NAMES)
@@ -131,6 +131,7 @@ def test_sockets_are_connected_but_for_optional_ones(workflow):
     }
     optional = {("PSAEncode", name) for name in ("encoder", *(f"profile_{number}" for number in range(2, 9)))}
     optional |= {("PSAUserSpace", "encoder"), ("PSAApply", "effect")}
+    optional |= {("PSALabelGrid", f"images_{number}") for number in range(2, 5)}
     optional |= {("PSATrain", name) for name in ("encoder", "held_out", "harmless")}
     optional |= {("PSAEvaluate", name) for name in ("encoder", "rival_adapter")}
     assert loose <= optional
@@ -229,20 +230,16 @@ def test_the_first_workflow_by_name_needs_no_file():
 
 def test_the_minis_labels_say_what_each_viewer_bans():
     workflow = read("psa_levels_mini")
-    rows = source(workflow, only(workflow, "VAEDecode"), "samples")
-    first_rows = source(workflow, rows, "samples1")
-    samplers = [
-        source(workflow, first_rows, "samples1"),
-        source(workflow, first_rows, "samples2"),
-        source(workflow, rows, "samples2"),
-    ]
+    grid = only(workflow, "PSALabelGrid")
+    batches = [source(workflow, grid, name) for name in ("images", "images_2", "images_3")]
+    samplers = [source(workflow, batch, "samples") for batch in batches]
     expected = []
     for sampler in samplers:
         symbol = parse_prompt(source(workflow, sampler, "positive")["widgets_values"][0]).symbol
         (category,) = (category for category, name in SYMBOLS.items() if name == symbol)
         for level, profile in LEVELS.items():
             expected.append(f"{level}: {symbol} {'banned' if category in profile.banned_categories else 'fine'}")
-    labels, columns = only(workflow, "PSALabelGrid")["widgets_values"]
+    labels, columns = grid["widgets_values"]
     assert labels.splitlines() == expected and columns == len(LEVELS)
 
 
@@ -332,9 +329,27 @@ def test_the_minis_words_are_measured_on_pairs_that_nothing_learned_from():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_checkpoints_say_where_they_are_to_be_had(name):
-    """In the form that ComfyUI's dialog of missing models reads."""
-    for node in of_type(read(name), "CheckpointLoaderSimple"):
+def test_model_files_say_where_they_are_to_be_had(name):
+    """In the form that ComfyUI's dialog of missing models reads, which fetches what hubs have as .safetensors."""
+    workflow = read(name)
+    folders = {"CheckpointLoaderSimple": "checkpoints", "PSALoadAdapter": "psa_adapters"}
+    for node in workflow["nodes"]:
+        if node["type"] not in folders:
+            continue
         (model,) = node["properties"]["models"]
-        assert model["name"] == node["widgets_values"][0] and model["directory"] == "checkpoints"
-        assert model["url"].startswith("https://huggingface.co/") and model["url"].endswith(f"/{model['name']}")
+        assert model["name"] == node["widgets_values"][0] and model["directory"] == folders[node["type"]]
+        if node["type"] == "CheckpointLoaderSimple":
+            assert model["url"].startswith("https://huggingface.co/") and model["url"].endswith(f"/{model['name']}")
+        elif model["url"].startswith(PAGES):  # an adapter of one's own: the page that says how to make it
+            assert (ROOT / "docs" / model["url"].removeprefix(PAGES)).is_file()
+        else:
+            assert model["url"] in (ROOT / "docs" / "published-weights.md").read_text(encoding="utf-8")
+
+
+def test_the_published_weights_name_the_language_model_that_the_dialog_cannot_look_for_by_its_folder():
+    workflow = read("psa_published_weights")
+    (model,) = workflow["models"]
+    (folder, file), repository = model["name"].split("/"), model["url"].removeprefix("https://huggingface.co/")
+    assert folder == only(workflow, "PSALoadEncoder")["widgets_values"][0] == repository.split("/")[1]
+    assert model["directory"] == "LLM" and file.endswith(".safetensors")
+    assert repository in (ROOT / "docs" / "published-weights.md").read_text(encoding="utf-8")

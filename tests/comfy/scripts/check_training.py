@@ -29,6 +29,7 @@ import comfy.supported_models
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_extras.nodes_model_advanced import LCM, ModelSamplingDiscreteDistilled
+from PIL import Image
 from random_unets import SD15, SDXL
 
 core, training, denoisers, apply, attn2, train = (
@@ -644,6 +645,32 @@ def check_a_preset_keeps_its_own_steps_and_batch_size_where_nobody_gives_others(
     assert (given.steps, given.batch_size, given.effective_batch_size) == (7, 8, 16)
     three = train.training_config("custom", "sd15", settings | {"batch_size": 3}, own)
     assert three.batch_size == three.effective_batch_size == 3
+
+
+def check_warnings_stay_on_the_node_in_words_that_it_has_inputs_for():
+    metrics, node = pack_module("psa_core.training.metrics"), pack_module("nodes.train").Train
+    inputs = {each.id for each in node.define_schema().inputs}
+    said, watch = [], metrics.WinnerWatch(limit=0.0)
+    figures = {"winner_gap": 1.0, "reference_winner_error": 1.0}
+    shown = {"eta_seconds": 1.0, "preference_loss": 0.5, "accuracy": 0.5}
+    with tempfile.TemporaryDirectory() as folder:
+        view = train.RunView(None, Path(folder), preview_every=1)
+        view.preview = mock.Mock(draw=mock.Mock(side_effect=management.OOM_EXCEPTION("none left")))
+        with (
+            mock.patch.object(view, "say", said.append),
+            mock.patch.object(view, "plot", lambda: Image.new("RGB", (8, 8))),
+        ):
+            for step in (1, 2, 3):
+                message = watch.update(figures)
+                view(training.Progress(step, 3, shown, message, adapter=lambda: None))
+            view.warned(watch.sentence)  # as a run that goes on says it
+            view.stopped()
+    assert all("drifting to noise" in text and "has risen" in text for text in said), said
+    assert all("no memory for preview" in text for text in said[1:]), said
+    assert all(text.count("has risen") == 1 for text in said), "each warning once"
+    assert not any("winner_weight" in text for text in said)
+    named = {word.strip("().,") for text in said for word in text.split() if "_" in word}
+    assert named and named <= inputs, named - inputs
 
 
 with torch.inference_mode():

@@ -140,6 +140,11 @@ def test_few_people_are_warned_of(tmp_path, caplog):
         caplog.clear()
         trainer(tmp_path / str(number), tmp_path / f"run-{number}", steps=1).train()
         assert any("can find out" in record.message for record in caplog.records) == (count < FEW_PEOPLE)
+        warned: list[str] = []
+        trainer(tmp_path / str(number), tmp_path / f"run-{number}", steps=1).train(warn=warned.append)
+        assert any("can find out" in sentence for sentence in warned) == (count < FEW_PEOPLE), (
+            "said once, then forgotten"
+        )
 
 
 def test_a_standardised_adapter_of_one_person_holds_no_mean(tmp_path):

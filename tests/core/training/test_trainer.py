@@ -20,7 +20,7 @@ from psa_core.training.average import warm_decay
 from psa_core.training.batches import reference_seed
 from psa_core.training.folder import RunFolder, load_result
 from psa_core.training.losses import row_errors
-from psa_core.training.metrics import WinnerWatch
+from psa_core.training.metrics import DRIFT_REMEDY, WinnerWatch
 from psa_core.training.objective import NoiseSchedule
 from psa_core.training.reference import ReferencedPairs
 from psa_core.training.rows import RowMaker
@@ -379,6 +379,12 @@ def test_rising_winner_error_warns_and_can_stop(data, tmp_path, caplog):
     result = trainer(data, tmp_path / "warn", base=base, steps=4).train(seen.append)
     assert result.step == 4 and any("has risen" in record.message for record in caplog.records)
     assert [bool(progress.message) for progress in seen] == [True, False, False, False]
+    assert all(progress.message.endswith(DRIFT_REMEDY) for progress in seen if progress.message)
+    warned: list[str] = []
+    trainer(data, tmp_path / "again", base=base, steps=4).train(lambda progress: progress.step == 2, warn=warned.append)
+    assert not any("has risen" in sentence for sentence in warned)  # the step said it
+    trainer(data, tmp_path / "again", base=base, steps=4).train(warn=warned.append)
+    assert sum("has risen" in sentence for sentence in warned) == 1, "a run that goes on says it again"
     result = trainer(data, tmp_path / "stop", base=base, steps=4, on_winner_rise="stop").train()
     assert result.finished and result.step == 1 and "has risen" in result.reason
     assert trainer(data, tmp_path / "stop", base=base, steps=4, on_winner_rise="stop").train().step == 1
