@@ -34,7 +34,7 @@ def main() -> None:
     lowest = installed()[0]
     with (
         tempfile.TemporaryDirectory() as user,
-        ComfyServer(lowest, startup_timeout=1200) as server,
+        ComfyServer(lowest, startup_timeout=600) as server,
         opened(server, find_chromium(), Path(user)) as page,
     ):
         page.evaluate(every_node.MAKE)
