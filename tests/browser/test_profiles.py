@@ -53,7 +53,7 @@ def submit(page, **fields: str) -> "Locator":
 
 
 def closed(dialog) -> None:
-    dialog.wait_for(state="detached", timeout=180_000)
+    dialog.wait_for(state="detached")
 
 
 def test_a_profile_is_stored_changed_and_deleted(page, server, fill):
