@@ -1,7 +1,13 @@
 // What the pack's parts of the page share: requests to its routes, elements, widgets that hold them, and their looks.
 // Nothing here adds to a node's saved values: added widgets are not serialised.
 
+import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+
+export const rootGraph = () => app.rootGraph ?? app.graph;
+
+/** What went wrong, in words; LiteGraph throws strings. */
+export const sentenceOf = (failure) => failure.message ?? String(failure);
 
 /** Send to one of the pack's routes; throws an Error with the server's sentence. */
 export async function send(method, path, body) {
@@ -25,6 +31,7 @@ export function addElement(node, name, element, height) {
   const widget = node.addDOMWidget(name, name, element, {
     serialize: false,
     hideOnZoom: false,
+    hideInPanel: true, // of parameters, where it would be an empty row
     margin: 6,
     getMinHeight: height,
     getMaxHeight: height,
@@ -40,7 +47,7 @@ export function addButton(node, label, onClick) {
   return button;
 }
 
-export const findWidget = (node, name) => node.widgets.find((widget) => widget.name === name);
+export const findWidget = (node, name) => node.widgets?.find((widget) => widget.name === name);
 export const valueOf = (node, name) => findWidget(node, name).value;
 export const isLinked = (node, name) => node.inputs?.some((input) => input.widget?.name === name && input.link != null);
 
@@ -52,10 +59,19 @@ export function setHidden(widget, hidden) {
   else delete widget.computeSize;
 }
 
-/** As high as what it shows needs it, and no narrower than it was. */
+/** Higher, where what it shows needs it, and never lower: its size is a person's to choose. */
+export function grow(node) {
+  const height = node.computeSize()[1];
+  if (node.size[1] < height) node.setSize([node.size[0], height]);
+  node.setDirtyCanvas?.(true, true);
+}
+
+/** As high as what it shows needs it: after a choice that shows and hides settings. */
 export function fit(node) {
   node.setSize([node.size[0], node.computeSize()[1]]);
   node.setDirtyCanvas?.(true, true);
+  const selected = app.canvas?.selected_nodes;
+  if (selected?.[node.id] === node) app.canvas.onSelectionChange?.(selected); // the panel of parameters is made anew
 }
 
 /** Call `then` with the same arguments after the method `name` of `object`, which may have none. */
@@ -91,7 +107,7 @@ export function openForm({ title, fields, action, cancel, save }) {
     try {
       if ((await save()) !== false) dialog.close();
     } catch (failure) {
-      error.textContent = failure.message;
+      error.textContent = sentenceOf(failure);
     } finally {
       sending = false;
     }

@@ -1,6 +1,6 @@
 // The fields of a profile as a form, and what it bans as chips. It asks what the node User Profile asks.
 
-import { labelled, make, openForm } from "./psa_page.js";
+import { labelled, make, openForm, sentenceOf } from "./psa_page.js";
 import * as store from "./psa_store.js";
 import { say } from "./psa_words.js";
 
@@ -29,22 +29,24 @@ export function profileOf(values) {
   return profile;
 }
 
-/** Chips that follow what `show` is given: a list of categories, a sentence, or a promise of a list. */
+/** Chips that follow what `show` is given: a list of categories, a sentence, or a promise of a list; and a note. */
 export function makeChips() {
   const element = make("div", { className: "psa-chips", ariaLive: "polite" });
   let latest = 0;
-  const write = (banned) => {
-    if (typeof banned === "string") return element.replaceChildren(make("i", { textContent: banned }));
+  const word = (textContent) => make("i", { textContent });
+  const write = (banned, note) => {
+    const notes = note ? [word(note)] : [];
+    if (typeof banned === "string") return element.replaceChildren(word(banned), ...notes);
     const chips = banned.map((category) => make("span", { textContent: say(category) }));
-    return element.replaceChildren(make("i", { textContent: say(banned.length ? "Banned:" : "Nothing is banned.") }), ...chips);
+    return element.replaceChildren(word(say(banned.length ? "Banned:" : "Nothing is banned.")), ...chips, ...notes);
   };
-  const show = async (banned) => {
+  const show = async (banned, note) => {
     const mine = ++latest; // an answer that comes late must not replace a later one
     try {
       const found = await banned;
-      if (mine === latest) write(found);
+      if (mine === latest) write(found, note);
     } catch (error) {
-      if (mine === latest) write(error.message);
+      if (mine === latest) write(sentenceOf(error), note);
     }
   };
   return { element, show };

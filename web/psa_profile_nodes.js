@@ -1,7 +1,7 @@
 // User Profile and Load Profile: the fields that count, what they ban, and what becomes of what is typed.
 
 import { app } from "../../scripts/app.js";
-import { addButton, addElement, after, findWidget, fit, isLinked, make, setHidden, valueOf } from "./psa_page.js";
+import { addButton, addElement, after, findWidget, fit, grow, isLinked, make, setHidden, valueOf } from "./psa_page.js";
 import { CHOSEN, isSwitch, makeChips, openEditor, openNameForm, openProfileForm, profileOf, switchOf } from "./psa_profile_form.js";
 import * as store from "./psa_store.js";
 import { say } from "./psa_words.js";
@@ -11,12 +11,12 @@ function addChips(node) {
   const chips = makeChips();
   let height = 34;
   addElement(node, "psa_banned", chips.element, () => height);
-  const show = async (banned) => {
-    await chips.show(banned);
+  const show = async (banned, note) => {
+    await chips.show(banned, note);
     const letters = chips.element.textContent.length + 5 * chips.element.childElementCount;
     const rows = Math.ceil((letters * 6.5) / Math.max(160, node.size[0] - 24));
     height = 12 + 22 * Math.min(rows, 4);
-    fit(node);
+    grow(node);
   };
   return { show };
 }
@@ -39,9 +39,15 @@ export function setUpUserProfile(node) {
   const strip = addElement(node, "psa_note", make("div", { className: "psa-strip" }, [text, button]), () => 100);
   const chips = addChips(node);
 
+  let areAllOn = false; // because what the rules ban could not be told
+  const isLinkedWhere = (counts) => node.widgets.some(({ name }) => isLinked(node, name) && counts(name));
   const showBanned = () => {
-    if (anyLinked(node)) return chips.show(say("What is banned depends on what is connected."));
-    return chips.show(store.bannedBy(isCustom(node) ? profileOf(fieldsOf(node)) : { Level: valueOf(node, "preset") }));
+    const chosen = valueOf(node, "banned") === CHOSEN;
+    const counts = (name) => name === "banned" || isSwitch(name) === chosen;
+    const note = areAllOn && (chosen || isLinked(node, "banned")) ? say("All are switched on: what the rules ban depends on what is connected.") : "";
+    if (isLinked(node, "preset") || (isCustom(node) && isLinkedWhere(counts)))
+      return chips.show(say("What is banned depends on what is connected."), note);
+    return chips.show(store.bannedBy(isCustom(node) ? profileOf(fieldsOf(node)) : { Level: valueOf(node, "preset") }), note);
   };
   const showWhatCounts = () => {
     const custom = isCustom(node);
@@ -53,41 +59,63 @@ export function setUpUserProfile(node) {
     }
     strip.element.hidden = !custom;
   };
-  const update = () => {
+  const chooseWhatCounts = async () => {
     showWhatCounts();
     fit(node);
-    return showBanned();
+    await showBanned(); // which may take less room than before
+    fit(node);
   };
 
   let rules = valueOf(node, "banned");
+  let isOpen = false; // whether another node says who bans
+  /** A choice starts from what was banned, so that nothing is allowed by it alone: by the rules, or all if they cannot be told. */
+  const switchOn = async () => {
+    areAllOn = isLinkedWhere((name) => !isSwitch(name));
+    const byRules = areAllOn ? [] : await store.bannedBy(profileOf({ ...fieldsOf(node), banned: rules }));
+    for (const widget of node.widgets)
+      if (isSwitch(widget.name)) widget.value = areAllOn || byRules.map(switchOf).includes(widget.name);
+  };
   const takeOver = async () => {
     const banned = findWidget(node, "banned");
     try {
-      if (banned.value === CHOSEN && rules !== CHOSEN && !anyLinked(node)) {
-        const categories = await store.bannedBy(profileOf({ ...fieldsOf(node), banned: rules }));
-        for (const widget of node.widgets)
-          if (isSwitch(widget.name)) widget.value = categories.map(switchOf).includes(widget.name);
-      }
+      areAllOn = false;
+      if (banned.value === CHOSEN && rules !== CHOSEN) await switchOn();
       rules = banned.value;
     } catch (error) {
       banned.value = rules;
       store.showError(say("Banned categories"), error);
     }
-    return update();
+    return chooseWhatCounts();
+  };
+  const chooseByHand = () => {
+    areAllOn = false;
+    return showBanned();
   };
   for (const widget of node.widgets) {
     if (widget.name === "banned") after(widget, "callback", takeOver);
-    else if (!widget.name.startsWith("psa_")) after(widget, "callback", widget.name === "preset" ? update : showBanned);
+    else if (widget.name === "preset") after(widget, "callback", chooseWhatCounts);
+    else if (!widget.name.startsWith("psa_")) after(widget, "callback", isSwitch(widget.name) ? chooseByHand : showBanned);
   }
-  after(node, "onConnectionsChange", update);
+  after(node, "onConnectionsChange", () => {
+    const wasOpen = isOpen;
+    isOpen = isLinked(node, "banned");
+    if (isOpen && !wasOpen && rules !== CHOSEN && !app.configuringGraph) switchOn(); // it may say: chosen
+    showWhatCounts();
+    grow(node);
+    showBanned();
+  });
   after(node, "onConfigure", () => {
     const banned = findWidget(node, "banned");
     if (banned.value === "by the rules") banned.value = "reference-prompt"; // as the first versions called it
     rules = banned.value;
+    isOpen = isLinked(node, "banned");
+    areAllOn = false;
     showWhatCounts();
     showBanned();
   });
-  update();
+  showWhatCounts();
+  fit(node);
+  showBanned();
 }
 
 function storeAndSwap(node) {
@@ -111,7 +139,9 @@ function swap(node, name) {
   choose(loader, name);
   for (const id of [...(node.outputs[0].links ?? [])]) {
     const link = graph.getLink?.(id) ?? graph.links[id];
-    loader.connect(0, graph.getNodeById(link.target_id), link.target_slot);
+    const target = graph.getNodeById(link.target_id);
+    if (target) loader.connect(0, target, link.target_slot, link.parentId);
+    else graph.outputNode.slots[link.target_slot].connect(loader.outputs[0], loader, link.parentId); // out of a subgraph
   }
   graph.remove(node);
   graph.afterChange?.();
@@ -126,12 +156,15 @@ export function choose(node, name) {
 export function setUpLoadProfile(node) {
   const names = findWidget(node, "profile_name");
   addButton(node, say("New profile…"), () => openProfileForm(undefined, (name) => choose(node, name)));
-  addButton(node, say("Edit profile…"), () => openEditor(names.value));
-  addButton(node, say("Delete profile"), () => deleteProfile(names.value));
+  const isChosen = () => names.value && !names.value.startsWith("("); // no name begins so
+  const withChosen = (then) => () =>
+    isChosen() ? then(names.value) : store.showError(say("Viewers"), say("Choose a stored viewer, or store one."));
+  addButton(node, say("Edit profile…"), withChosen((name) => openEditor(name)));
+  addButton(node, say("Delete profile"), withChosen(deleteProfile));
   const chips = addChips(node);
   const showBanned = async () => {
     if (isLinked(node, "profile_name")) return chips.show(say("What is banned depends on what is connected."));
-    if (!names.value || names.value.startsWith("(")) return chips.show(say("Choose a stored viewer, or store one."));
+    if (!isChosen()) return chips.show(say("Choose a stored viewer, or store one."));
     const known = await store.names().catch(() => []);
     if (!known.includes(names.value)) return chips.show(say("No profile is stored under that name."));
     return chips.show(store.read(names.value).then(({ profile }) => profile.Banned_Categories));
@@ -145,8 +178,7 @@ export function setUpLoadProfile(node) {
 }
 
 export async function deleteProfile(name) {
-  const question = say('Delete the stored profile "{name}"? Graphs that load it will ask for another.', { name });
-  if (!name || !confirm(question)) return;
+  if (!confirm(say('Delete the stored profile "{name}"? Graphs that load it will ask for another.', { name }))) return;
   try {
     await store.remove(name); // nodes keep the name: another person's profile must not slip in
   } catch (error) {

@@ -1,80 +1,159 @@
-// What a node says while it runs and when it is done, on the node itself, however nodes are drawn.
+// What a node says while it runs and when it is done, on the node itself, however nodes are drawn; of nodes inside a
+// subgraph, on the outermost subgraph node, too.
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { addElement, after, fit, make } from "./psa_page.js";
+import { addElement, findWidget, grow, make, rootGraph, setHidden } from "./psa_page.js";
+import { openWorkflow, runOf, watchRuns } from "./psa_runs.js";
+import { refresh } from "./psa_store.js";
 
 const LINE = 17; // pixels
 const MOST_LINES = 16; // then it scrolls
+const SAVING = ["PSASaveProfile", "PSASaveAdapter", "PSASaveEffect", "PSABuildDataset"]; // other nodes list what they write
+// What is wrong stands over what a node says, until a new run is queued or begins; a refusal, until one is queued.
+const REFUSED = "refused";
+const FAILED = "failed";
+
+/** Workflow -> Map(node id as the server says it -> { kind: the node's class, said, problem, isOf }). */
+const texts = new WeakMap();
+const isOurs = (kind) => kind?.startsWith("PSA");
 
 export function listen() {
-  api.addEventListener("psa_text", ({ detail }) => {
-    const node = nodeAt(detail.node);
-    if (node) showText(node, detail.text);
+  watchRuns((workflow) => clearProblems(workflow, [REFUSED, FAILED]), sayRefusals);
+  api.addEventListener("execution_start", async ({ detail }) => {
+    const run = await runOf(detail.prompt_id);
+    clearProblems(run?.workflow ?? openWorkflow(), [FAILED]);
   });
-}
-
-/** What stopped a run is said on the node that it stopped at, too. */
-export function watchErrors() {
-  api.addEventListener("execution_error", ({ detail }) => {
-    const node = nodeAt(detail.node_id);
-    if (node?.comfyClass?.startsWith("PSA")) showText(node, detail.exception_message.trim());
+  api.addEventListener("psa_text", ({ detail: { prompt_id, node, text, problem } }) =>
+    tell(prompt_id, node, problem ? { problem: text, isOf: FAILED } : { said: text }),
+  );
+  api.addEventListener("execution_error", ({ detail }) =>
+    // of a node that another made while it ran, "5.0.0.2", its maker says it
+    tell(detail.prompt_id, String(detail.node_id).split(".")[0], { problem: detail.exception_message.trim(), isOf: FAILED }),
+  );
+  api.addEventListener("executed", async ({ detail }) => {
+    const id = detail.display_node ?? detail.node;
+    if (isOurs(nodeAt(id)?.comfyClass)) clearPreview(id);
+    const said = wordsOf(detail.output);
+    if (!said) return;
+    const kind = await tell(detail.prompt_id, id, { said });
+    if (SAVING.includes(kind)) refresh();
   });
-}
-
-/** Sends a prompt as before; what the server refuses is said on the nodes that it names, once each. */
-export function watchRefusals() {
-  const queuePrompt = api.queuePrompt;
-  api.queuePrompt = async function (...args) {
-    try {
-      const answer = await queuePrompt.apply(this, args);
-      sayErrors(answer?.node_errors);
-      return answer;
-    } catch (error) {
-      sayErrors(error.response?.node_errors);
-      throw error;
-    }
+  const load = app.loadGraphData;
+  app.loadGraphData = async function (...args) {
+    const loaded = await load.apply(this, args);
+    showAll(); // undo and another tab make all nodes anew
+    return loaded;
   };
 }
 
-function sayErrors(errors) {
-  for (const [id, { errors: list }] of Object.entries(errors ?? {})) {
-    const node = nodeAt(id);
-    if (!node?.comfyClass?.startsWith("PSA")) continue;
-    const sentences = list.map(({ message, details }) => / - (.+)$/s.exec(details ?? "")?.[1] ?? `${message}: ${details}`);
-    showText(node, [...new Set(sentences)].join("\n"));
+/** Outputs that ComfyUI brings back with a workflow: from its history, or from a tab of before. */
+export function restore(outputs) {
+  for (const [id, output] of Object.entries(outputs ?? {})) {
+    const kind = nodeAt(id)?.comfyClass;
+    const said = wordsOf(output);
+    if (said && isOurs(kind) && !textsOf(openWorkflow()).has(id)) note(openWorkflow(), id, kind, { said });
   }
 }
 
-/** The node of an id as the server says it: "5", or "7:5" inside the subgraph of node 7. */
+const wordsOf = (output) => [output?.text ?? []].flat().join("\n");
+
+/** Says it on the node, if it is one of ours; returns the node's class. */
+async function tell(prompt, id, text) {
+  const run = await runOf(prompt);
+  const kind = run ? run.classes[id] : nodeAt(id)?.comfyClass;
+  if (!isOurs(kind)) return undefined;
+  note(run?.workflow ?? openWorkflow(), String(id), kind, text);
+  return kind;
+}
+
+function sayRefusals(workflow, errors) {
+  for (const [id, { class_type: kind, errors: list }] of Object.entries(errors ?? {})) {
+    if (!isOurs(kind)) continue;
+    note(workflow, id, kind, { problem: [...new Set(list.map(sentenceOf))].join("\n"), isOf: REFUSED });
+  }
+}
+
+/** Ours stand behind the input's name; ComfyUI's own are a message with details. */
+function sentenceOf({ type, message, details, extra_info: extra }) {
+  const name = `${extra?.input_name} - `;
+  const isWhole = type === "custom_validation_failed" && details?.startsWith(name);
+  return isWhole ? details.slice(name.length) : `${message}: ${details}`;
+}
+
+function textsOf(workflow) {
+  if (!texts.has(workflow)) texts.set(workflow, new Map());
+  return texts.get(workflow);
+}
+
+function note(workflow, id, kind, text) {
+  const all = textsOf(workflow);
+  all.set(id, { ...all.get(id), kind, ...text });
+  if (workflow === openWorkflow()) show(id);
+}
+
+function clearProblems(workflow, kinds) {
+  for (const [id, text] of textsOf(workflow)) {
+    if (!kinds.includes(text.isOf)) continue;
+    Object.assign(text, { problem: undefined, isOf: undefined });
+    if (workflow === openWorkflow()) show(id);
+  }
+}
+
+function showAll() {
+  for (const id of textsOf(openWorkflow()).keys()) show(id);
+}
+
+function show(id) {
+  const all = textsOf(openWorkflow());
+  const wordsAt = (each) => all.get(each).problem ?? all.get(each).said;
+  const node = nodeAt(id);
+  if (node?.comfyClass !== all.get(id).kind) return;
+  showText(node, wordsAt(id));
+  const outermost = id.slice(0, id.indexOf(":") + 1); // "7:" of "7:5"
+  if (!outermost) return;
+  const within = [...all.keys()].filter((each) => each.startsWith(outermost)).map(wordsAt);
+  showText(nodeAt(parseInt(outermost)), [...new Set(within.filter(Boolean))].join("\n"));
+}
+
+/** The node of an id as the server says it, "5", or "7:5" inside the subgraph of node 7; or "<a subgraph's id>:5". */
 function nodeAt(id) {
-  let graph = app.rootGraph ?? app.graph;
+  let graph = rootGraph();
   const path = String(id).split(":");
-  for (const outer of path.slice(0, -1)) graph = graph?.getNodeById(Number(outer))?.subgraph;
+  for (const outer of path.slice(0, -1))
+    graph = graph?.getNodeById(Number(outer))?.subgraph ?? graph?.subgraphs?.get(outer);
   return graph?.getNodeById(Number(path.at(-1)));
 }
 
-export function setUpResults(node) {
-  after(node, "onExecuted", (output) => {
-    const text = output?.text;
-    if (text?.length) showText(node, Array.isArray(text) ? text.join("\n") : String(text));
-  });
+/** The last live preview of a node, and of those around it, which else is shown in place of its pictures. */
+function clearPreview(id) {
+  const path = String(id).split(":");
+  for (const [depth] of path.entries()) {
+    const node = nodeAt(path.slice(0, depth + 1).join(":"));
+    if (!node) continue;
+    const within = node.graph === rootGraph() ? "" : `${node.graph.id}:`;
+    delete app.nodePreviewImages[within + node.id];
+  }
 }
 
 function showText(node, text) {
-  let widget = node.widgets?.find((each) => each.name === "psa_result");
+  if (!node || (!text && !node.widgets)) return;
+  let widget = findWidget(node, "psa_result");
+  if (!text) {
+    if (widget) setHidden(widget, true);
+    node.setDirtyCanvas?.(true, true);
+    return;
+  }
   if (!widget) {
     widget = addElement(node, "psa_result", make("div", { className: "psa-result" }), () => widget.psaHeight);
     widget.psaHeight = 2 * LINE;
   }
+  if (widget.hidden) setHidden(widget, false);
   widget.element.replaceChildren(...render(text));
   const letters = Math.max(20, (node.size[0] - 40) / 6.5);
   const lines = text.split("\n").reduce((sum, line) => sum + (line.startsWith("|") ? 1.3 : Math.ceil((line.length || 1) / letters)), 0);
-  const height = Math.ceil(Math.min(lines, MOST_LINES) * LINE) + 20;
-  if (height === widget.psaHeight) return;
-  widget.psaHeight = height;
-  if (node.computeSize()[1] > node.size[1]) fit(node);
-  node.setDirtyCanvas?.(true, true);
+  widget.psaHeight = Math.ceil(Math.min(lines, MOST_LINES) * LINE) + 20;
+  grow(node);
 }
 
 /** Lines as they are; Markdown's tables and headings, which figures come in, as such. */

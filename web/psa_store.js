@@ -1,7 +1,7 @@
 // The store of profiles, through the server's routes. What is typed goes there alone, and never into a graph.
 
 import { app } from "../../scripts/app.js";
-import { send } from "./psa_page.js";
+import { send, sentenceOf } from "./psa_page.js";
 
 /** Tells of every change of the store by a `change` event. */
 export const changes = new EventTarget();
@@ -31,5 +31,5 @@ export const remove = (name) => change("DELETE", pathOf(name));
 export const bannedBy = async (profile) => (await send("POST", "/psa/banned", profile)).banned;
 
 export function showError(summary, error) {
-  app.extensionManager.toast.add({ severity: "error", summary, detail: error.message, life: 10000 });
+  app.extensionManager.toast.add({ severity: "error", summary, detail: sentenceOf(error), life: 10000 });
 }

@@ -1,7 +1,7 @@
 // The sidebar's Viewers: the stored profiles, to look at, change, copy, rename, delete, and put into the graph.
 
 import { app } from "../../scripts/app.js";
-import { make } from "./psa_page.js";
+import { findWidget, make, rootGraph, sentenceOf } from "./psa_page.js";
 import { makeChips, openEditor, openNameForm, openProfileForm } from "./psa_profile_form.js";
 import { choose, deleteProfile } from "./psa_profile_nodes.js";
 import * as store from "./psa_store.js";
@@ -36,7 +36,7 @@ async function fill(element) {
   try {
     names = await store.names();
   } catch (error) {
-    element.replaceChildren(make("p", { className: "psa-error", textContent: error.message }));
+    element.replaceChildren(make("p", { className: "psa-error", textContent: sentenceOf(error) }));
     return;
   }
   const add = make("button", { type: "button", textContent: say("New profile…"), onclick: () => openProfileForm() });
@@ -85,7 +85,7 @@ async function show(name, body) {
     chips.show(profile.Banned_Categories);
     body.replaceChildren(make("dl", {}, rows), chips.element, buttons);
   } catch (error) {
-    body.replaceChildren(make("p", { className: "psa-error", textContent: error.message }), buttons);
+    body.replaceChildren(make("p", { className: "psa-error", textContent: sentenceOf(error) }), buttons);
   }
 }
 
@@ -97,13 +97,30 @@ function addToGraph(name) {
   choose(node, name);
 }
 
-/** Nodes of the open graph that load the profile of before load it by its new name. */
+/** Nodes of the open graph that load the profile of before load it by its new name, and so do subgraphs with that choice. */
 function followName(name, to) {
   const visit = (graph) => {
     for (const node of graph.nodes ?? graph._nodes) {
-      if (node.subgraph) visit(node.subgraph);
-      else if (node.comfyClass === "PSALoadProfile" && node.widgets[0].value === name) choose(node, to);
+      if (node.subgraph) {
+        visit(node.subgraph);
+        for (const input of node.inputs.filter(({ widget }) => widget)) {
+          const widget = findWidget(node, input.widget.name);
+          if (widget?.value === name && choosesProfile(node.subgraph, input.name)) widget.value = to;
+        }
+      } else if (node.comfyClass === "PSALoadProfile" && findWidget(node, "profile_name").value === name) choose(node, to);
     }
   };
-  visit(app.rootGraph ?? app.graph);
+  visit(rootGraph());
+}
+
+/** Whether an input of a subgraph leads to a Load Profile's name. */
+function choosesProfile(subgraph, input) {
+  const { linkIds = [] } = subgraph.inputNode.slots.find((slot) => slot.name === input) ?? {};
+  return linkIds.some((id) => {
+    const link = subgraph.getLink(id);
+    const node = subgraph.getNodeById(link.target_id);
+    const reached = node?.inputs[link.target_slot];
+    if (node?.subgraph) return choosesProfile(node.subgraph, reached.name);
+    return node?.comfyClass === "PSALoadProfile" && reached.widget?.name === "profile_name";
+  });
 }

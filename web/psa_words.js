@@ -13,6 +13,9 @@ export async function loadWords() {
   words = all[language]?.psa ?? {};
 }
 
+// zh-TW has English words, as it has for the nodes, which ComfyUI names: those of zh are in the other script, and a page
+// in both reads worse.
+
 /** A sentence of this page's in the language that is set; `{name}` stands for a value. */
 export const say = (sentence, values = {}) =>
   (words[sentence] ?? sentence).replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);

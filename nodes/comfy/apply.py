@@ -201,7 +201,7 @@ def _obey_short_names(present: dict[tuple, Any]) -> None:
 def _warn(sentence: str, node: str | None) -> None:
     """In the log, and on the node in the editor."""
     log.warning(sentence)
-    say(sentence, node)
+    say(sentence, node, problem=True)
 
 
 def read_roles(executor: Any, model: Any, conds: Any, x: Any, timestep: Any, model_options: dict) -> Any:

@@ -62,15 +62,13 @@ async def _describe_profile(request: web.Request) -> dict[str, Any]:
 
 
 async def _save_profile(request: web.Request) -> dict[str, Any]:
+    """Under a new name; or, with the version that `_describe_profile` gives as 'overwrite', in the place of that one."""
     data = await _read(request)
     if not isinstance(data, dict) or not {"name", "profile"} <= set(data):
         raise PSAError('Send JSON: {"name": ..., "profile": {"Age": ..., ...}}.')
     name, overwrite = data["name"], data.get("overwrite") or None
     if overwrite is not None and overwrite != _version(name):
-        raise PSAError(
-            f"To replace the stored profile '{name}', send as 'overwrite' the version that GET /psa/profiles/<name> "
-            "gives: this is not it, or the profile has changed since."
-        )
+        raise PSAError(f"The stored profile '{name}' has changed since this form was opened. Open Edit again.")
     profile_store().save(name, UserProfile.from_dict(data["profile"]), overwrite=overwrite is not None)
     return await _list_profiles(request)
 

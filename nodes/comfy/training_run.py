@@ -105,7 +105,9 @@ def train(
             if wanted.preview_every:
                 view.preview = Preview(denoiser, pairs.train, model.get_model_object("latent_format"))
             trainer = Trainer(config, denoiser, pairs.train, folder, pairs.held_out, processes)
-            result = trainer.train(view, view.prepared, view.announced, view.warned)
+            result = trainer.train(
+                view, preparing=view.prepared, announce=view.announced, measuring=view.measured, warn=view.warned
+            )
         adapter = load_result(folder) if splits.held_out else result.adapter
         _log.info("PSA Train '%s': %s", wanted.run_name, result.reason)
         return adapter, view.plot(), "\n".join([result.reason, *view.warnings])
@@ -206,6 +208,11 @@ class RunView:
         model_management.throw_exception_if_processing_interrupted()
         self._show(f"base model: {done} of {count}")
         self._bar.update_absolute(done, count)
+
+    def measured(self, done: int, count: int) -> None:
+        """Progress of a look at held-out pairs."""
+        model_management.throw_exception_if_processing_interrupted()
+        self._show(f"held-out pairs: {done} of {count}")
 
     def announced(self, sentence: str) -> None:
         """What the run will take; it stays above the progress."""

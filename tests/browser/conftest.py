@@ -1,25 +1,26 @@
 """A real page: Chromium without a window, on a real server. Run with `make test-browser`."""
 
-import os
-import shutil
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from comfy_versions import installed, name
 
 from psa_core.comfy_server import ComfyServer
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install -e '.[browser]'")
+pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install -e '.[browser]'")
 
-_NAMES = ("chromium", "chromium-browser", "google-chrome")
-_OFFLINE = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-_PATIENCE = 180_000  # ms; a busy machine takes its time
-_READY = "() => window.app?.graph && window.LiteGraph?.registered_node_types.PSALoadProfile"
+from in_page import find_chromium, opened
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+_STARTUP = 600  # s; a busy machine takes its time
 
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    found = os.environ.get("CHROMIUM_PATH") or next(filter(None, map(shutil.which, _NAMES)), None)
+    found = find_chromium()
     if found is None:
         pytest.skip("Chromium was not found; install it (Debian: apt install chromium), or set CHROMIUM_PATH")
     return found
@@ -27,33 +28,20 @@ def chromium() -> str:
 
 @pytest.fixture(scope="session", params=installed(), ids=name)
 def server(request, tmp_path_factory) -> Iterator[ComfyServer]:
-    base = tmp_path_factory.mktemp("comfyui")
-    settings = base / "user" / "default" / "comfy.settings.json"
-    settings.parent.mkdir(parents=True)
-    settings.write_text('{"Comfy.TutorialCompleted": true}', encoding="utf-8")  # no welcome dialog over ours
-    with ComfyServer(request.param, base) as running:
+    with ComfyServer(request.param, tmp_path_factory.mktemp("comfyui"), startup_timeout=_STARTUP) as running:
         yield running
 
 
 @pytest.fixture
-def page(server, chromium, tmp_path) -> Iterator["sync_api.Page"]:
+def settings() -> dict[str, object]:
+    """ComfyUI's settings of the user whose page it is; a test may ask for others."""
+    return {}
+
+
+@pytest.fixture
+def page(server, chromium, settings, tmp_path) -> Iterator["Page"]:
     """ComfyUI's page with an empty graph; what ours throw fails the test."""
-    thrown: list[str] = []
-    sandbox = [] if os.name == "nt" or os.geteuid() else ["--no-sandbox"]  # which root cannot have
-    with sync_api.sync_playwright() as play:
-        context = play.chromium.launch_persistent_context(
-            tmp_path / "user-data",
-            executable_path=chromium,
-            args=[*_OFFLINE, *sandbox, "--disable-gpu"],
-            timeout=_PATIENCE,
-        )
-        context.set_default_timeout(_PATIENCE)
-        page = context.new_page()
-        page.on("pageerror", lambda error: thrown.append(error.stack or str(error)))
-        page.on("dialog", lambda dialog: dialog.accept())
-        page.goto(server.url)
-        page.wait_for_function(_READY, timeout=_PATIENCE)
-        page.evaluate("() => app.graph.clear()")
+    with opened(server, chromium, tmp_path / "user-data", settings) as page:
         yield page
-        context.close()
-    assert not [stack for stack in thrown if "comfyui-psa" in stack]
+        thrown = [stack for stack in page.thrown if "comfyui-psa" in stack]
+    assert not thrown

@@ -45,14 +45,6 @@ WIRE = """() => {
 def test_from_the_node_library_to_a_picture(page, server):
     if call(server, "/global_subgraphs")[0] == 404:
         pytest.skip("this ComfyUI has no blueprints of packs")
-    errors: list[str] = []
-
-    def listen(said) -> None:
-        elsewhere = "net::ERR" in said.text and not said.location["url"].startswith(server.url)  # there is no network
-        if said.type == "error" and not elsewhere:
-            errors.append(said.text)
-
-    page.on("console", listen)
     page.get_by_role("button", name="Node Library").first.click()
     page.locator(".side-bar-panel input, .sidebar-content-container input").first.fill(NAME)
     page.get_by_text(NAME, exact=True).first.click()
@@ -70,7 +62,7 @@ def test_from_the_node_library_to_a_picture(page, server):
     page.evaluate(WIRE)
     done = "async () => Object.values(await (await fetch('/history')).json()).find(each => each.status.completed)"
     finished = page.wait_for_function(f"async () => JSON.stringify(await ({done})())").json_value()
-    assert not errors, errors
+    assert not page.errors
     files = [*server.base.glob("output/from-the-blueprint*.png")]
     assert finished and len(files) == 1
     grid = np.asarray(Image.open(BytesIO(files[0].read_bytes())).convert("RGB"), float)

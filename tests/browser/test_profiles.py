@@ -53,7 +53,7 @@ def submit(page, **fields: str) -> "Locator":
 
 
 def closed(dialog) -> None:
-    dialog.wait_for(state="detached", timeout=180_000)
+    dialog.wait_for(state="detached")
 
 
 def test_a_profile_is_stored_changed_and_deleted(page, server, fill):
@@ -195,3 +195,98 @@ def test_each_shipped_workflow_opens(page):
         types = page.evaluate("() => app.graph.nodes.map(node => node.type)")
         unknown = page.evaluate("(types) => types.filter(type => !LiteGraph.registered_node_types[type])", types)
         assert len(types) == len(graph["nodes"]) and not unknown, file.name
+
+
+def test_nobody_chosen_is_said_before_anything_is_asked(page):
+    add(page, "PSALoadProfile")
+    page.evaluate("() => { node.widgets[0].value = '(choose a stored viewer)'; window.asked = 0; }")
+    page.evaluate("() => { window.confirm = () => { asked += 1; return false; }; }")
+    for label in ("Edit profile", "Delete"):
+        press(page, label)
+        page.locator(".p-toast-detail").get_by_text("Choose a stored viewer, or store one.").last.wait_for()
+        page.locator(".p-toast-close-button").last.click()
+        page.locator(".p-toast-detail").get_by_text("Choose a stored viewer").wait_for(state="detached")
+    assert page.evaluate("() => asked") == 0 and page.locator("dialog.psa-dialog").count() == 0
+
+
+def test_a_profile_that_changed_meanwhile_is_not_replaced(page, server, fill):
+    add(page, "PSALoadProfile")
+    closed(fill(name="viewer D", age="20"))
+    press(page, "Edit profile")
+    page.locator("dialog.psa-dialog").wait_for()
+    elsewhere = """async () => {
+        const path = "/psa/profiles/viewer%20D";
+        const headers = { "Content-Type": "application/json" };
+        const ask = (path, body) => fetch(path, { method: "POST", headers, body: JSON.stringify(body) }).then(r => r.json());
+        const { profile, version } = await ask(`${path}/read`, {});
+        await ask("/psa/profiles", { name: "viewer D", profile: { ...profile, Age: 21 }, overwrite: version });
+    }"""
+    page.evaluate(elsewhere)
+    dialog = submit(page, age="50")
+    dialog.get_by_text("has changed since this form was opened. Open Edit again.").wait_for()
+    assert stored(server)["viewer D"]["Age"] == 21
+
+
+def test_the_swap_works_inside_a_subgraph_whose_output_it_feeds(page, server):
+    page.evaluate(
+        """() => {
+            window.node = LiteGraph.createNode("PSAUserProfile");
+            const [encode, save] = ["PSAEncode", "PSASaveProfile"].map((kind) => LiteGraph.createNode(kind));
+            [node, encode, save].forEach((each) => app.graph.add(each));
+            node.connect(0, encode, 0);
+            node.connect(0, save, 0);
+            app.graph.convertToSubgraph(new Set([node, encode]));
+            window.outer = app.graph.nodes.find((each) => each.subgraph);
+            window.node = outer.subgraph.nodes.find((each) => each.type === "PSAUserProfile");
+            node.widgets.find((each) => each.name === "psa_note").element.querySelector("button").click();
+        }"""
+    )
+    closed(submit(page, name="inner"))
+    assert page.evaluate("() => outer.subgraph.nodes.map((each) => each.type).sort()") == ["PSAEncode", "PSALoadProfile"]
+    inputs = page.evaluate(
+        """async () => {
+            const nodes = Object.entries((await app.graphToPrompt()).output);
+            const loader = nodes.find(([, each]) => each.class_type === "PSALoadProfile")[0];
+            return nodes.filter(([, each]) => each.inputs.profile?.[0] === loader).map(([, each]) => each.class_type).sort();
+        }"""
+    )
+    assert inputs == ["PSAEncode", "PSASaveProfile"]
+
+
+def test_a_new_name_reaches_into_subgraphs(page, server, fill):
+    add(page, "PSALoadProfile")
+    closed(fill(name="before"))
+    page.evaluate(
+        """() => {
+            const encode = LiteGraph.createNode("PSASaveProfile");
+            app.graph.add(encode);
+            node.connect(0, encode, 0);
+            const { subgraph } = app.graph.convertToSubgraph(new Set([node]));
+            window.outer = app.graph.nodes.find((each) => each.subgraph);
+            const loader = subgraph.nodes[0];
+            const input = subgraph.addInput("who", "COMBO");
+            input.connect(loader.inputs[0], loader);
+        }"""
+    )
+    assert page.evaluate("() => outer.widgets.map((each) => each.value)")[0] == "before"
+    page.locator("button[aria-label*='Viewers'], .psa-viewers-tab-button").first.click()
+    panel = page.locator(".psa-viewers")
+    panel.get_by_text("before", exact=True).click()
+    panel.get_by_role("button", name="Rename").first.click()
+    closed(submit(page, name="after"))
+    page.wait_for_function("() => outer.widgets[0].value === 'after'")
+    sent = "async () => JSON.stringify((await app.graphToPrompt()).output)"
+    assert '"profile_name":"after"' in page.evaluate(sent)
+
+
+@pytest.mark.parametrize("settings", [{"Comfy.RightSidePanel.IsOpen": True}], ids=["panel"])
+def test_the_panel_of_parameters_follows_a_preset(settings, page, server):
+    if server.comfyui.version < (0, 4):
+        pytest.skip("this ComfyUI has no such panel")
+    add(page, "PSAUserProfile")
+    page.evaluate("() => app.canvas.selectItems([node])")
+    panel = page.locator("[data-testid='properties-panel']")
+    panel.get_by_text("religion", exact=True).first.wait_for()
+    assert panel.get_by_text("psa_", exact=False).count() == 0, "an empty row for what is no parameter"
+    choose(page, "preset", "L1")
+    panel.get_by_text("religion", exact=True).first.wait_for(state="detached")

@@ -9,13 +9,13 @@ import pytest
 import torch
 from comfy_cli.workflow_to_api import convert_ui_to_api
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from graphs import Drawing, Graph, Link, Patch, differ, draw, output, psa
+from graphs import Drawing, Graph, Link, Patch, call, differ, draw, output, psa
 from mini_models import write_untrained_base
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
-from psa_core import load_adapter
+from psa_core import PSAError, load_adapter
 from psa_core.comfy_server import PACK
 from psa_core.mini import PSA_ADAPTER, Detector, base_model, parse_prompt, render, sample_scene
 from psa_core.mini.dataset import Sizes, write_dataset
@@ -254,3 +254,21 @@ def test_its_own_workflow_draws_what_its_labels_say(server):
         _, symbol, verdict = label.split()
         right += found.symbol == (symbol if verdict == "fine" else None)
     assert right >= 15
+
+
+def test_a_stored_viewer_is_drawn_beside_one_who_bans_nothing(server):
+    """As the page leaves it, the graph asks for a viewer; with one chosen it draws both, by name."""
+    workflow = json.loads((PACK / "workflows" / "psa_viewer_mini.json").read_text(encoding="utf-8"))
+    prompt = convert_ui_to_api(workflow, server.object_info())
+    with pytest.raises(PSAError, match="There is no stored profile of that name"):
+        server.queue(prompt)
+    guest = {"Age": 10, "Gender": "female", "Religion": "None"}
+    guest |= {"Physical_Condition": "healthy", "Mental_Condition": "healthy", "Banned_Categories": ["Sexuality"]}
+    assert call(server, "/psa/profiles", {"name": "guest", "profile": guest})[0] == 200
+    for node in prompt.values():
+        node["inputs"] |= {"PSALoadProfile": {"profile_name": "guest"}}.get(node["class_type"], {})
+    (grid,) = (node["inputs"] for node in prompt.values() if node["class_type"] == "PSALabelGrid")
+    prompt["single"] = {"class_type": "SaveImage", "inputs": {"images": grid["images"], "filename_prefix": "single"}}
+    outputs = server.queue(prompt)
+    guests, l0s = pictures(server, {"0": outputs["single"]})
+    assert guests.shape == l0s.shape == (128, 128, 3) and np.abs(guests - l0s).max() > 20

@@ -1,4 +1,63 @@
-"""What tests do with a node in ComfyUI's page; it is `node` there."""
+"""ComfyUI's page in a Chromium without a window, and what tests do with a node in it; it is `node` there."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright import sync_api
+
+from psa_core.comfy_server import ComfyServer
+
+PATIENCE = 600_000  # ms; a busy machine takes its time
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+_OFFLINE = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+_READY = "() => window.app?.graph && window.LiteGraph?.registered_node_types.PSALoadProfile"
+
+
+def find_chromium() -> str | None:
+    return os.environ.get("CHROMIUM_PATH") or next(filter(None, map(shutil.which, _NAMES)), None)
+
+
+@contextmanager
+def opened(
+    server: ComfyServer, chromium: str, user_data: Path, settings: Mapping[str, object] | None = None
+) -> Iterator[sync_api.Page]:
+    """The page with an empty graph, for a user with these settings of ComfyUI's.
+
+    `page.thrown` has the stacks of what was thrown in it, `page.errors` what its console called an error, but for
+    what it could not load: what is elsewhere (there is no network), and what a new user does not have.
+    """
+    stored = server.base / "user" / "default" / "comfy.settings.json"
+    stored.parent.mkdir(parents=True, exist_ok=True)
+    no_welcome = {"Comfy.TutorialCompleted": True}  # its dialog would lie over ours
+    stored.write_text(json.dumps(no_welcome | dict(settings or {})), encoding="utf-8")
+    sandbox = [] if os.name == "nt" or os.geteuid() else ["--no-sandbox"]  # which root cannot have
+    with sync_api.sync_playwright() as play:
+        context = play.chromium.launch_persistent_context(
+            user_data,
+            executable_path=chromium,
+            args=[*_OFFLINE, *sandbox, "--disable-gpu"],
+            viewport={"width": 1920, "height": 1080},
+            timeout=PATIENCE,
+        )
+        context.set_default_timeout(PATIENCE)
+        page = context.new_page()
+        page.thrown, page.errors = [], []
+        page.on("pageerror", lambda error: page.thrown.append(error.stack or str(error)))
+        page.on("console", lambda said: said.type == "error" and _counts(said.text) and page.errors.append(said.text))
+        page.on("dialog", lambda dialog: dialog.accept())
+        page.goto(server.url)
+        page.wait_for_function(_READY, timeout=PATIENCE)
+        page.evaluate("() => app.graph.clear()")
+        yield page
+        context.close()
+
+
+def _counts(text: str) -> bool:
+    return "net::ERR" not in text and "status of 404" not in text
 
 
 def add(page, kind: str) -> None:
@@ -20,7 +79,7 @@ def press(page, label: str) -> None:
     page.evaluate("(label) => node.widgets.find(w => w.name.startsWith(label)).callback()", label)
 
 
-def wait_for_words(page, words: str, timeout: float = 180_000) -> None:
+def wait_for_words(page, words: str, timeout: float = PATIENCE) -> None:
     """Until the node shows them."""
     text = "() => node.widgets.map(w => w.element?.textContent ?? '').join(' ')"
     page.wait_for_function(f"(words) => ({text})().includes(words)", arg=words, timeout=timeout)

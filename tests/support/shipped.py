@@ -1,4 +1,4 @@
-"""Shipped workflows, as a server runs them."""
+"""Workflows as a server runs them: the shipped ones, and saved ones."""
 
 import json
 from pathlib import Path
@@ -20,9 +20,13 @@ WORDS_ON_MINI = {
 
 
 def run(server: ComfyServer, name: str, smaller: dict[str, dict], pack: Path = PACK) -> list[tuple[str, dict]]:
-    """(class, what it showed) of the nodes of a workflow of `pack` that was run, by node number."""
-    workflow = json.loads((pack / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
-    prompt = convert_ui_to_api(workflow, server.object_info())
+    """`run_file` of a workflow of `pack`."""
+    return run_file(server, pack / "workflows" / f"{name}.json", smaller)
+
+
+def run_file(server: ComfyServer, path: Path, smaller: dict[str, dict]) -> list[tuple[str, dict]]:
+    """(class, what it showed) of the nodes of a saved workflow that was run, by node number."""
+    prompt = convert_ui_to_api(json.loads(path.read_text(encoding="utf-8")), server.object_info())
     for node in prompt.values():
         node["inputs"] |= smaller.get(node["class_type"], {})
     outputs = server.queue(prompt)
