@@ -143,7 +143,7 @@ class ChatServer:
                     f"The {self._what} server {trouble.what}. Check that it runs, and start again."
                 ) from None
 
-    def _within(self, body: Mapping[str, Any], left: Event, whole: bool) -> str:
+    def _within(self, body: Mapping[str, Any], left: Event, whole: bool = False) -> str:
         """The answer, in `timeout` seconds as a whole: a server that sends a byte now and then is not waited for.
 
         It is waited for in a thread that is left to itself then: nothing else ends what a socket is doing.
