@@ -241,7 +241,7 @@ def test_the_workflow_train_runs_on_it(server):
 
 def test_its_own_workflow_draws_what_its_labels_say(server):
     """Three rows of six; what a label calls fine is drawn, and what it calls banned is not, for most of them."""
-    workflow = json.loads((PACK / "workflows" / "psa_levels_mini.json").read_text(encoding="utf-8"))
+    workflow = json.loads((PACK / "workflows" / "psa_1_start_here.json").read_text(encoding="utf-8"))
     prompt = convert_ui_to_api(workflow, server.object_info())
     (grid,) = (node["inputs"] for node in prompt.values() if node["class_type"] == "PSALabelGrid")
     decoded = grid["images"]

@@ -147,7 +147,7 @@ def test_the_blueprint_is_served(installed, archive):
 @pytest.mark.parametrize(
     ("name", "smaller", "pictures"),
     [
-        ("psa_levels_mini", {"KSampler": {"steps": 2}}, 18),
+        ("psa_1_start_here", {"KSampler": {"steps": 2}}, 18),
         pytest.param("psa_words_mini", WORDS_ON_MINI, 3, marks=pytest.mark.slow),
     ],
 )

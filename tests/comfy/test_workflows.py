@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import small_adapter, small_unet
+from graphs import call
 from PIL import Image
 from shipped import PAIRS, WORDS_ON_MINI, run
 from small_models import add_models
@@ -25,6 +26,13 @@ SMALLER = {
     "EmptyLatentImage": {"width": SIZE, "height": SIZE},
     "KSampler": {"steps": 2},
 }
+
+
+def test_the_template_browser_lists_the_workflows_by_name_and_the_one_to_start_with_first(server):
+    for route in ("/workflow_templates", "/api/workflow_templates"):
+        lists = json.loads(call(server, route)[1]).values()
+        (ours,) = (names for names in lists if "psa_1_start_here" in names)
+        assert ours == [path.stem for path in WORKFLOWS] and ours[0] == "psa_1_start_here"
 
 
 def test_no_workflow_and_no_blueprint_holds_a_node_that_comfyui_lets_go(server):

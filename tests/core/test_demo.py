@@ -189,7 +189,7 @@ def test_a_broken_comfyui_that_was_named_is_an_error(broken, tmp_path, monkeypat
 
 def test_the_demos_graph_is_the_levels_workflows():
     """The server's form of the workflow that artists open, cut to one prompt and its pictures one by one."""
-    workflow = json.loads((PACK / "workflows" / "psa_levels_mini.json").read_text(encoding="utf-8"))
+    workflow = json.loads((PACK / "workflows" / "psa_1_start_here.json").read_text(encoding="utf-8"))
     graph = json.loads(LEVELS_GRAPH.read_text(encoding="utf-8"))
     nodes = {str(node["id"]): node for node in workflow["nodes"]}
     links = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}

@@ -14,7 +14,7 @@ from psa_core.mini import SYMBOLS, parse_prompt
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "workflows"
 NAMES = [
-    "psa_levels_mini",
+    "psa_1_start_here",
     "psa_levels_sd15",
     "psa_published_weights",
     "psa_sd15_basic",
@@ -203,7 +203,7 @@ def levels_encoded(workflow: dict) -> list[str]:
     return [source(workflow, encode, name)["widgets_values"][0] for name in names]
 
 
-@pytest.mark.parametrize("name", ["psa_levels_sd15", "psa_levels_mini"])
+@pytest.mark.parametrize("name", ["psa_levels_sd15", "psa_1_start_here"])
 def test_levels_are_encoded_and_drawn_in_order(name):
     workflow = read(name)
     assert levels_encoded(workflow) == ["L0", "L1", "L2", "L3", "L4", "L5"]
@@ -215,7 +215,7 @@ def test_levels_are_labelled_in_order():
     assert only(workflow, "PSALabelGrid")["widgets_values"][0].splitlines() == levels_encoded(workflow)
 
 
-@pytest.mark.parametrize("name", ["psa_levels_sd15", "psa_levels_mini"])
+@pytest.mark.parametrize("name", ["psa_levels_sd15", "psa_1_start_here"])
 def test_levels_share_one_noise(name):
     workflow = read(name)
     assert only(workflow, "LatentBatchSeedBehavior")["widgets_values"] == ["fixed"]
@@ -229,7 +229,7 @@ def test_the_first_workflow_by_name_needs_no_file():
 
 
 def test_the_minis_labels_say_what_each_viewer_bans():
-    workflow = read("psa_levels_mini")
+    workflow = read("psa_1_start_here")
     grid = only(workflow, "PSALabelGrid")
     batches = [source(workflow, grid, name) for name in ("images", "images_2", "images_3")]
     samplers = [source(workflow, batch, "samples") for batch in batches]
