@@ -21,7 +21,7 @@ from ..generate.run import is_whole
 _DRAWN = ".drawn-"  # a batch on its way into its files
 _LARGEST = 1 << 28  # bytes of a picture
 # What zipfile raises for one, by what is damaged: methods and flags that it does not know, ends that are not there.
-_DAMAGED = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError, struct.error)
+_DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, EOFError, OSError, ValueError)
 _JPEG: dict[str, Any] = {"format": "JPEG", "quality": 95, "subsampling": 0}
 
 Progress = Callable[[int, int], None]

@@ -34,7 +34,7 @@ def test_the_first_template_opens_runs_and_shows_its_pictures(settings, page, se
     vue, language = settings["Comfy.VueNodes.Enabled"], settings["Comfy.Locale"]
     if vue and server.comfyui.version < (0, 4):
         pytest.skip("this ComfyUI does not draw nodes as HTML")
-    name = "psa_levels_mini"
+    name = "psa_1_start_here"
     graph = json.loads((PACK / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
     page.evaluate("async () => fetch('/history', { method: 'POST', body: JSON.stringify({ clear: true }) })")
     for node in graph["nodes"]:

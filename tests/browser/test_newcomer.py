@@ -101,7 +101,7 @@ def saved(server, prefix: str) -> np.ndarray:
 
 
 def test_from_an_empty_graph_to_six_viewers_pictures(hand, server):
-    hand.open_template("psa_levels_mini")
+    hand.open_template("psa_1_start_here")
     hand.run()
     hand.see("SaveImage", "mini-levels")
     assert hand.actions <= 8

@@ -13,7 +13,7 @@ from shipped import WORDS_ON_MINI, run_file
 
 SAVED = Path(__file__).parents[1] / "data" / "workflows"
 VERSIONS = sorted(folder.name for folder in SAVED.glob("*"))
-SHORT = {"psa_levels_mini": {"KSampler": {"steps": 2}}, "psa_words_mini": WORDS_ON_MINI}
+SHORT = {"psa_1_start_here": {"KSampler": {"steps": 2}}, "psa_words_mini": WORDS_ON_MINI}
 
 
 def read(version: str, name: str) -> dict:
@@ -50,7 +50,7 @@ def test_every_nodes_inputs_take_what_they_took_and_outputs_are_where_they_were(
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("name", ["psa_levels_mini", pytest.param("psa_words_mini", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["psa_1_start_here", pytest.param("psa_words_mini", marks=pytest.mark.slow)])
 def test_they_draw(name, version, server):
     outputs = run_file(server, SAVED / version / f"{name}.json", SHORT[name])
     (saved,) = (output["images"][0] for kind, output in outputs if kind == "SaveImage")

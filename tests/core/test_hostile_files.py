@@ -517,7 +517,7 @@ def test_whatever_a_whole_state_says_a_run_is_begun_or_refused_in_a_sentence(tmp
         write(state)
         with suppress(PSAError):
             as_begun(config, tmp_path)
-        with suppress(PSAError):
+        with suppress(PSAError, StateError):
             found = folder.load()
             check_state(found)
             difference(found["identity"], {"config": told, "base": "b", "data": "d", "harmless": None, "held_out": []})
@@ -529,9 +529,8 @@ def test_whatever_a_whole_state_says_a_run_is_begun_or_refused_in_a_sentence(tmp
 @pytest.mark.parametrize(
     "changes",
     [{"identity": "text"}, {"identity": ["config"]}, {"identity": {"config": {"steps": torch.ones(2)}}},
-     {"identity": 5}, {"trend": 10**400}, {"best": 10**400},
-     {"step": 10**4000, "identity": {"config": {"steps": 10**4000}}},
-     {"pending": {"loss": torch.ones(2)}}],
+     {"identity": 5}, {"trend": 10**400}, {"best": 10**400}, {"pending": {"loss": torch.ones(2)}},
+     {"step": 10**4000, "identity": {"config": {"steps": 10**4000}}}],
 )  # fmt: skip
 def test_states_that_leaked_are_refused(tmp_path, changes):
     path, read = CASES["state"](tmp_path)
@@ -558,7 +557,7 @@ def test_a_deeply_nested_state_is_refused(tmp_path):
 def test_an_old_state_whose_settings_hold_a_tensor_is_refused(tmp_path):
     for state in ({"config": {"steps": torch.ones(2)}}, {"config": "text"}, {"config": {"a": {1.5: ()}, (1, 2): 3}}):
         torch.save({"format": 1, **state}, tmp_path / "state.pt")
-        with pytest.raises(PSAError, match=r"does not say of which run|is damaged"):
+        with pytest.raises(PSAError, match=r"does not say of which run|cannot be read"):
             as_begun(TrainConfig.from_dict({}), tmp_path)
     torch.save({"format": torch.ones(2)}, tmp_path / "state.pt")
     with pytest.raises(PSAError, match="not a training state"):

@@ -439,7 +439,7 @@ def test_an_old_state_runs_no_code(data, run):
 
 
 def test_the_best_adapter_of_another_run_is_not_taken_for_this_ones(data, run, tmp_path):
-    other = trainer(data, tmp_path / "other", ("val",), **SETTINGS)
+    other = trainer(data, tmp_path / "other", ("val",), **SETTINGS, seed=1)
     other.train()
     shutil.copy(tmp_path / "other" / "best.safetensors", run)
     refused(data, run, "is not the best adapter of this run")
