@@ -351,9 +351,10 @@ def test_a_local_models_reply_that_does_not_end_is_cut_off(tmp_path):
     folder = make_tiny_llm(tmp_path / "babbler", context=900)
     question = [{"role": "user", "content": "hello"}]
     with pytest.raises(CutOffError) as error:
-        LanguageModel(folder, reply_tokens=4096, whole=True).reply(question)  # as far as its context has room
-    assert error.value.text == LanguageModel(folder, reply_tokens=4096).reply(question)
-    assert LanguageModel(folder, reply_tokens=5).reply(question)
+        LanguageModel(folder, reply_tokens=5, whole=True).reply(question)
+    assert error.value.text == LanguageModel(folder, reply_tokens=5).reply(question)
+    longest = LanguageModel(folder, reply_tokens=10**6).reply(question)  # as far as its context has room
+    assert longest.startswith(error.value.text) and longest != error.value.text
     short = make_tiny_llm(tmp_path / "short", reply="yes")
     assert LanguageModel(short, reply_tokens=40, whole=True).reply(question) == "yes"
 
