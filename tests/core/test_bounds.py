@@ -353,7 +353,7 @@ def test_weights_that_are_missing_are_not_all_named(tmp_path):
 
 
 def test_a_huge_file_in_the_place_of_results_is_somebody_elses(tmp_path, monkeypatch):
-    monkeypatch.setattr("psa_core.evaluate.output._LARGEST", 1000)
+    monkeypatch.setattr("psa_core.outputs._LARGEST", 1000)
     path = written(tmp_path / "r.json", '{"made_by": "Made by `psa evaluate`."}')
     assert check_output(path) == path
     path.write_text(path.read_text() + " " * 1000)
