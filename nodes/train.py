@@ -6,6 +6,7 @@ from ..psa_core.encoders.structured import StructuredEncoder
 from ..psa_core.training.assembly import Splits
 from . import sockets
 from .comfy.images import to_comfy
+from .comfy.kept_runs import run_fingerprint
 from .comfy.training_run import CUSTOM, Wanted, train
 
 
@@ -87,6 +88,10 @@ class Train(io.ComfyNode):
             is_output_node=True,
             **sockets.aliases("dpo", "lppd", "preference optimization", "safety", "train safety adapter", "fine-tune"),
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, run_name=None, **_inputs) -> str:
+        return run_fingerprint(run_name)
 
     @classmethod
     def execute(
