@@ -479,6 +479,20 @@ def test_the_lock_of_a_dead_process_is_no_obstacle(tmp_path):
             pass
 
 
+def test_a_living_holder_in_a_container_of_the_same_name_keeps_the_lock(tmp_path):
+    """Its number is another's here, or nobody's."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    with locked_folder(tmp_path, "testing in"):
+        holder = json.loads((tmp_path / ".lock").read_text())
+        (tmp_path / ".lock").write_text(json.dumps(holder | {"pid": gone.pid, "machine": "00000000"}))
+        with pytest.raises(PSAError, match=f"process {gone.pid} on"), locked_folder(tmp_path, "testing in"):
+            pass
+        (tmp_path / ".lock").write_text(json.dumps(holder | {"pid": gone.pid}))
+        with locked_folder(tmp_path, "testing in"):  # a killed one, whose children live on for a moment
+            pass
+
+
 def test_an_output_that_cannot_be_written_is_a_sentence(data, tmp_path):
     (tmp_path / "file").write_text("in the way")
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
