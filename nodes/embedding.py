@@ -2,7 +2,6 @@
 
 from comfy_api.latest import io
 
-from ..psa_core.encoders.cache import EmbeddingCache
 from ..psa_core.encoders.embedding import UserEmbedding, load_embedding
 from ..psa_core.encoders.everyone import EveryoneEncoder
 from ..psa_core.encoders.language_model import LanguageModelEncoder
@@ -13,6 +12,7 @@ from .comfy import folders
 from .comfy.graph_labels import viewer_names
 from .comfy.language_model_memory import ManagedPlacement
 from .comfy.say import say
+from .comfy.users import embedding_cache, user_fingerprint
 
 OUR_TEMPLATES = "ours"
 _WITHOUT_MODEL = {**BY_NAME, "everyone": EveryoneEncoder}
@@ -71,6 +71,10 @@ class LoadEncoder(io.ComfyNode):
         return True
 
     @classmethod
+    def fingerprint_inputs(cls, **_inputs) -> str:
+        return user_fingerprint()  # it goes with the user's own cache
+
+    @classmethod
     def execute(cls, encoder_name, templates, banned_by, keep_loaded) -> io.NodeOutput:
         if encoder_name in _WITHOUT_MODEL:
             say(f"{encoder_name}: no model, no file")
@@ -81,7 +85,7 @@ class LoadEncoder(io.ComfyNode):
                 folders.find_folder(folders.LANGUAGE_MODELS, encoder_name),
                 templates=None if templates == OUR_TEMPLATES else folders.find_folder(folders.TEMPLATES, templates),
                 banned_by=banned_by,
-                cache=EmbeddingCache(folders.system_folder("psa_cache")),
+                cache=embedding_cache(),
                 placement=ManagedPlacement(),
                 keep_loaded=keep_loaded,
             )

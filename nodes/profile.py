@@ -144,13 +144,15 @@ class LoadProfile(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, profile_name=None) -> bool | str:
-        if profile_name is None or profile_name in profile_names():
-            return True
+        try:
+            if profile_name is None or profile_name in profile_store().names():
+                return True
+        except PSAError as error:
+            return str(error)
         return "There is no stored profile of that name. Pick one from the list, or store one: press New profile on it."
 
     @classmethod
     def fingerprint_inputs(cls, profile_name=None) -> str:
-
         return profile_fingerprint(profile_name)
 
     @classmethod

@@ -7,6 +7,7 @@ from ..psa_core.training.assembly import Splits
 from . import sockets
 from .comfy.folders import check_name
 from .comfy.images import to_comfy
+from .comfy.kept_runs import run_fingerprint
 from .comfy.training_run import CUSTOM, Wanted, train
 
 
@@ -92,6 +93,10 @@ class Train(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, run_name=None) -> bool | str:
         return run_name is None or check_name(run_name, "run name")
+
+    @classmethod
+    def fingerprint_inputs(cls, run_name=None, **_inputs) -> str:
+        return run_fingerprint(run_name)
 
     @classmethod
     def execute(

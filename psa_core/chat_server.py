@@ -275,8 +275,8 @@ def _is_local(address: str, whose: str) -> bool:
         host, _ = parts.hostname, parts.port
     except ValueError:
         host = None
-    is_plain = address.isascii() and address.isprintable() and " " not in address
-    if not is_plain or not host or parts.scheme not in ("http", "https") or parts.username is not None or parts.query:
+    is_plain = address.isascii() and address.isprintable() and not {" ", "?", "#"} & set(address)  # we add to the path
+    if not is_plain or not host or parts.scheme not in ("http", "https") or parts.username is not None:
         raise PSAError(f"The {whose}'s address must look like http://127.0.0.1:8000/v1.")
     try:
         return ipaddress.ip_address(host).is_loopback

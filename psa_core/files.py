@@ -20,13 +20,27 @@ from .errors import PSAError
 
 _MAX_NAME_BYTES = 200  # file systems stop at 255, and an ending is to follow
 _RESERVED_ON_WINDOWS = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in "123456789¹²³"}
-_HOST = hashlib.blake2s(platform.node().encode(), digest_size=4).hexdigest()
 _PART = re.compile(r"\.part-(?:([0-9a-f]{8})-(\d{1,9})-(\d+)-)?[0-9a-f]{16}(?:\..*)?", re.DOTALL)
 _SHOWN_OF_A_PATH = 400  # characters
 _ABANDONED_S = 3600  # nothing was written for so long to a part of a process that cannot be seen from here
 NOT_THROUGH_LINKS = getattr(os, "O_NOFOLLOW", 0)
 """A flag of `os.open` for what is changed in place: somebody else's folder may hold a link there, to anywhere."""
 _swept: set[str] = set()  # folders that this process has written to, and swept before
+
+
+def _machine() -> str:
+    """Stands for where a process's number means something: the kernel since it was started, and the container in it.
+
+    Containers, and machines that share a folder, may all be called the same.
+    """
+    parts = [platform.node()]
+    with suppress(OSError):  # not Linux
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+    return hashlib.blake2s("\n".join(parts).encode(), digest_size=4).hexdigest()
+
+
+MACHINE = _machine()
+"""8 hex digits; another machine or container has others, and so has this one after a restart."""
 
 
 class NameTakenError(PSAError):
@@ -94,8 +108,8 @@ def appending(path: Path, mode: int = 0o666, encoding: str = "ascii") -> Iterato
 def sweep_parts(folder: Path | str) -> None:
     """Delete what killed processes left half-written directly in `folder`: temporary files of `atomic_path`.
 
-    Those of a process that lives stay. So do, for an hour after the last write, those of another
-    machine's process, which cannot be seen from here.
+    Those of a process that lives stay. So do, for an hour after the last write, those of a process that cannot be
+    seen from here: of another machine or container, or from before a restart.
     """
     with suppress(OSError):
         for part in os.scandir(folder):
@@ -107,7 +121,7 @@ def sweep_parts(folder: Path | str) -> None:
 
 def _process_id() -> str:
     pid = os.getpid()
-    return f"{_HOST}-{pid}-{_start_of(pid) or 0}"
+    return f"{MACHINE}-{pid}-{_start_of(pid) or 0}"
 
 
 def _start_of(pid: int) -> int | None:
@@ -127,9 +141,10 @@ def _start_of(pid: int) -> int | None:
 
 
 def _is_abandoned(match: re.Match, part: os.DirEntry) -> bool:
-    host, pid, start = match.groups()
-    if host == _HOST and os.name != "nt":  # os.kill asks nothing there: it kills
-        return _start_of(int(pid)) != int(start)
+    machine, pid, start = match.groups()
+    if machine == MACHINE and os.name != "nt":  # os.kill asks nothing there: it kills
+        now, then = _start_of(int(pid)), int(start)
+        return now is None or (now != then and 0 not in (now, then))
     return time.time() - part.stat(follow_symlinks=False).st_mtime > _ABANDONED_S
 
 

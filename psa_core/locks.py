@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import PSAError
-from .files import NOT_THROUGH_LINKS, shown
+from .files import MACHINE, NOT_THROUGH_LINKS, shown
 
 LOCK_FILE = ".lock"
 _LOCKED_BYTE = 1 << 20  # far behind the text: Windows lets nobody read what is locked
@@ -33,7 +33,8 @@ def locked_folder(folder: Path, doing: str) -> Iterator[None]:
                     f"Another process is {doing} {folder}: {_named(_read(handle))}. Wait for it, stop it, or choose "
                     "another folder."
                 )
-            mine = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M")}
+            since = time.strftime("%Y-%m-%d %H:%M")
+            mine = {"pid": os.getpid(), "host": platform.node(), "machine": MACHINE, "since": since}
             os.ftruncate(handle, 0)
             os.lseek(handle, 0, os.SEEK_SET)
             os.write(handle, json.dumps(mine).encode())
@@ -102,7 +103,7 @@ def _outwait_children(handle: int) -> bool:
     The file stays the same: were it removed, two processes could each lock one of that name.
     """
     end = time.monotonic() + _CHILDREN_S
-    while _is_dead(_read(handle)) and time.monotonic() < end:
+    while _is_dead(_read(handle), "machine", MACHINE) and time.monotonic() < end:
         time.sleep(0.1)
         if _take(handle):
             return True
@@ -120,7 +121,7 @@ def _take(handle: int) -> bool:
     except BlockingIOError:
         return False
     except OSError:
-        return _is_dead(_read(handle) or {"pid": 0, "host": platform.node()})
+        return _is_dead(_read(handle) or {"pid": 0, "host": platform.node()}, "host", platform.node())
     return True
 
 
@@ -146,10 +147,10 @@ def _read(handle: int) -> dict[str, Any]:
     return holder if isinstance(holder, dict) else {}
 
 
-def _is_dead(holder: dict[str, Any]) -> bool:
-    """Whether `holder` is surely no living process: one of this machine's that is not there."""
+def _is_dead(holder: dict[str, Any], where: str, here: str) -> bool:
+    """Whether `holder` is surely no living process: what it says of `where` it runs is `here`, and it is not there."""
     pid = holder.get("pid")
-    if holder.get("host") != platform.node() or type(pid) is not int or os.name != "posix":
+    if holder.get(where) != here or type(pid) is not int or os.name != "posix":
         return False
     try:
         os.kill(pid, 0) if pid > 0 else None

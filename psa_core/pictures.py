@@ -27,7 +27,7 @@ from .errors import PSAError
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 2**26
 """Larger pictures are refused before they are decoded; the environment variable PSA_MAX_PIXELS sets another limit."""
-_LARGE = 2**22  # pixels from which threads that check pictures take turns
+_LARGE = 2**22  # pixels from which threads take turns
 _REMEMBERED = 1 << 16  # files that were checked
 _one_large_picture = threading.Lock()
 _ORIENTATION = 0x0112  # the EXIF tag
@@ -65,7 +65,7 @@ def check_picture(path: Path) -> None:
     """
     with _opened(path, path.name) as image:
         image.draft("RGB", (64, 64))
-        with _one_large_picture if image.width * image.height > _LARGE else nullcontext():
+        with _in_turn(image):
             _upright(image)
 
 
@@ -98,6 +98,18 @@ def _problem(path: Path) -> str | None:
     except PSAError as error:
         return str(error)
     return None
+
+
+def thumbnail(path: Path, side: int) -> Image.Image:
+    """As `open_picture`, no larger than `side` x `side`. Threads may call it, as `check_picture`."""
+    with _opened(path, f"{path.name} in {path.parent} cannot be read: it") as image, _in_turn(image):
+        picture = _upright(image)
+        picture.thumbnail((side, side))
+        return picture
+
+
+def _in_turn(image: Image.Image) -> Any:
+    return _one_large_picture if image.width * image.height > _LARGE else nullcontext()
 
 
 def picture_size(path: Path, content: bytes | None = None) -> tuple[int, int]:

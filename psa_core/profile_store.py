@@ -2,18 +2,23 @@
 
 import json
 import os
+import threading
 import unicodedata
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote
 
 from .errors import PSAError
 from .files import NameTakenError, atomic_path, is_plain_name, sweep_parts
+from .locks import held
 from .profile import UserProfile
 
 _ENDING = ".json"
 _NEVER_IN_NAMES = frozenset('/\\:*?"<>|')  # what paths are made of, here or elsewhere
 _SYMBOLS = frozenset("$+=^`~")
 _LONGEST_STEM = 200  # bytes; file systems stop at 255
+_one_at_a_time = threading.Lock()
 
 
 class ProfileStore:
@@ -85,10 +90,11 @@ class ProfileStore:
         path = self._path(name)
         if not isinstance(profile, UserProfile):
             raise PSAError("Only a user profile can be stored as one.")
-        self._write(name, path, json.dumps(profile.to_dict(), indent=1).encode(), overwrite)
+        self._make_folder()
+        with self._alone():
+            self._write(name, path, json.dumps(profile.to_dict(), indent=1).encode(), overwrite)
 
     def _write(self, name: str, path: Path, content: bytes, overwrite: bool) -> None:
-        self._make_folder()
         sweep_parts(self.folder)
         try:
             with atomic_path(path, mode=0o600, replace=overwrite) as temporary:
@@ -105,6 +111,26 @@ class ProfileStore:
         Raises:
             PSAError: for a name that is not stored, or as `save` does for the new one.
         """
+        with self._alone():
+            self._copy(name, new)
+
+    def rename(self, name: str, new: str) -> None:
+        """As `copy`, and nothing is stored as `name` afterwards, unless it is saved later."""
+        with self._alone():
+            self._copy(name, new)
+            self._remove(name)
+
+    def delete(self, name: str) -> None:
+        """Remove the profile stored as `name`, damaged or not.
+
+        Raises:
+            PSAError: for a name that is no plain file name or not stored, or a folder closed to writing.
+        """
+        sweep_parts(self.folder)
+        with self._alone():
+            self._remove(name)
+
+    def _copy(self, name: str, new: str) -> None:
         path, target = self._path(name), self._path(new)
         try:
             content = path.read_bytes()
@@ -114,24 +140,26 @@ class ProfileStore:
             raise PSAError(f"The stored profile '{name}' cannot be read. Check its file's permissions.") from error
         self._write(new, target, content, overwrite=False)
 
-    def rename(self, name: str, new: str) -> None:
-        """As `copy`, and nothing is stored as `name` afterwards."""
-        self.copy(name, new)
-        self.delete(name)
-
-    def delete(self, name: str) -> None:
-        """Remove the profile stored as `name`, damaged or not.
-
-        Raises:
-            PSAError: for a name that is no plain file name or not stored, or a folder closed to writing.
-        """
-        sweep_parts(self.folder)
+    def _remove(self, name: str) -> None:
         try:
             self._path(name).unlink()
         except FileNotFoundError:
             raise self._not_stored(name) from None
         except OSError as error:
             raise PSAError(f"The stored profile '{name}' cannot be deleted. Check its folder's permissions.") from error
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Within the block no other thread changes a store nor, where folders can be locked, another process this one.
+
+        What is saved between the two halves of a rename would be removed with the old name.
+        """
+        with _one_at_a_time, ExitStack() as closing:
+            with suppress(OSError):  # Windows opens no folder
+                handle = os.open(self.folder, os.O_RDONLY)
+                closing.callback(os.close, handle)
+                closing.enter_context(held(handle))
+            yield
 
     def _path(self, name: str) -> Path:
         stem = _stem(name)

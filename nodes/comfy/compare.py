@@ -1,6 +1,7 @@
 """Drawing a comparison as ComfyUI draws, and keeping it in the output folder."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -15,7 +16,7 @@ from comfy.utils import ProgressBar
 from PIL import Image, PngImagePlugin
 
 from ...psa_core.errors import PSAError
-from ...psa_core.files import atomic_path
+from ...psa_core.files import NameTakenError, atomic_path
 from ...psa_core.pictures import write_picture
 from ...psa_core.plots.comparison import Comparison
 from .studio import Method, Sampling, Studio
@@ -102,7 +103,7 @@ def _place(prefix: str) -> tuple[str, str, int, str, str]:
 def save_comparison(
     pictures: Mapping[str, Image.Image], prefix: str, settings: Mapping[str, Any]
 ) -> list[dict[str, str]]:
-    """Save pictures as PNGs in ComfyUI's output folder, as Save Image numbers them.
+    """Save pictures as PNGs in ComfyUI's output folder, under the next number that all of them have free.
 
     In place of the graph, which may hold a typed profile, each holds the settings as JSON in its text `psa_compare`.
 
@@ -115,15 +116,29 @@ def save_comparison(
     Raises:
         PSAError: for a prefix that leads out of the output folder, or a file that cannot be written.
     """
-    folder, name, number, subfolder, _ = _place(prefix)
+    folder, name, first, subfolder, _ = _place(prefix)
     information = None
     if not args.disable_metadata:
         information = PngImagePlugin.PngInfo()
         information.add_text(_SETTINGS, json.dumps(settings))
-    saved = []
-    for ending, picture in pictures.items():
-        file = f"{name}{ending}_{number:05}_.png"
-        with atomic_path(Path(folder) / file) as temporary:
-            write_picture(picture, temporary, pnginfo=information)
-        saved.append({"filename": file, "subfolder": subfolder, "type": "output"})
-    return saved
+    number = first  # Save Image's counts the files of one prefix, and these are files of two
+    while True:
+        files = [f"{name}{ending}_{number:05}_.png" for ending in pictures]
+        if _written([Path(folder, file) for file in files], list(pictures.values()), information):
+            return [{"filename": file, "subfolder": subfolder, "type": "output"} for file in files]
+        number += 1
+
+
+def _written(paths: list[Path], pictures: list[Image.Image], information: PngImagePlugin.PngInfo | None) -> bool:
+    """Write all pictures and return true; none, where there is a file of one of their names."""
+    if any(os.path.lexists(path) for path in paths):
+        return False
+    for number, (path, picture) in enumerate(zip(paths, pictures, strict=True)):
+        try:
+            with atomic_path(path, replace=False) as temporary:
+                write_picture(picture, temporary, pnginfo=information)
+        except NameTakenError:  # another process was faster
+            for own in paths[:number]:
+                own.unlink()
+            return False
+    return True

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from ...psa_core.adapter.hooks import user_attention_added
 from ...psa_core.errors import PSAError
 from ...psa_core.training import User
+from ...psa_core.training.cache import cache_key
 from ...psa_core.training.denoiser import normal_tensors
 from .attn2 import cross_attention_sites
 from .weights import refuse_bypassed, weights_id
@@ -32,14 +33,17 @@ class ComfyDenoiser:
     `model_sampling` is the MODEL's own, whose schedule and kind of prediction it follows.
     """
 
-    def __init__(self, model: ModelPatcher, dtype: torch.dtype) -> None:
+    def __init__(self, model: ModelPatcher, dtype: torch.dtype, whole: bool) -> None:
         sites = cross_attention_sites(model.model.diffusion_model)
         self.model_sampling = model.get_model_object("model_sampling")
         self.layer_widths: Sequence[int] = [site.width for site in sites]
         self.cross_attention_dim = sites[0].context_dim
         self.alphas_cumprod = 1 / (self.model_sampling.sigmas.double().cpu() ** 2 + 1)
         self.prediction_type = prediction_type(self.model_sampling)
-        self.id = weights_id(model, model.model.diffusion_model)
+        self.id = weights_id(model, model.model.diffusion_model, whole)
+        if whole:
+            schedule = cache_key(self.alphas_cumprod.tolist(), self.prediction_type)
+            self.id = f"{self.id}-{schedule}"
         self._device = model.load_device
         self._base = model.model
         self._dtype = dtype
@@ -91,7 +95,7 @@ class ComfyDenoiser:
 
 
 @contextmanager
-def borrowed(model: ModelPatcher, precision: str) -> Iterator[ComfyDenoiser]:
+def borrowed(model: ModelPatcher, precision: str, whole: bool = True) -> Iterator[ComfyDenoiser]:
     """Within the block the MODEL's UNet is loaded, patched with its LoRAs, frozen, and fit for backward passes.
 
     It computes in bfloat16, or in float32 where `precision` is `fp32`, where the device has no
@@ -99,6 +103,10 @@ def borrowed(model: ModelPatcher, precision: str) -> Iterator[ComfyDenoiser]:
     backward pass. Weights made under inference mode become ordinary tensors of the same values; all
     else is on exit as it was, and a UNet that was not loaded before is unloaded. Where ComfyUI moves
     weights while a model runs (dynamic VRAM), it is a full copy of the MODEL that is borrowed.
+
+    Args:
+        whole: the denoiser's id tells any two models apart, by all weights, the noise schedule and what is predicted. A
+            run that an earlier version began goes on with that version's id, by samples of the weights alone.
 
     Raises:
         PSAError: for a MODEL that cannot be trained on (see `check_trainable`), or that does not fit in memory whole.
@@ -129,7 +137,7 @@ def borrowed(model: ModelPatcher, precision: str) -> Iterator[ComfyDenoiser]:
             changes.enter_context(replaced(layers, "training", lambda _: True))  # fp8 layers: no kernel without one
             blocks = [module for module in unet.modules() if isinstance(module, ResBlock | BasicTransformerBlock)]
             changes.enter_context(replaced(blocks, "forward", lambda block: partial(_recomputed, block.forward)))
-            denoiser = ComfyDenoiser(model, dtype)
+            denoiser = ComfyDenoiser(model, dtype, whole)
             changes.callback(denoiser.release)
             yield denoiser
     finally:

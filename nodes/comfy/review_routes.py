@@ -7,8 +7,10 @@ of a question bans, and nothing else.
 import asyncio
 import io
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 from server import PromptServer
@@ -18,7 +20,7 @@ from ...psa_core.dataset.check import HELD_OUT, TRAINED_ON, split_names
 from ...psa_core.dataset.pair_files import PAIRS, USERS
 from ...psa_core.errors import PSAError
 from ...psa_core.files import is_plain_name
-from ...psa_core.pictures import open_picture
+from ...psa_core.pictures import thumbnail
 from ...psa_core.review import AnswerBook, Review
 from .folders import input_folder
 from .routes import answers, read_json
@@ -27,9 +29,11 @@ _BODY_LIMIT = 1024  # bytes, as decoded: an answer takes a hundred
 _MAX_SIDE = 1024  # pixels of a picture in the page
 _SPLITS = (TRAINED_ON[0], *HELD_OUT)  # a harmless scene has nothing to choose
 _KEPT = 2  # reviews whose questions stay in memory
+_T = TypeVar("_T")
 
 _reviews: dict[tuple[Path, str], tuple[Any, Review]] = {}
-_reading = threading.Lock()
+_reading: dict[tuple[Path, str], threading.Lock] = {}  # one that is read keeps nobody from another
+_threads = ThreadPoolExecutor(4, "psa-review")  # not the server's own, which serve its page
 
 
 def register() -> None:
@@ -44,11 +48,11 @@ def register() -> None:
 
 
 async def _list_datasets(_request: web.Request) -> dict[str, Any]:
-    return {"datasets": await asyncio.to_thread(_datasets)}
+    return {"datasets": await _in_thread(_datasets)}
 
 
 async def _state(request: web.Request) -> dict[str, Any]:
-    return await asyncio.to_thread(lambda: _review(request).state())
+    return await _in_thread(lambda: _review(request).state())
 
 
 async def _answer(request: web.Request) -> dict[str, Any]:
@@ -62,16 +66,20 @@ async def _answer(request: web.Request) -> dict[str, Any]:
         return review.state()
 
     # Once begun it is finished, also where the page is closed meanwhile.
-    return await asyncio.shield(asyncio.to_thread(save))
+    return await asyncio.shield(_in_thread(save))
 
 
 async def _picture(request: web.Request) -> web.Response:
     number = request.match_info["number"]
     if not number.isdecimal() or len(number) > 9:
         raise PSAError("There is no such question. Open the review again.")
-    shown = await asyncio.to_thread(lambda: _png(_review(request).picture(int(number), request.match_info["side"])))
+    shown = await _in_thread(lambda: _png(_review(request).picture(int(number), request.match_info["side"])))
     headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
     return web.Response(body=shown, content_type="image/png", headers=headers)
+
+
+def _in_thread(work: Callable[[], _T]) -> "asyncio.Future[_T]":
+    return asyncio.get_running_loop().run_in_executor(_threads, work)
 
 
 def _datasets() -> list[dict[str, Any]]:
@@ -90,21 +98,20 @@ def _review(request: web.Request) -> Review:
     folder = input_folder() / dataset
     files = (split_file(folder, split), folder / PAIRS, folder / USERS)
     stamp = [(path.stat().st_mtime_ns, path.stat().st_size) for path in files if path.is_file()]
-    with _reading:
+    with _reading.setdefault((folder, split), threading.Lock()):
         known, review = _reviews.get((folder, split), (None, None))
         if review is None or known != stamp:
             review = Review(read_split(folder, split, skip_bad=True, answers=False), AnswerBook(folder))
             _reviews.pop((folder, split), None)
             _reviews[folder, split] = stamp, review
-            while len(_reviews) > _KEPT:
-                del _reviews[next(iter(_reviews))]
+            for oldest in list(_reviews)[:-_KEPT]:
+                _reviews.pop(oldest, None)
         return review
 
 
 def _png(path: Path) -> bytes:
     """The picture's pixels alone: a file may hold more, and have any ending."""
-    image = open_picture(path)
-    image.thumbnail((_MAX_SIDE, _MAX_SIDE))
+    image = thumbnail(path, _MAX_SIDE)
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

@@ -11,6 +11,10 @@ from ...psa_core.errors import PSAError, bug_sentence
 from .faults import log_places
 
 _Handler = Callable[[web.Request], Awaitable[dict[str, Any] | web.Response]]
+_FOREIGN = (
+    "Only ComfyUI's own page may use this. If this is it, open it by the address that the server itself sees; a proxy "
+    "in between must hand on the Host header."
+)
 
 
 def answers(handler: _Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
@@ -18,7 +22,8 @@ def answers(handler: _Handler) -> Callable[[web.Request], Awaitable[web.Response
 
     async def answer(request: web.Request) -> web.Response:
         try:
-            _check_origin(request)
+            if not is_ours(request):
+                raise PSAError(_FOREIGN)
             found = await handler(request)
         except PSAError as error:
             return web.json_response({"error": str(error)}, status=400)
@@ -35,8 +40,8 @@ def answers(handler: _Handler) -> Callable[[web.Request], Awaitable[web.Response
     return answer
 
 
-def _check_origin(request: web.Request) -> None:
-    """A page of another site, which a browser runs beside ComfyUI's, may not act here.
+def is_ours(request: web.Request) -> bool:
+    """Whether ComfyUI's own page asks, or a program, and no page of another site, which a browser runs beside it.
 
     Browsers name the page's origin and its relation to ours, and let no page write these headers.
     Programs that are no browser send neither.
@@ -44,11 +49,7 @@ def _check_origin(request: web.Request) -> None:
     origins = request.headers.getall("Origin", [])
     sites = request.headers.getall("Sec-Fetch-Site", [])
     own = all(origin.partition("://")[2].lower() == request.host.lower() for origin in origins)
-    if not own or not set(sites) <= {"same-origin", "none"}:
-        raise PSAError(
-            "Only ComfyUI's own page may use this. If this is it, open it by the address that the server itself sees; "
-            "a proxy in between must hand on the Host header."
-        )
+    return own and set(sites) <= {"same-origin", "none"}
 
 
 async def read_json(request: web.Request, what: str, most: int) -> Any:
@@ -58,6 +59,8 @@ async def read_json(request: web.Request, what: str, most: int) -> Any:
     """
     if request.content_type != "application/json":
         raise PSAError(f"Send the {what} as Content-Type: application/json.")
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":  # a few bytes may unpack to gigabytes
+        raise PSAError(f"Send the {what} as it is, without Content-Encoding.")
     if (request.charset or "utf-8").lower() not in ("utf-8", "utf8"):
         raise PSAError(f"Send the {what} in UTF-8, as all JSON is.")
     body = b""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import comfy.sample
@@ -32,7 +33,7 @@ from .denoiser import has_size_vector
 from .images import from_comfy
 from .judges import judge_for, make_judge
 from .mini_model import is_mini
-from .training_inputs import text_encoder
+from .training_inputs import encoded_texts
 
 SAMPLERS, SCHEDULERS = list(KSampler.SAMPLERS), list(KSampler.SCHEDULERS)
 _PIXELS_AT_ONCE = 512 * 512  # in one sampling run; a larger picture has one for itself
@@ -120,7 +121,7 @@ class Studio:
 
     def __init__(self, model: ModelPatcher, clip: Any, vae: Any, sampling: Sampling) -> None:
         sites = cross_attention_sites(model.get_model_object("diffusion_model"))
-        self._encode = text_encoder(clip, model, sites[0].context_dim).encode
+        self._encode = partial(encoded_texts, clip, model, sites[0].context_dim)
         self._clip, self._context_dim = clip, sites[0].context_dim
         self._model, self._vae, self._sampling = model, vae, sampling
         width, height = sampling.size
@@ -151,8 +152,12 @@ class Studio:
         stepped: Callable[[], None] | None = None,
         negative: str = "",
     ) -> list[Image.Image]:
-        """A picture for each caption, from the noise of its seed; Cancel raises out of it at each step."""
-        return self.pictures_of(self.conditioning(captions), self.conditioning([negative]), seeds, model, stepped)
+        """A picture for each caption, from the noise of its seed; Cancel raises out of it at each step.
+
+        `negative` is what somebody typed: `embedding:name` counts in it.
+        """
+        opposite = self.conditioning([negative], are_typed=True)
+        return self.pictures_of(self.conditioning(captions), opposite, seeds, model, stepped)
 
     def pictures_of(
         self,
@@ -185,13 +190,13 @@ class Studio:
         )
         return from_comfy(self._vae.decode(latents))
 
-    def conditioning(self, captions: list[str]) -> list[list[Any]]:
-        """A row for each caption as it is written, cut after 77 tokens.
+    def conditioning(self, captions: list[str], are_typed: bool = False) -> list[list[Any]]:
+        """A row for each caption, as `encoded_texts` reads it.
 
         Raises:
             PSAError: for a CLIP of another kind of model.
         """
-        encoded = self._encode(captions)
+        encoded = self._encode(captions, are_typed)
         return [[encoded["text"], {"pooled_output": encoded["pooled"]} if "pooled" in encoded else {}]]
 
     def prompt(self, text: str) -> list[list[Any]]:

@@ -1,5 +1,6 @@
 """ComfyUI's CLIP and VAE as what fills the training cache. Both stay under ComfyUI's memory manager."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,8 +13,8 @@ from .denoiser import has_size_vector, replaced
 from .weights import weights_id
 
 
-def image_encoder(vae: Any, model: ModelPatcher) -> ImageEncoder:
-    """The VAE's encoder, its latents scaled as `model` samples them, in float32."""
+def image_encoder(vae: Any, model: ModelPatcher, whole: bool = False) -> ImageEncoder:
+    """The VAE's encoder, its latents scaled as `model` samples them, in float32; `whole` as of `weights_id`."""
     latent_format = model.get_model_object("latent_format")
 
     def encode(pixels: torch.Tensor) -> torch.Tensor:
@@ -33,25 +34,39 @@ def image_encoder(vae: Any, model: ModelPatcher) -> ImageEncoder:
             return torch.cat([encode(each) for each in pixels.split(1)])
 
     posterior = isinstance(getattr(vae.first_stage_model, "regularization", None), DiagonalGaussianRegularizer)
-    weights = weights_id(vae.patcher, vae.first_stage_model)
+    weights = weights_id(vae.patcher, vae.first_stage_model, whole)
     name = f"comfyui-{type(latent_format).__name__}-{vae.vae_dtype}-{weights}"
     return ImageEncoder(name, encode, sample if posterior else None)
 
 
-def text_encoder(clip: Any, model: ModelPatcher, context_dim: int) -> TextEncoder:
-    """The text encoders, for plain captions: no weights in parentheses, and the first 77 tokens of a long one."""
-    with_pooled = has_size_vector(model.model)
-
-    def encode(captions: list[str]) -> dict[str, torch.Tensor]:
-        encoded = [_encode_caption(clip, caption) for caption in captions]
-        text = torch.cat([cond for cond, _ in encoded]).float()
-        if text.shape[-1] != context_dim or (with_pooled and encoded[0][1] is None):
-            raise PSAError("This CLIP belongs to another kind of model. Connect the one of the MODEL to train on.")
-        pooled = [each for _, each in encoded if each is not None]
-        return {"text": text} | ({"pooled": torch.cat(pooled).float()} if with_pooled else {})
-
+def text_encoder(clip: Any, model: ModelPatcher, context_dim: int, whole: bool = False) -> TextEncoder:
+    """The text encoders, for captions as `encoded_texts` reads them; `whole` as of `weights_id`."""
     options = f"{clip.layer_idx}-{sorted(clip.tokenizer_options.items())}"
-    return TextEncoder(f"comfyui-{options}-{with_pooled}-{weights_id(clip.patcher, clip.cond_stage_model)}", encode)
+    weights = weights_id(clip.patcher, clip.cond_stage_model, whole)
+    encode = partial(encoded_texts, clip, model, context_dim)
+    return TextEncoder(f"comfyui-{options}-{has_size_vector(model.model)}-{weights}", encode)
+
+
+def encoded_texts(
+    clip: Any, model: ModelPatcher, context_dim: int, captions: list[str], are_typed: bool = False
+) -> dict[str, torch.Tensor]:
+    """Plain captions encoded, a row each: no weights in parentheses, and the first 77 tokens of a long one.
+
+    A caption is a stranger's text, in which `embedding:name` is a word as others, and opens no file of that name
+    here. Where somebody at this machine typed it (`are_typed`), it does, as in CLIP Text Encode.
+
+    Raises:
+        PSAError: for a CLIP of another kind of model.
+    """
+    with_pooled = has_size_vector(model.model)
+    tokenizers = [each for each in vars(clip.tokenizer).values() if hasattr(each, "embedding_directory")]
+    with replaced([] if are_typed else tokenizers, "embedding_directory", lambda _: None):
+        encoded = [_encode_caption(clip, caption) for caption in captions]
+    text = torch.cat([cond for cond, _ in encoded]).float()
+    if text.shape[-1] != context_dim or (with_pooled and encoded[0][1] is None):
+        raise PSAError("This CLIP belongs to another kind of model. Connect the one of the MODEL to train on.")
+    pooled = [each for _, each in encoded if each is not None]
+    return {"text": text} | ({"pooled": torch.cat(pooled).float()} if with_pooled else {})
 
 
 def _encode_caption(clip: Any, caption: str) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -30,11 +30,12 @@ from ...psa_core.training.metrics import DRIFT_REMEDY
 from .attn2 import cross_attention_sites
 from .denoiser import borrowed, check_trainable, has_size_vector
 from .folders import system_folder
+from .kept_runs import keep_run
 from .mini_model import is_mini
 from .say import say
 from .train_preview import LABELS, Preview
 from .training_inputs import image_encoder, text_encoder
-from .weights import refuse_bypassed
+from .weights import is_whole, refuse_bypassed
 
 CUSTOM = "custom"
 Kind = Literal["sd15", "sdxl", "mini"]
@@ -97,11 +98,12 @@ def train(
             own_harmless = read_split(splits.train.folder.parent, splits.train.harmless)
             splits = replace(splits, harmless=own_harmless)
         context_dim = cross_attention_sites(model.model.diffusion_model)[0].context_dim
-        images, texts = image_encoder(vae, model), text_encoder(clip, model, context_dim)
+        whole = _tells_all_weights(folder)
+        images, texts = image_encoder(vae, model, whole), text_encoder(clip, model, context_dim, whole)
         cache = TensorCache(folder.parent / "_cache")  # no run can have that name
         pairs = encoded_pairs(splits, config, cache, images, texts, encoder, processes, view.encoded)
         view.say("getting the model ready to train")
-        with borrowed(model, config.precision) as denoiser:
+        with borrowed(model, config.precision, whole) as denoiser:
             if wanted.preview_every:
                 view.preview = Preview(denoiser, pairs.train, model.get_model_object("latent_format"))
             trainer = Trainer(config, denoiser, pairs.train, folder, pairs.held_out, processes)
@@ -109,8 +111,23 @@ def train(
                 view, preparing=view.prepared, announce=view.announced, measuring=view.measured, warn=view.warned
             )
         adapter = load_result(folder) if splits.held_out else result.adapter
+        keep_run(wanted.run_name, folder, splits)
         _log.info("PSA Train '%s': %s", wanted.run_name, result.reason)
         return adapter, view.plot(), "\n".join([result.reason, *view.warnings])
+
+
+def _tells_all_weights(folder: Path) -> bool:
+    """Whether the run's ids are made of all weights; one that an earlier version began keeps its own."""
+    identity = (RunFolder(folder).load() or {}).get("identity")
+    base = identity.get("base") if isinstance(identity, dict) else None
+    if not isinstance(base, str) or is_whole(base):
+        return True
+    _log.warning(
+        "%s was begun by an earlier version, which looked at a part of the weights of model, CLIP and VAE: see to it "
+        "that they are the same.",
+        folder,
+    )
+    return False
 
 
 @contextmanager

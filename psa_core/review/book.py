@@ -26,14 +26,17 @@ class AnswerBook:
         self.path = folder / ANSWERS
         self._answers: list[Answer] = []
         self._end = 0
+        self._reading = threading.Lock()
 
     def answers(self) -> list[Answer]:
-        """All of them, other processes' included; raises PSAError as `read_answers` does."""
-        if self._size() < self._end:  # another file is there
-            self._answers, self._end = [], 0
-        new, self._end = read_answers_from(self.folder, self._end, len(self._answers))
-        self._answers += new
-        return self._answers
+        """All of them, other processes' included; raises PSAError as `read_answers` does. Threads may ask at once."""
+        with self._reading:
+            if self._size() < self._end:  # another file is there
+                self._answers, self._end = [], 0
+            new, self._end = read_answers_from(self.folder, self._end, len(self._answers))
+            if new:
+                self._answers = self._answers + new  # who has the list goes through it meanwhile
+            return self._answers
 
     def add(self, answer: Answer) -> None:
         """Append an answer; when this returns, it is on the disk.

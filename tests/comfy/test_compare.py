@@ -255,3 +255,20 @@ def test_a_typed_profile_is_called_by_its_place(server):
     for table in (grid, differences):
         assert json.loads(table.text["psa_compare"])["viewers"] == ["viewer 1"]
         assert "Buddhism" not in str(table.text)
+
+
+def test_no_file_is_ever_replaced(server):
+    folder = server.base / "output"
+
+    def run(prefix: str, seed: int) -> list[str]:
+        graph = comparing("L5", strengths="1", steps=1, filename_prefix=prefix, seed=seed)
+        before = {path: path.read_bytes() for path in folder.glob("kept*")}
+        (shown,) = server.queue(graph.prompt).values()
+        assert all(path.read_bytes() == content for path, content in before.items())
+        return [image["filename"] for image in shown["images"]]
+
+    assert run("kept", 1) == ["kept_00001_.png", "kept_differences_00001_.png"]
+    (folder / "kept_00001_.png").unlink()
+    assert run("kept", 2) == ["kept_00002_.png", "kept_differences_00002_.png"]
+    assert run("kept_differences", 3) == ["kept_differences_00003_.png", "kept_differences_differences_00003_.png"]
+    assert run("kept", 4) == ["kept_00004_.png", "kept_differences_00004_.png"]

@@ -13,7 +13,10 @@ from graphs import (
     call,
     draw,
     drawing,
+    encode,
     in_picture,
+    output,
+    profile_node,
     psa,
     psa_stored,
     queue_as,
@@ -23,6 +26,7 @@ from graphs import (
     wait,
 )
 from small_models import add_models
+from tiny_llm import make_tiny_llm
 
 from psa_core import LEVELS
 from psa_core.comfy_server import PACK, ComfyServer
@@ -118,7 +122,7 @@ def test_deleting_leaves_the_others(server, users):
 def test_a_stranger_sees_nothing(nobody, server, users):
     assert names_of(server, nobody) == []
     assert in_menu(server, nobody) == ["(no profile is stored yet)"]
-    with pytest.raises(PSAError, match="no stored profile of that name"):
+    with pytest.raises(PSAError, match="does not know this user"):
         draw(server, txt2img(psa_stored("me")), user=nobody or "")
     body = {"name": "mine", "profile": LEVELS["L5"].to_dict()}
     status, answer = call(server, "/psa/profiles", body, user=nobody)
@@ -172,6 +176,30 @@ def test_a_waiting_jobs_id_gives_nobody_its_place(server, users):
     assert stored(server, users["bo"], "taken-over") in (None, LEVELS["L5"].to_dict())  # his own job's, if it ran
 
 
+def test_a_waiting_jobs_id_and_number_stop_nobodys_work(server, users):
+    """Two graphs that wait under one id and one number are two jobs: their graphs are not compared."""
+    slow = txt2img(psa("L0"), steps=40, seed=78)
+    save(slow)
+    queue_as(server, slow, users["ada"])
+    for name in ("ada", "bo", "bo"):
+        body = {"prompt": copying("one number").prompt, "prompt_id": SHARED_ID, "number": 1e5}
+        assert call(server, "/prompt", body, users[name])[0] == 200
+    assert json.loads(call(server, "/queue")[1])["queue_pending"], "the jobs did not wait"
+    wait(server, queue_as(server, copying("after them"), users["ada"]))
+    for name, level in (("ada", "L0"), ("bo", "L5")):
+        until_stored(server, users[name], "one number", LEVELS[level].to_dict())
+
+
+SHARED_ID = str(uuid.uuid4())
+
+
+def until_stored(server, user: str, name: str, profile: dict) -> None:
+    deadline = time.monotonic() + 120
+    while stored(server, user, name) != profile:
+        assert time.monotonic() < deadline, "the job has not run"
+        time.sleep(0.1)
+
+
 def test_a_saving_node_never_comes_out_of_the_cache(server, users):
     graph = copying("again")
     for name, level in (("ada", "L0"), ("bo", "L5"), ("ada", "L0")):
@@ -211,6 +239,31 @@ def test_a_fingerprint_tells_nothing(server, users):
         assert re.fullmatch("[0-9a-f]{32,64}", fingerprint)
     for history in finished:  # nor does a job name its user
         assert not any(user in json.dumps(history) for user in users.values())
+
+
+def test_nobody_learns_from_anothers_embeddings_what_they_are_of(server, users):
+    """What is kept of a language model's embeddings is kept for its user: a guess at another's profile takes as long
+    as any.
+    """
+    make_tiny_llm(server.base / "models" / "LLM" / "tiny")
+    cache = server.base / "user" / "__psa_cache"
+
+    def encoding(profile) -> Graph:
+        graph = Graph()
+        settings = {"templates": "ours", "banned_by": "profile", "keep_loaded": False}
+        encoder = graph.add("PSALoadEncoder", encoder_name="tiny", **settings)
+        graph.add("PreviewAny", source=output(encode(graph, profile(graph), encoder=encoder), 1))
+        return graph
+
+    wait(server, queue_as(server, encoding(lambda graph: graph.add("PSALoadProfile", profile_name="me")), users["ada"]))
+    assert [path.name for path in cache.iterdir()] == [users["ada"]]
+    hers = sorted(path.name for path in (cache / users["ada"]).iterdir())
+    guess = encoding(lambda graph: profile_node(graph, preset="L0"))
+    wait(server, queue_as(server, guess, users["bo"]))
+    assert len(list((cache / users["bo"]).glob("*.safetensors"))) == 1, "it was there, or came from ComfyUI's cache"
+    wait(server, queue_as(server, guess, users["ada"]))
+    assert sorted(path.name for path in (cache / users["ada"]).iterdir()) == hers
+    assert len(hers) == 2  # the folder's secret, and one embedding
 
 
 QUEUER = """

@@ -5,10 +5,12 @@ import json
 from urllib.parse import quote
 
 import pytest
+from graphs import Graph, profile_node, wait
 from routes import JSON, Client, refused
 
 from psa_core import LEVELS
 from psa_core.comfy_server import ComfyServer
+from psa_core.errors import PSAError
 from psa_core.profile import CATEGORIES
 
 PROFILE = LEVELS["L5"].to_dict()
@@ -280,3 +282,51 @@ def test_what_a_page_sees_never_holds_a_field(server, client):
     for method, path in (("GET", "/psa/profiles"), ("GET", "/psa/profiles/anna"), ("DELETE", "/psa/profiles/anna")):
         _, said = client.send(method, path)
         assert not any(str(value) in str(said) for key, value in PROFILE.items() if len(str(value)) > 3), said
+
+
+def queued(client, graph: Graph, headers: dict[str, str]) -> tuple[int, dict]:
+    """What ComfyUI's own route says; it takes a graph as any kind of text."""
+    body = json.dumps({"prompt": graph.prompt}).encode()
+    return client.send("POST", "/prompt", body, {"Content-Type": "text/plain", **headers})
+
+
+def saving_l0(name: str) -> Graph:
+    graph = Graph()
+    graph.add("PSASaveProfile", profile=profile_node(graph, preset="L0"), name=name, overwrite=True)
+    return graph
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "null"},
+        {"Origin": "null", "Host": "192.168.1.2:8188"},
+        {"Origin": "http://evil.example", "Host": "192.168.1.2:8188"},
+        {"Origin": "http://{host}", "Sec-Fetch-Site": "same-site"},
+    ],
+    ids=str,
+)
+def test_a_job_of_a_page_of_another_site_neither_saves_nor_reads_a_profile(headers, server, client):
+    """ComfyUI queues a graph that a sandboxed form sends, or any page where its own is opened by a LAN's address."""
+    client.save("child", PROFILE)
+    theirs = {key: value.format(host=client.host) for key, value in headers.items()}
+    for name in ("child", "new"):
+        status, said = queued(client, saving_l0(name), theirs)
+        if status == 200:  # else ComfyUI itself has refused it
+            with pytest.raises(PSAError, match="page of another site"):
+                wait(server, said["prompt_id"])
+    copying = Graph()
+    copying.add("PSASaveProfile", profile=copying.add("PSALoadProfile", profile_name="child"), name="x", overwrite=True)
+    status, said = queued(client, copying, theirs)
+    assert status in (400, 403) and (said is None or "page of another site" in json.dumps(said))
+    assert client.names() == ["child"] and stored(server, "child") == PROFILE
+
+
+@pytest.mark.parametrize("headers", [{}, {"Origin": "http://{host}", "Sec-Fetch-Site": "same-origin"}], ids=str)
+def test_jobs_of_programs_and_of_comfyuis_own_page_save(headers, server, client):
+    client.save("child", PROFILE)
+    ours = {key: value.format(host=client.host) for key, value in headers.items()}
+    status, said = queued(client, saving_l0("child"), ours)
+    assert status == 200
+    wait(server, said["prompt_id"])
+    assert stored(server, "child") == OTHER

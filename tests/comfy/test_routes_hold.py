@@ -76,12 +76,13 @@ bodies = (
     | st.binary(max_size=300)
     | st.builds(lambda text, cut: text.encode()[:cut], requests, st.integers(0, 400))
     | requests.map(str.encode).map(gzip.compress)
+    | st.just(gzip.compress(b" " * 200_000_000))
 )
 header_values = st.text(st.characters(min_codepoint=32, max_codepoint=255, blacklist_characters="\x7f"), max_size=30)
 headers = st.fixed_dictionaries(
     {"Content-Type": st.just("application/json") | header_values},
     optional={
-        "Content-Encoding": st.sampled_from(["gzip", "deflate", "identity", "none"]),
+        "Content-Encoding": st.sampled_from(["gzip", "deflate", "br", "zstd", "identity", "none"]),
         "Origin": st.sampled_from(["", "null", "http://evil.example", "x"]),  # ComfyUI itself stumbles over some others
         "Sec-Fetch-Site": header_values,
         "comfy-user": header_values,
@@ -118,7 +119,7 @@ def routes_hold(server, examples: int) -> None:
     def holds(request) -> None:
         began = time.monotonic()
         status, said = client.send(*request)
-        assert time.monotonic() - began < 60, "a hang"
+        assert time.monotonic() - began < 5, "a hang"
         assert status in (200, 400, 403, 404, 405), (request, status, said)
         if said is not None and status == 400:
             assert said["error"].endswith("."), said
@@ -126,7 +127,8 @@ def routes_hold(server, examples: int) -> None:
             assert set(said) in ANSWERS, (request, said)
 
     before = others()
-    every_input_holds(holds, st.tuples(methods, paths, st.just(b"") | bodies, st.just(JSON) | headers), examples)
+    sent = st.tuples(methods, paths, st.just(b"") | bodies, st.just(JSON) | headers)
+    every_input_holds(holds, sent, examples, server._process.pid)
     assert others() == before
     for path in (user / "__psa_profiles").rglob("*"):
         assert path.is_dir() or path.suffix == ".json"

@@ -1,6 +1,7 @@
 """Training on ComfyUI's MODEL: inside ComfyUI's Python, and through the server's queue."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -204,6 +205,24 @@ def test_a_run_name_that_cannot_be_is_refused_before_anything_runs(server, sage)
 def save_of(graph: Graph) -> dict:
     save(graph)
     return graph.prompt
+
+
+def test_what_a_run_rests_on_is_looked_at_before_its_result_comes_from_the_cache(server, sage):
+    run = server.base / "user" / "__psa_training" / "looked at"
+
+    def queue() -> Watch:
+        return latents(server, training_graph(sage, run_name="looked at"))[1]
+
+    assert queue().steps
+    watch = queue()
+    assert not {"PSATrain", "KSampler"} & watch.ran, "drawn again for an adapter that is the same"
+    shutil.rmtree(run)
+    watch = queue()
+    assert watch.steps and "KSampler" in watch.ran and (run / "last.safetensors").is_file()
+    pictures = sorted((server.base / "input" / sage / "train").rglob("*.png"))
+    pictures[0].write_bytes(pictures[1].read_bytes())
+    with pytest.raises(PSAError, match="another dataset"):
+        queue()
 
 
 def dataset_graph(folder: str, split: str = "train", skip_bad: bool = False) -> Graph:

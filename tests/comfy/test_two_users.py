@@ -9,8 +9,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from graphs import Graph, add_small_picture, call, draw, in_picture, psa_stored, same, txt2img
+from graphs import Graph, add_small_picture, call, draw, encode, in_picture, output, psa_stored, same, txt2img
 from small_models import add_models
+from tiny_llm import make_tiny_llm
 from tiny_training import write_split
 
 from psa_core import UserProfile
@@ -19,6 +20,30 @@ from psa_core.profile import CATEGORIES, MENTAL_CONDITIONS, PHYSICAL_CONDITIONS,
 
 WORDS = {"Religion": RELIGIONS, "Physical_Condition": PHYSICAL_CONDITIONS, "Mental_Condition": MENTAL_CONDITIONS}
 COMMON = {"None", "healthy", *CATEGORIES}
+COMPARED = {
+    "prompts": "a quiet harbour",
+    "strengths": "1",
+    "negative": "",
+    "width": 64,
+    "height": 64,
+    "seed": 1,
+    "steps": 1,
+    "cfg": 7.0,
+    "sampler_name": "euler",
+    "scheduler": "normal",
+    "filename_prefix": "compared",
+}
+TRAINED = {
+    "preset": "custom",
+    "steps": 1,
+    "learning_rate": 1e-3,
+    "batch_size": 1,
+    "resolution": 64,
+    "num_tokens": 1,
+    "seed": 3,
+    "save_every": 4,
+    "preview_every": 0,
+}
 
 
 class User:
@@ -47,6 +72,7 @@ def server(comfy, sd15_checkpoint, tmp_path_factory):
     base = tmp_path_factory.mktemp("two-users")
     add_models(base, sd15_checkpoint)
     write_split(base / "input" / "pairs", "train", range(4), 8)
+    make_tiny_llm(base / "models" / "LLM" / "tiny")
     with ComfyServer(comfy, base, arguments=["--multi-user"]) as running:
         yield running
 
@@ -79,6 +105,7 @@ class Traffic:
     def __init__(self, server: ComfyServer, rng: random.Random) -> None:
         self.server, self.rng = server, rng
         self.waiting: list[str] = []  # ids of jobs, as /queue shows them to everyone
+        self.must_succeed: list[str] = []  # ids of jobs
         self.made = 0
 
     def new_name(self) -> str:
@@ -158,6 +185,44 @@ class Traffic:
             user.by_route.remove(name)
         return answer
 
+    def work(self, user: User, graph: Graph) -> tuple[int, bytes]:
+        answer = user.ask("/prompt", {"prompt": graph.prompt})
+        assert answer[0] == 200
+        self.must_succeed.append(json.loads(answer[1])["prompt_id"])
+        return answer
+
+    def save_an_effect(self, user: User, other: User) -> tuple[int, bytes]:
+        graph = Graph()
+        adapter = graph.add("PSALoadAdapter", adapter_name="psa.safetensors")
+        profile = graph.add("PSALoadProfile", profile_name="me")
+        graph.add("PSASaveEffect", adapter=adapter, profile=profile, name=self.new_name())
+        return self.work(user, graph)
+
+    def encode_by_a_language_model(self, user: User, other: User) -> tuple[int, bytes]:
+        graph, settings = Graph(), {"templates": "ours", "banned_by": "profile", "keep_loaded": False}
+        encoder = graph.add("PSALoadEncoder", encoder_name="tiny", **settings)
+        profile = graph.add("PSALoadProfile", profile_name=self.rng.choice(["me", "child"]))
+        graph.add("PreviewAny", source=output(encode(graph, profile, encoder=encoder), 1))
+        return self.work(user, graph)
+
+    def compare(self, user: User, other: User) -> tuple[int, bytes]:
+        graph = Graph()
+        model = graph.add("CheckpointLoaderSimple", ckpt_name="sd15.safetensors")
+        inputs = {"model": model, "clip": output(model, 1), "vae": output(model, 2)}
+        adapter = graph.add("PSALoadAdapter", adapter_name="psa.safetensors")
+        first, second = (graph.add("PSALoadProfile", profile_name=name) for name in ("me", "child"))
+        graph.add("PSACompare", **inputs, adapter=adapter, profile=first, profile_2=second, **COMPARED)
+        return self.work(user, graph)
+
+    def train(self, user: User, other: User) -> tuple[int, bytes]:
+        """With a run name of one's own: runs are everybody's."""
+        graph = Graph()
+        model = graph.add("CheckpointLoaderSimple", ckpt_name="sd15.safetensors")
+        inputs = {"model": model, "clip": output(model, 1), "vae": output(model, 2)}
+        dataset = graph.add("PSALoadDataset", folder="pairs", split="train", skip_bad=False)
+        graph.add("PSATrain", **inputs, dataset=dataset, run_name=self.new_name(), **TRAINED)
+        return self.work(user, graph)
+
     def ask_what_is_banned(self, user: User, other: User) -> tuple[int, bytes]:
         answer = user.ask("/psa/banned", self.rng.choice([user, other]).stored["me"])
         assert answer[0] == 200
@@ -236,8 +301,12 @@ class Traffic:
                 self.ask_what_is_banned,
                 self.review,
                 self.lead_a_node_to_the_others_store,
+                self.save_an_effect,
+                self.encode_by_a_language_model,
+                self.compare,
+                self.train,
             ],
-            weights=[6, 4, 3, 2, 2, 2, 2, 2, 2, 1, 2, 2],
+            weights=[6, 4, 3, 2, 2, 2, 2, 2, 2, 1, 2, 2, 1, 1, 1, 0.3],
         )[0]
         self.check(user, other, action(user, other), action.__name__.replace("_", " "))
 
@@ -265,6 +334,8 @@ def test_nothing_of_ones_store_reaches_the_other(requests, server):
     for _ in range(requests):
         traffic.act(*rng.choice([(ada, bo), (bo, ada)]))
     wait_until_idle(server)
+    for prompt_id in traffic.must_succeed:
+        assert server.history(prompt_id)["status"]["status_str"] == "success"
 
     for user in (ada, bo):
         folder = server.base / "user" / "__psa_profiles" / user.id
@@ -281,7 +352,8 @@ def test_nothing_of_ones_store_reaches_the_other(requests, server):
 
 def files_of(base: Path) -> list[Path]:
     """All files that the server has written, but the store itself."""
-    given = ("models", "custom_nodes", "input/pairs/train")
+    models = ("checkpoints", "psa_adapters", "LLM")
+    given = (*(f"models/{name}" for name in models), "custom_nodes", "input/pairs/train")
     outside = (base / "user" / "__psa_profiles", *(base / name for name in given))
     files = (Path(folder, name) for folder, _, names in os.walk(base) for name in names)
     return [path for path in files if not any(path.is_relative_to(folder) for folder in outside)]

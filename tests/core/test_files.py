@@ -136,10 +136,10 @@ def test_a_file_system_without_links_has_one_winner_too(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
-def writer(path, ending: str) -> tuple[subprocess.Popen, str]:
+def writer(path, ending: str, *within: str) -> tuple[subprocess.Popen, str]:
     """A process in the middle of writing `path`, and the name of its temporary file."""
     process = subprocess.Popen(
-        [sys.executable, "-c", KILLED_IN_THE_MIDDLE, path, ending],
+        [*within, sys.executable, "-c", KILLED_IN_THE_MIDDLE, path, ending],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -170,6 +170,30 @@ def test_another_process_of_the_same_number_does_not_keep_a_part(tmp_path):
     (tmp_path / f".part-{host}-{pid}-{int(start) - 1}-{token}.json").touch()
     sweep_parts(tmp_path)
     assert os.listdir(tmp_path) == ["a.json"]
+
+
+UNSHARED = ["unshare", "--pid", "--fork", "--mount-proc"]
+
+
+def can_unshare() -> bool:
+    try:
+        return subprocess.run([*UNSHARED, "true"], capture_output=True, timeout=20).returncode == 0
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not can_unshare(), reason="this account may make no container")
+def test_parts_of_a_living_process_in_a_container_of_the_same_name_are_kept(tmp_path):
+    """There it has a number that is another's here, or nobody's."""
+    living, kept = writer(tmp_path / "living.json", "wait", *UNSHARED)
+    try:
+        sweep_parts(tmp_path)
+        assert os.listdir(tmp_path) == [kept]
+        os.utime(tmp_path / kept, (time.time() - 4000,) * 2)
+        sweep_parts(tmp_path)
+        assert os.listdir(tmp_path) == []
+    finally:
+        living.communicate()
 
 
 def test_parts_of_unknown_processes_are_swept_when_old_and_nothing_else_is(tmp_path):

@@ -6,7 +6,9 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ import torch
 from PIL import Image
 from tiny_training import write_split
 
+import psa_core.pictures
 from psa_core import PSAError, pictures
 from psa_core.dataset import read_split, sage
 from psa_core.pictures import (
@@ -25,6 +28,7 @@ from psa_core.pictures import (
     open_picture,
     picture_size,
     pixel_batches,
+    thumbnail,
     to_images,
     to_tensor,
 )
@@ -468,3 +472,31 @@ except OSError:
 def test_a_picture_that_does_not_fit_is_said(tmp_path, ending):
     arguments = [sys.executable, "-c", FULL_DISK, str(tmp_path / f"a.{ending}")]
     assert subprocess.run(arguments, capture_output=True, text=True, check=True).stdout == "said\n"
+
+
+@pytest.mark.parametrize("read", [check_picture, lambda path: thumbnail(path, 64)], ids=["check", "thumbnail"])
+def test_threads_hold_one_large_picture_at_a_time(tmp_path, monkeypatch, read):
+    large, upright = tmp_path / "large.png", psa_core.pictures._upright
+    Image.new("RGB", (2050, 2050)).save(large)
+    both_hold, met = threading.Barrier(2), []
+
+    def decoded(image):
+        with suppress(threading.BrokenBarrierError):
+            both_hold.wait(0.5)
+            met.append(image)
+        return upright(image)
+
+    monkeypatch.setattr("psa_core.pictures._upright", decoded)
+    threads = [threading.Thread(target=read, args=(large,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not met
+
+
+def test_a_thumbnail_is_the_whole_picture_made_smaller(tmp_path):
+    quarters().save(tmp_path / "a.png")
+    whole = open_picture(tmp_path / "a.png")
+    whole.thumbnail((40, 40))
+    assert thumbnail(tmp_path / "a.png", 40).tobytes() == whole.tobytes()

@@ -5,11 +5,14 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 import traceback
+from contextlib import contextmanager
 
 import pytest
 
 import psa_core.files
+import psa_core.profile_store
 from psa_core import LEVELS, PSAError, UserProfile
 from psa_core.profile_store import ProfileStore
 
@@ -279,6 +282,7 @@ def test_only_profiles_are_stored(store, thing):
 KILLED = """
 import os, signal, sys
 import psa_core.files
+import psa_core.profile_store
 from psa_core import LEVELS
 from psa_core.profile_store import ProfileStore
 psa_core.files.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
@@ -305,6 +309,7 @@ def test_what_a_killed_save_left_is_removed_by_the_next_call(store, act):
 
 SAVES = """
 import sys
+import threading
 from psa_core import LEVELS, PSAError
 from psa_core.profile_store import ProfileStore
 store = ProfileStore(sys.argv[1])
@@ -340,3 +345,32 @@ def test_of_two_processes_that_save_one_name_one_hears_saved(store):
     for saver in savers:
         saver.communicate()
     assert len(os.listdir(store.folder)) == 100
+
+
+def test_what_is_saved_during_a_rename_is_not_removed_with_the_old_name(store, monkeypatch):
+    """The old name is saved anew, as Save Profile does, between the two halves of its rename."""
+    store.save("anna", SECRET)
+    copied, saved, begun = threading.Event(), threading.Event(), psa_core.profile_store.atomic_path
+
+    @contextmanager
+    def copying(*arguments, **options):
+        with begun(*arguments, **options) as temporary:
+            yield temporary
+        if threading.current_thread() is renamer:
+            copied.set()
+            saved.wait(0.5)  # the other goes first, unless it has to wait
+
+    def save() -> None:
+        copied.wait()
+        store.save("anna", LEVELS["L0"], overwrite=True)
+        saved.set()
+
+    monkeypatch.setattr("psa_core.profile_store.atomic_path", copying)
+    renamer = threading.Thread(target=store.rename, args=("anna", "zoe"))
+    saver = threading.Thread(target=save)
+    for thread in (renamer, saver):
+        thread.start()
+    for thread in (renamer, saver):
+        thread.join()
+    assert store.load("zoe") == SECRET
+    assert store.load("anna") == LEVELS["L0"]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from tiny_training import QUICK, dataset, write_split
 
 from psa_core import PSAError
 from psa_core.dataset import read_split
-from psa_core.dataset.answers import ANSWERS, Answer, read_answers, standing
+from psa_core.dataset.answers import ANSWERS, Answer, read_answers, read_answers_from, standing
 from psa_core.dataset.check import check_dataset
 from psa_core.review import AnswerBook, Review
 from psa_core.training import TrainConfig
@@ -283,3 +284,23 @@ def test_no_kill_loses_an_answer_that_was_acknowledged(tmp_path):
         kept = read_answers(tmp_path)
         assert [int(answer.scene, 16) for answer in kept] == list(range(len(kept)))
         assert not said or len(kept) > int(said[-1])
+
+
+def test_threads_that_ask_at_once_hear_each_answer_once(data, monkeypatch):
+    book = AnswerBook(data)
+    for number in range(3):
+        book.add(Answer(f"{number:016x}", (), "a", "b", "left"))
+    both_read = threading.Barrier(2)
+
+    def read(*arguments):
+        with suppress(threading.BrokenBarrierError):
+            both_read.wait(0.5)
+        return read_answers_from(*arguments)
+
+    monkeypatch.setattr("psa_core.review.book.read_answers_from", read)
+    threads = [threading.Thread(target=book.answers) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [answer.scene for answer in book.answers()] == [f"{number:016x}" for number in range(3)]

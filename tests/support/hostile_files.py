@@ -123,8 +123,13 @@ def reading_holds(
     assert not done
 
 
-def every_input_holds(holds: Callable[[Any], None], files: st.SearchStrategy, examples: int) -> None:
-    """Call `holds` with so many inputs, some at a time: Hypothesis keeps 12 kB for each that it has drawn."""
+def every_input_holds(
+    holds: Callable[[Any], None], files: st.SearchStrategy, examples: int, process: int | str = "self"
+) -> None:
+    """Call `holds` with so many inputs, some at a time: Hypothesis keeps 12 kB for each that it has drawn.
+
+    The process (a number, or this one) takes at most 1 GB more for them.
+    """
     numbers = itertools.count()
     for begin in range(0, examples, _AT_ONCE):
 
@@ -140,18 +145,18 @@ def every_input_holds(holds: Callable[[Any], None], files: st.SearchStrategy, ex
             next(numbers)
             holds(content)
 
-        resting = _resident("VmRSS", forget_peak=True)
+        resting = _resident(process, "VmRSS", forget_peak=True)
         hold()
-        assert _resident("VmHWM") - resting < 1_000_000_000
+        assert _resident(process, "VmHWM") - resting < 1_000_000_000
     assert next(numbers) >= examples or examples > 1000
 
 
-def _resident(name: str, forget_peak: bool = False) -> int:
+def _resident(process: int | str, name: str, forget_peak: bool = False) -> int:
     """The memory in use, or its peak, in bytes; 0 where the system does not say."""
     try:
         if forget_peak:
-            _FORGET_PEAK.write_text("5")
-        lines = Path("/proc/self/status").read_text().splitlines()
+            Path(f"/proc/{process}/clear_refs").write_text("5")
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:
         return 0
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))

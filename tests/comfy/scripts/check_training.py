@@ -25,10 +25,12 @@ import comfy.model_management as management
 import comfy.model_patcher
 import comfy.model_sampling
 import comfy.sd
+import comfy.sd1_clip
+import comfy.sdxl_clip
 import comfy.supported_models
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfy_extras.nodes_model_advanced import LCM, ModelSamplingDiscreteDistilled
+from comfy_extras.nodes_model_advanced import LCM, ModelSamplingDiscrete, ModelSamplingDiscreteDistilled
 from PIL import Image
 from random_unets import SD15, SDXL
 
@@ -508,6 +510,92 @@ def check_weights_are_known_by_what_they_compute_with():
     assert id_of(model) != plain
     model.injections["bypass_lora"] = [object()]
     expect_refusal("bypass", lambda: run("sd15", model, "/nonexistent"))
+
+
+def check_an_id_tells_any_two_models_apart():
+    """By every value of every weight, the noise schedule and what is predicted; an earlier version's id by samples."""
+    weights = pack_module("nodes.comfy.weights")
+    model = small_model()
+    unet = model.model.diffusion_model
+
+    def id_of(each, whole=True):
+        with denoisers.borrowed(each, "bf16", whole) as denoiser:
+            return denoiser.id
+
+    plain, sampled = id_of(model), id_of(model, whole=False)
+    assert weights.is_whole(plain) and not weights.is_whole(sampled) and plain != sampled
+    assert id_of(small_model()) == plain
+    others = {id_of(patched_sampling(model, *settings)) for settings in (("v_prediction", False), ("eps", True))}
+    assert len({plain, *others}) == 3
+    assert id_of(patched_sampling(model, "eps", False)) == plain
+    assert len({id_of(small_model(dtype=torch.float16)), plain, *others}) == 4
+    big = max(unet.state_dict().values(), key=torch.numel).reshape(-1)
+    big[1] += 1  # no sample
+    assert id_of(model) != plain and id_of(model, whole=False) == sampled
+
+
+def patched_sampling(model, kind, zsnr):
+    return ModelSamplingDiscrete().patch(model, kind, zsnr)[0]
+
+
+def check_a_run_does_not_go_on_with_another_noise_schedule():
+    with tempfile.TemporaryDirectory() as folder:
+        run("sd15", small_model(), f"{folder}/run", steps=2)
+        for zsnr in (False, True):
+            changed = patched_sampling(small_model(), "v_prediction", zsnr)
+            try:
+                run("sd15", changed, f"{folder}/run", steps=2)
+            except core.PSAError as error:
+                assert "another base model" in str(error), error
+            else:
+                raise AssertionError("not refused")
+
+
+def check_a_run_that_an_earlier_version_began_goes_on_by_its_own_ids():
+    with tempfile.TemporaryDirectory() as folder:
+        folder, borrowed = Path(folder), denoisers.borrowed
+        assert train._tells_all_weights(folder / "new")
+        run("sd15", small_model(), folder / "now", steps=2)
+        assert train._tells_all_weights(folder / "now")
+        with mock.patch.object(denoisers, "borrowed", lambda *given: borrowed(*given, whole=False)):
+            run("sd15", small_model(), folder / "earlier", lambda progress: progress.step == 2, steps=4)
+            assert not train._tells_all_weights(folder / "earlier")
+            resumed = run("sd15", small_model(), folder / "earlier", steps=4)
+        whole = run("sd15", small_model(), folder / "whole", steps=4)
+        assert all(
+            value.equal(resumed.adapter.state_dict()[name]) for name, value in whole.adapter.state_dict().items()
+        )
+
+
+def check_a_caption_names_no_file_here():
+    """`embedding:name` opens the file of that name in CLIP Text Encode, and in a stranger's caption is two words."""
+    inputs = pack_module("nodes.comfy.training_inputs")
+    opened = []
+
+    def load_embed(name, *_):
+        opened.append(name)
+
+    tokenizer = comfy.sdxl_clip.SDXLTokenizer(embedding_directory=["/somewhere"])
+
+    class Clip:
+        def __init__(self):
+            self.tokenizer, self.read = tokenizer, []
+
+        def tokenize(self, text):
+            return self.tokenizer.tokenize_with_weights(text)
+
+        def encode_from_tokens(self, tokens, return_pooled):
+            self.read.append([token for chunk in tokens["l"] for token, _ in chunk])
+            return torch.zeros(1, 77, TEXT), torch.zeros(1, POOLED)
+
+    with mock.patch.object(comfy.sd1_clip, "load_embed", load_embed):
+        for caption in ("embedding:secret", "a cat embedding:secret, here", "a cat\nembedding:"):
+            clip = Clip()
+            inputs.encoded_texts(clip, small_model("sdxl"), TEXT, [caption, caption.replace(":", " : ")])
+            assert opened == [] and clip.read[0] == clip.read[1], caption
+        inputs.encoded_texts(Clip(), small_model("sdxl"), TEXT, ["a cat embedding:typed"], are_typed=True)
+        assert set(opened) == {"typed"}
+        assert tokenizer.clip_l.embedding_directory == ["/somewhere"]
 
 
 def small_vae(dtype=torch.float32):

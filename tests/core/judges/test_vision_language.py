@@ -433,6 +433,9 @@ def test_other_machines_need_a_word(address):
         "http://127.0.0.1/v 1",
         "http://127.0.0.1/ü",
         "http://:80/",
+        "http://127.0.0.1/v1?",
+        "http://127.0.0.1/any/path#",
+        "http://127.0.0.1/any/path#v1",
     ],
 )
 def test_what_is_no_address(address):

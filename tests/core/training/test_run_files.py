@@ -20,6 +20,7 @@ from PIL import Image
 from tiny_training import QUICK, dataset, denoiser, trainer, write_split
 
 from psa_core import PSAError, load_adapter
+from psa_core.files import MACHINE
 from psa_core.locks import locked_folder
 from psa_core.training import DiffusersDenoiser, StopTraining, TrainConfig, Trainer, read_metrics
 from psa_core.training.folder import RunFolder
@@ -469,6 +470,7 @@ def test_files_that_the_run_did_not_make_stay(data, tmp_path, name):
 HOLDER = """
 import sys, time
 from pathlib import Path
+from psa_core.files import MACHINE
 from psa_core.locks import locked_folder
 with locked_folder(Path(sys.argv[1]), "training in"):
     print("held", flush=True)
@@ -526,7 +528,7 @@ def test_of_two_that_meet_a_dead_ones_lock_one_holds_the_folder(tmp_path):
     fcntl = pytest.importorskip("fcntl")
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    holder = {"pid": gone.pid, "host": os.uname().nodename, "since": "long ago"}
+    holder = {"pid": gone.pid, "host": os.uname().nodename, "machine": MACHINE, "since": "long ago"}
     (tmp_path / ".lock").write_text(json.dumps(holder))
     child = os.open(tmp_path / ".lock", os.O_RDWR)
     fcntl.flock(child, fcntl.LOCK_EX)
@@ -551,6 +553,17 @@ def test_of_two_that_meet_a_dead_ones_lock_one_holds_the_folder(tmp_path):
         os.close(child)
         assert any(each.result() for each in took)
     assert max(most) == 1
+
+
+def test_a_living_holder_in_a_container_of_the_same_name_keeps_the_lock(tmp_path):
+    """Its number is another's here, or nobody's."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    with locked_folder(tmp_path, "testing in"):
+        holder = json.loads((tmp_path / ".lock").read_text())
+        (tmp_path / ".lock").write_text(json.dumps(holder | {"pid": gone.pid, "machine": "00000000"}))
+        with pytest.raises(PSAError, match=f"process {gone.pid} on"), locked_folder(tmp_path, "testing in"):
+            pass
 
 
 def test_an_output_that_cannot_be_written_is_a_sentence(data, tmp_path):
