@@ -470,7 +470,6 @@ def test_files_that_the_run_did_not_make_stay(data, tmp_path, name):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from psa_core.files import MACHINE
 from psa_core.locks import locked_folder
 with locked_folder(Path(sys.argv[1]), "training in"):
     print("held", flush=True)
