@@ -9,6 +9,7 @@ from ..psa_core.encoders.structured import BY_NAME, StructuredEncoder
 from ..psa_core.language_model import DEFAULT_MODEL
 from . import sockets
 from .comfy import folders
+from .comfy.fingerprints import always_new, fingerprint
 from .comfy.graph_labels import viewer_names
 from .comfy.language_model_memory import ManagedPlacement
 from .comfy.say import say
@@ -71,8 +72,13 @@ class LoadEncoder(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, **_inputs) -> str:
-        return user_fingerprint()  # it goes with the user's own cache
+    def fingerprint_inputs(cls, encoder_name=None, templates=None, **_) -> str:
+        if encoder_name in _WITHOUT_MODEL:
+            return fingerprint(encoder_name)
+        if None in (encoder_name, templates):  # linked: which folders they name shows when it runs
+            return always_new()
+        places = (folders.LANGUAGE_MODELS, encoder_name), (folders.TEMPLATES, templates)
+        return fingerprint(user_fingerprint(), *(folders.files_in(folders.find_folder(*place)) for place in places))
 
     @classmethod
     def execute(cls, encoder_name, templates, banned_by, keep_loaded) -> io.NodeOutput:

@@ -8,9 +8,9 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent import futures
 from email.utils import parsedate_to_datetime
-from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,12 +19,16 @@ from .errors import PSAError
 from .replies import CutOffError
 
 ATTEMPTS = 3
-_LONGEST_WAIT = 600.0  # seconds that a server may ask for; one that asks for more is not waited for
-_LOOKS, _GRACE = 0.1, 1.0  # seconds; a server that says nothing at all is the socket's to notice
+_LONGEST_WAIT = 120.0  # seconds that a server may ask for; one that asks for more is not waited for
+_SLICE = 0.2  # seconds between two looks at whether to wait on
+_GRACE = 1.0  # seconds; a server that says nothing at all is the socket's to notice
 _MOST_BYTES = 1 << 20  # of an answer
 _BUSY = (408, 425, 429)  # beside all from 500 on
 _NOT_SO = (400, 422)  # what was sent is not taken
 _MOST_OF_A_REFUSAL = 1 << 16  # bytes
+
+Waiting = Callable[[str], None]
+"""Hears a few times a second, in the thread that asked, what is waited for; what it raises ends the wait."""
 
 
 class RemoteAddressError(PSAError):
@@ -73,6 +77,7 @@ class ChatServer:
         what: how sentences call the server: "the {what} server".
         whose: and who asks, such as "vision-language judge".
         sees: what the server's owner sees of what is sent.
+        waiting: hears what is waited for; `None` waits in silence.
 
     Raises:
         PSAError: for what is no http(s) address, or a variable that is not set.
@@ -90,6 +95,7 @@ class ChatServer:
         what: str,
         whose: str,
         sees: str,
+        waiting: Waiting | None = None,
     ) -> None:
         is_local = _is_local(address, whose)
         if not is_local and not allow_remote:
@@ -98,15 +104,18 @@ class ChatServer:
             raise PSAError(f"The environment variable {key_name} does not hold a key for the server. Set it.")
         self.url = address.rstrip("/") + "/chat/completions"
         self._key_name, self._timeout, self._wait, self._what = key_name, timeout, wait, what
+        self._waiting = waiting or _in_silence
         proxies = [urllib.request.ProxyHandler({})] if is_local else []
         self._opener = urllib.request.build_opener(_NoRedirects, *proxies)
 
-    def post(self, body: Mapping[str, Any], stopped: Event, left: Event | None = None, whole: bool = False) -> str:
+    def post(
+        self, body: Mapping[str, Any], stopped: Event | None = None, left: Event | None = None, whole: bool = False
+    ) -> str:
         """The text of the model's answer.
 
         Args:
-            stopped: set where no further attempt is to be waited for.
-            left: set where the answer itself is no longer waited for.
+            stopped: set, by another thread, where no further attempt is to be waited for.
+            left: set, by another thread, where the answer itself is no longer waited for.
             whole: whether an answer that was cut off at its longest is an error.
 
         Raises:
@@ -114,10 +123,10 @@ class ChatServer:
             CutOffError: with `whole`.
             PSAError: where the server cannot be reached, refuses, or gives no answer in all attempts.
         """
-        what = ""
+        stopped, what = stopped or Event(), ""
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return self._within(body, left or Event(), whole)
+                return self._answer(body, left or Event(), whole)
             except TryAgainError as trouble:
                 what, asked_for = trouble.what, trouble.wait
             if asked_for > _LONGEST_WAIT:
@@ -125,7 +134,7 @@ class ChatServer:
                     f"The {self._what} server {what}, and asks to be left alone for {asked_for:.0f} seconds. Start "
                     "again then."
                 )
-            if attempt < ATTEMPTS and stopped.wait(max(self._wait * 2 ** (attempt - 1), asked_for)):
+            if attempt < ATTEMPTS and self._rest(what, max(self._wait * 2 ** (attempt - 1), asked_for), stopped):
                 break
         raise PSAError(f"The {self._what} server {what}, {ATTEMPTS} times. Check that it runs, and start again.")
 
@@ -136,39 +145,36 @@ class ChatServer:
             PSAError: where the server cannot be reached or refuses.
         """
         try:
-            self._within(body, Event())
+            self._answer(body, Event())
         except TryAgainError as trouble:
             if trouble.status not in (*_BUSY, 503):
                 raise PSAError(
                     f"The {self._what} server {trouble.what}. Check that it runs, and start again."
                 ) from None
 
-    def _within(self, body: Mapping[str, Any], left: Event, whole: bool = False) -> str:
-        """The answer, in `timeout` seconds as a whole: a server that sends a byte now and then is not waited for.
-
-        It is waited for in a thread that is left to itself then: nothing else ends what a socket is doing.
+    def _answer(self, body: Mapping[str, Any], left: Event, whole: bool = False) -> str:
+        """What `_post_once` gives, in `timeout` seconds as a whole: a server that sends a byte now and then is not
+        waited for. That waits in a thread of its own: nothing else would end before the server does.
         """
-        found: SimpleQueue[tuple[str, Exception | None]] = SimpleQueue()
+        answer: futures.Future[str] = futures.Future()
+        Thread(target=_fulfil, args=(answer, lambda: self._post_once(body, whole)), daemon=True).start()
+        began = time.monotonic()
+        while not futures.wait([answer], _SLICE).done:
+            if left.is_set():
+                raise PSAError(f"The {self._what} server's answer is no longer waited for.")
+            if (gone := time.monotonic() - began) > self._timeout + _GRACE:
+                raise TryAgainError(f"gave no whole answer in {self._timeout:g} seconds")
+            self._waiting(f"waiting for the {self._what} server: {gone:.0f} s of at most {self._timeout:.0f}")
+        return answer.result()
 
-        def ask() -> None:
-            try:
-                found.put((self._post_once(body, whole), None))
-            except Exception as error:
-                found.put(("", error))
-
-        Thread(target=ask, daemon=True).start()
-        end = time.monotonic() + self._timeout + _GRACE
-        while time.monotonic() < end and not left.is_set():
-            try:
-                answer, error = found.get(timeout=_LOOKS)
-            except Empty:
-                continue
-            if error is not None:
-                raise error
-            return answer
-        if left.is_set():
-            raise PSAError(f"The {self._what} server's answer is no longer waited for.")
-        raise TryAgainError(f"gave no whole answer in {self._timeout:g} seconds")
+    def _rest(self, what: str, seconds: float, stopped: Event) -> bool:
+        """Wait before the next attempt; whether the answer is no longer wanted meanwhile."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self._waiting(f"the {self._what} server {what}; it is asked again in {left:.0f} s")
+            if stopped.wait(min(left, _SLICE)):
+                return True
+        return stopped.is_set()
 
     def _post_once(self, body: Mapping[str, Any], whole: bool = False) -> str:
         headers = {"Content-Type": "application/json"}
@@ -187,6 +193,17 @@ class ChatServer:
             sentence = f"The {self._what} server's answer is larger than 1 MiB. Check the address."
             raise TooLongAnswerError(sentence, answer.decode(errors="replace"))
         return read_completion(answer, self._what, whole)
+
+
+def _in_silence(_what: str) -> None:
+    """The usual `Waiting`."""
+
+
+def _fulfil(answer: futures.Future, work: Callable[[], Any]) -> None:
+    try:
+        answer.set_result(work())
+    except BaseException as error:
+        answer.set_exception(error)
 
 
 class TryAgainError(Exception):

@@ -1,11 +1,11 @@
 // ComfyUI front-end extension of the PSA nodes; its parts are in psa_*.js.
 
 import { app } from "../../scripts/app.js";
+import { setUpCounts } from "./psa_counts.js";
 import { addStyle, watchPrompts } from "./psa_page.js";
 import { learnInputs } from "./psa_profile_form.js";
 import { setUpLoadProfile, setUpUserProfile } from "./psa_profile_nodes.js";
 import { listen, restore } from "./psa_results.js";
-import { setUpSettings } from "./psa_settings.js";
 import { colourSockets, setUpViewerInputs } from "./psa_sockets.js";
 import { addPanel } from "./psa_viewers.js";
 import { loadWords } from "./psa_words.js";
@@ -26,7 +26,7 @@ app.registerExtension({
   nodeCreated(node) {
     if (!node.comfyClass?.startsWith("PSA")) return;
     setUpViewerInputs(node);
-    setUpSettings(node);
+    setUpCounts(node);
     if (node.comfyClass === "PSAUserProfile") setUpUserProfile(node);
     if (node.comfyClass === "PSALoadProfile") setUpLoadProfile(node);
   },

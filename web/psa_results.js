@@ -6,6 +6,7 @@ import { api } from "../../scripts/api.js";
 import { addElement, findWidget, grow, make, rootGraph, setHidden } from "./psa_page.js";
 import { openWorkflow, runOf, watchRuns } from "./psa_runs.js";
 import { refresh } from "./psa_store.js";
+import { say } from "./psa_words.js";
 
 const LINE = 17; // pixels
 const MOST_LINES = 16; // then it scrolls
@@ -156,7 +157,7 @@ function showText(node, text) {
   grow(node);
 }
 
-/** Lines as they are; Markdown's tables and headings, which figures come in, as such. */
+/** Lines, in the language that is set where it has them; Markdown's tables and headings, which figures come in, as such. */
 function render(text) {
   const parts = [];
   let table = null;
@@ -170,7 +171,7 @@ function render(text) {
     }
     table = null;
     const heading = /^#+ (.*)/.exec(line);
-    parts.push(heading ? make("h4", { textContent: heading[1] }) : make("div", { textContent: line || " " }));
+    parts.push(heading ? make("h4", { textContent: heading[1] }) : make("div", { textContent: say(line) || " " }));
   }
   return parts;
 }

@@ -7,6 +7,7 @@ queues what it sends, and its job is kept from what belongs to a person.
 """
 
 from contextvars import ContextVar
+from pathlib import Path
 from typing import NamedTuple
 
 from aiohttp import web
@@ -47,7 +48,16 @@ def profile_store() -> ProfileStore:
     Raises:
         PSAError: if ComfyUI does not know that user, or a page of another site asks.
     """
-    return ProfileStore(folders.system_folder("psa_profiles") / _user())
+    return ProfileStore(own_folder("psa_profiles", "profile store"))
+
+
+def own_folder(name: str, what: str) -> Path:
+    """That user's own part of the system folder `name`, which sentences call `what`; made by whoever writes there.
+
+    Raises:
+        PSAError: as `profile_store` does.
+    """
+    return folders.system_folder(name) / _user(what)
 
 
 def profile_names() -> list[str]:
@@ -92,16 +102,17 @@ def user_fingerprint() -> str:
         return always_new()
 
 
-def _user() -> str:
+def _user(what: str = "profile store") -> str:
+    """ComfyUI's id of whoever asks; without one there is no `what`, as a sentence says."""
     asker = _asker.get()
     if asker.is_foreign:
         raise PSAError(
-            "A page of another site queued this, so there is no profile store. If it was ComfyUI's own page, open it "
+            f"A page of another site queued this, so there is no {what}. If it was ComfyUI's own page, open it "
             "by the address that the server itself sees; a proxy in between must hand on the Host header."
         )
     user = asker.user if args.multi_user else _DEFAULT
     if user is None:
-        raise PSAError("ComfyUI does not know this user, so there is no profile store. Log in as one of its users.")
+        raise PSAError(f"ComfyUI does not know this user, so there is no {what}. Log in as one of its users.")
     return user
 
 

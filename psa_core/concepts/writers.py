@@ -2,12 +2,11 @@
 
 import hashlib
 import json
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..chat_server import ChatServer, RefusedError
+from ..chat_server import ChatServer, RefusedError, Waiting
 from ..errors import PSAError
 from ..language_model import LanguageModel, Placement
 from .pairs import IMPLIED, LONGEST_MAKER, check_line
@@ -128,6 +127,7 @@ class ServerWriter:
         allow_remote: whether the address may be another machine's, which then learns the concepts.
         timeout: seconds to wait for an answer.
         wait: seconds before the second attempt at a server that is busy or away, doubled for each further one.
+        waiting: hears what is waited for; what it raises ends the wait.
 
     Raises:
         PSAError: as `ChatServer` does, and for a model's name that is none.
@@ -144,6 +144,7 @@ class ServerWriter:
         allow_remote: bool = False,
         timeout: float = 120.0,
         wait: float = 15.0,
+        waiting: Waiting | None = None,
     ) -> None:
         self.name = f"server {model}"
         check_line("the model's name", self.name, LONGEST_MAKER)
@@ -164,6 +165,7 @@ class ServerWriter:
             what="prompt-writing",
             whose="prompt writer",
             sees="every concept and scene",
+            waiting=waiting,
         )
 
     def identity(self) -> str:
@@ -178,7 +180,7 @@ class ServerWriter:
         while True:
             body = self._body
             try:
-                return self._server.post({**body, "messages": messages}, threading.Event(), whole=True)
+                return self._server.post({**body, "messages": messages}, whole=True)
             except RefusedError as error:
                 self._body = _with_less(body, error.said)
                 if self._body == body:

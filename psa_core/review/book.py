@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -38,8 +38,11 @@ class AnswerBook:
                 self._answers = self._answers + new  # who has the list goes through it meanwhile
             return self._answers
 
-    def add(self, answer: Answer) -> None:
+    def add(self, answer: Answer, check: Callable[[], None] = lambda: None) -> None:
         """Append an answer; when this returns, it is on the disk.
+
+        Args:
+            check: called before, when no other answer can come in any more; what it raises keeps this one out.
 
         Raises:
             PSAError: where it cannot be written. Then it does not count, and those before it do.
@@ -48,6 +51,7 @@ class AnswerBook:
         try:
             with _one_at_a_time, self._opened() as handle:
                 end = _end_of_lines(handle)
+                check()
                 try:
                     _write(handle, line)
                     os.fsync(handle)
