@@ -73,6 +73,8 @@ def check_dataset(
 
 def split_names(folder: Path | str) -> list[str]:
     """The splits in a data set's folder, in the order in which one reads them."""
+    with suppress(PSAError):  # whoever reads one is told
+        settle(folder)
     with suppress(OSError, ValueError):  # a NUL in the name, too
         found = {path.name for path in Path(folder).iterdir() if split_file(folder, path.name).is_file()}
         return [name for name in _ORDER if name in found] + sorted(found - set(_ORDER))

@@ -22,8 +22,8 @@ from psa_core.build.plan import SPLITS, check_leakage
 from psa_core.build.sage_form import write_sage_form
 from psa_core.commands.build_dataset import _Drawer
 from psa_core.concepts.pairs import PromptPair
-from psa_core.dataset import read_split, split_file
-from psa_core.dataset.check import check_dataset
+from psa_core.dataset import read_split
+from psa_core.dataset.check import check_dataset, split_names
 from psa_core.dataset.sage import read_sage_split
 from psa_core.generate.painter import Settings, TooLittleMemoryError
 from psa_core.judges.judging import Verdict, tell_nobody
@@ -96,7 +96,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def what_is_read(folder: Path) -> dict:
     """All that a data set says to those who read it."""
-    names = [name for name in SPLITS if split_file(folder, name).is_file()]
+    names = split_names(folder)
     read = {name: [(r.profile, r.caption, r.chosen.name, r.rejected.name) for r in read_split(folder, name)]
             for name in names}  # fmt: skip
     return {**read, "told": json.loads((folder / "dataset.json").read_text())}
