@@ -22,7 +22,7 @@ def weights_id(patcher: ModelPatcher, module: nn.Module, whole: bool = False) ->
     which are code around the layers, do not count: see `refuse_bypassed`.
 
     Args:
-        whole: every value counts, which takes about a second for 1 GB. Else 64 values of each tensor do, as in what
+        whole: every value counts, which takes about 2 seconds for 1 GB. Else 64 values of each tensor do, as in what
             earlier versions noted of runs and of data sets: a model that was changed elsewhere is not told apart.
     """
     digest, read = hashlib.blake2b(digest_size=16), _all_bytes if whole else _sampled_bytes
