@@ -244,10 +244,13 @@ def test_its_own_workflow_draws_what_its_labels_say(server):
     workflow = json.loads((PACK / "workflows" / "psa_1_start_here.json").read_text(encoding="utf-8"))
     prompt = convert_ui_to_api(workflow, server.object_info())
     (grid,) = (node["inputs"] for node in prompt.values() if node["class_type"] == "PSALabelGrid")
-    decoded = grid["images"]
-    prompt["single"] = {"class_type": "SaveImage", "inputs": {"images": decoded, "filename_prefix": "single"}}
+    batches = [name for name in ("images", "images_2", "images_3") if name in grid]
+    for name in batches:
+        single = {"images": grid[name], "filename_prefix": "single"}
+        prompt[f"single {name}"] = {"class_type": "SaveImage", "inputs": single}
     outputs = server.queue(prompt)
-    files = [Image.open(BytesIO(server.image(**file))) for file in outputs["single"]["images"]]
+    saved = [file for name in batches for file in outputs[f"single {name}"]["images"]]
+    files = [Image.open(BytesIO(server.image(**file))) for file in saved]
     pixels = torch.stack([torch.from_numpy(np.array(file.convert("RGB"))) for file in files]).movedim(-1, 1) / 255
     right = 0
     for label, found in zip(grid["labels"].splitlines(), Detector()(pixels), strict=True):
