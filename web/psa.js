@@ -1,7 +1,7 @@
 // ComfyUI front-end extension of the PSA nodes; its parts are in psa_*.js.
 
 import { app } from "../../scripts/app.js";
-import { addStyle } from "./psa_page.js";
+import { addStyle, watchPrompts } from "./psa_page.js";
 import { learnInputs } from "./psa_profile_form.js";
 import { setUpLoadProfile, setUpUserProfile } from "./psa_profile_nodes.js";
 import { listen, restore } from "./psa_results.js";
@@ -16,6 +16,7 @@ app.registerExtension({
     addStyle();
     colourSockets();
     listen();
+    watchPrompts();
     await loadWords();
     addPanel();
   },

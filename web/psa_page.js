@@ -6,6 +6,22 @@ import { api } from "../../scripts/api.js";
 
 export const rootGraph = () => app.rootGraph ?? app.graph;
 
+let prompts = 0; // in ComfyUI's API format, that are being opened
+export const isOpeningPrompt = () => prompts > 0;
+
+/** Opens prompts as before: node by node, each value by its widget's callback and each link by its input's name. */
+export function watchPrompts() {
+  const open = app.loadApiJson;
+  app.loadApiJson = async function (...args) {
+    prompts += 1;
+    try {
+      return await open.apply(this, args);
+    } finally {
+      prompts -= 1;
+    }
+  };
+}
+
 /** What went wrong, in words; LiteGraph throws strings. */
 export const sentenceOf = (failure) => failure.message ?? String(failure);
 

@@ -1,7 +1,7 @@
 // User Profile and Load Profile: the fields that count, what they ban, and what becomes of what is typed.
 
 import { app } from "../../scripts/app.js";
-import { addButton, addElement, after, findWidget, fit, grow, isLinked, make, setHidden, valueOf } from "./psa_page.js";
+import { addButton, addElement, after, findWidget, fit, grow, isLinked, isOpeningPrompt, make, setHidden, valueOf } from "./psa_page.js";
 import { CHOSEN, isSwitch, makeChips, openEditor, openNameForm, openProfileForm, profileOf, switchOf } from "./psa_profile_form.js";
 import * as store from "./psa_store.js";
 import { say } from "./psa_words.js";
@@ -79,7 +79,7 @@ export function setUpUserProfile(node) {
     const banned = findWidget(node, "banned");
     try {
       areAllOn = false;
-      if (banned.value === CHOSEN && rules !== CHOSEN) await switchOn();
+      if (banned.value === CHOSEN && rules !== CHOSEN && !isOpeningPrompt()) await switchOn();
       rules = banned.value;
     } catch (error) {
       banned.value = rules;

@@ -1,7 +1,7 @@
 // Sockets: of a node's inputs for viewers those that are needed are shown; and each kind of socket has a colour of its own.
 
 import { app } from "../../scripts/app.js";
-import { after, fit, grow, make } from "./psa_page.js";
+import { after, fit, grow, isOpeningPrompt, make } from "./psa_page.js";
 
 const INPUT = 1; // LiteGraph's number for this side of a link
 const FURTHER = /^profile_\d+$/;
@@ -15,12 +15,15 @@ export function setUpViewerInputs(node) {
   const placeOf = ({ name }) => (order.includes(name) ? order.indexOf(name) : order.length); // another pack's: at the end
   const inOrder = (inputs) => [...inputs].sort((one, other) => placeOf(one) - placeOf(other));
 
-  const needed = () => {
+  const all = () => {
     const present = new Map(node.inputs.map((input) => [input.name, input]));
-    const all = [...further].map(([name, input]) => present.get(name) ?? input);
-    const free = all.find((input) => !isWired(input));
+    return [...further].map(([name, input]) => present.get(name) ?? input);
+  };
+  const firstFree = () => all().find((input) => !isWired(input));
+  const needed = () => {
+    const free = firstFree();
     const others = node.inputs.filter(({ name }) => !further.has(name));
-    return inOrder([...others, ...all.filter((input) => isWired(input) || input === free)]);
+    return inOrder([...others, ...all().filter((input) => isWired(input) || input === free)]);
   };
   const arrange = (inputs) => {
     node.inputs.splice(0, node.inputs.length, ...inputs);
@@ -39,12 +42,19 @@ export function setUpViewerInputs(node) {
     grow(node);
   };
 
-  // Not at once: whoever connects, pastes or clones goes on to name inputs by their places.
+  const addFree = () => {
+    const free = firstFree();
+    if (!free || node.inputs.includes(free)) return;
+    arrange(inOrder([...node.inputs, free]));
+    grow(node);
+  };
+
+  // Nothing is taken away at once: whoever connects, pastes or clones goes on to name inputs by their places.
   let waits = false;
   const tidySoon = () => {
     if (waits || isTidy()) return;
     waits = true;
-    const ofOneStep = !app.configuringGraph; // undo takes back the link and the socket together
+    const ofOneStep = !app.configuringGraph && !isOpeningPrompt(); // undo takes back the link and the socket together
     if (ofOneStep) app.canvas?.emitBeforeChange?.();
     queueMicrotask(() => {
       waits = false;
@@ -52,12 +62,20 @@ export function setUpViewerInputs(node) {
       if (ofOneStep) app.canvas?.emitAfterChange?.();
     });
   };
-  after(node, "onConnectionsChange", (side) => side === INPUT && tidySoon());
+  after(node, "onConnectionsChange", (side, _slot, isConnected) => {
+    if (side !== INPUT) return;
+    if (isConnected && !app.configuringGraph) addFree();
+    tidySoon();
+  });
   after(node, "onConfigure", () => {
     arrange(inOrder(node.inputs)); // a copy has the places of what it was copied from
     tidySoon();
   });
   after(node, "onGraphConfigured", tidy);
+  if (isOpeningPrompt()) {
+    tidySoon(); // its links are made by name, in any order
+    return;
+  }
   arrange(needed());
   fit(node);
 }

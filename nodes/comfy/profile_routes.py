@@ -62,7 +62,7 @@ async def _describe_profile(request: web.Request) -> dict[str, Any]:
 
 
 async def _save_profile(request: web.Request) -> dict[str, Any]:
-    """Under a new name; or, with the version that `_describe_profile` gives as 'overwrite', in the place of that one."""
+    """Under a new name; or in the place of the profile whose version, as `_describe_profile` has it, is 'overwrite'."""
     data = await _read(request)
     if not isinstance(data, dict) or not {"name", "profile"} <= set(data):
         raise PSAError('Send JSON: {"name": ..., "profile": {"Age": ..., ...}}.')

@@ -25,6 +25,11 @@ READY = """() => {
     window.run = (command) => app.extensionManager.command.execute(command);
 }"""
 QUEUE = "() => app.queuePrompt(0, 1)"
+CHOOSE = """([name, value]) => {
+    const widget = node.widgets.find(each => each.name === name);
+    widget.value = value;
+    widget.callback(value);
+}"""
 PROFILE = {"Age": 30, "Gender": "male", "Religion": "None", "Physical_Condition": "healthy"}
 PROFILE |= {"Mental_Condition": "healthy", "Rules": "protective"}
 
@@ -61,8 +66,8 @@ def test_an_error_goes_when_the_next_run_is_queued(page, server):
         }"""
     )
     page.evaluate(QUEUE)
-    wait(page, "said(kind('PSALoadProfile')) === 'There is no stored profile of that name. Pick one from the list, "
-               "or store one: press New profile on it.'")  # fmt: skip
+    nobody = "There is no stored profile of that name. Pick one from the list, or store one: press New profile on it."
+    wait(page, f"said(kind('PSALoadProfile')) === '{nobody}'")
     page.evaluate("() => { kind('PSALoadProfile').widgets[0].value = 'viewer A'; }")
     page.evaluate(QUEUE)
     wait(page, "said(kind('PSASaveProfile')).startsWith('Stored as viewer B')")
@@ -70,9 +75,9 @@ def test_an_error_goes_when_the_next_run_is_queued(page, server):
 
 
 def test_a_value_with_a_dash_in_it_is_said_whole(page):
-    page.evaluate("() => { make('PSAConcepts').widgets.find(each => each.name === 'scenes').value = 'my - scenes'; }")
+    page.evaluate("() => { make('PSAConcepts', { pairs: 'a - b' }); }")
     page.evaluate(QUEUE)
-    wait(page, 'said(kind("PSAConcepts")).includes("\'my - scenes\' not in")')
+    wait(page, "said(kind('PSAConcepts')).includes('pairs, a - b, invalid literal')")
 
 
 def test_undo_keeps_what_nodes_said(page, server):
@@ -139,8 +144,8 @@ def test_the_pictures_of_a_run_take_the_place_of_its_previews(page, server):
         page.wait_for_function("(image) => image.src.includes('compared')", arg=images.first.element_handle())
         assert "blob:" not in images.first.get_attribute("src")
     else:
-        wait(page, "kind('PSACompare').imgs?.length === 2 && "
-                   "kind('PSACompare').imgs.every(each => each.src.includes('compared'))")  # fmt: skip
+        pictures = "kind('PSACompare').imgs"
+        wait(page, f"{pictures}?.length === 2 && {pictures}.every(each => each.src.includes('compared'))")
 
 
 def test_a_subgraph_says_what_is_wrong_within(page):
@@ -184,7 +189,8 @@ def test_a_subgraph_says_what_is_wrong_within(page):
 
 
 def test_sockets_for_viewers_come_and_go(page):
-    page.evaluate("() => { window.node = make('PSAEncode'); window.people = [1, 2, 3, 4].map(() => make('PSAUserProfile')); }")
+    page.evaluate("() => { window.node = make('PSAEncode'); }")
+    page.evaluate("() => { window.people = [1, 2, 3, 4].map(() => make('PSAUserProfile')); }")
     assert page.evaluate("() => viewers(node)") == ["profile", "profile_2"]
     for number in range(1, 4):
         page.evaluate("(n) => { link(people[n - 1], node, n > 1 ? `profile_${n}` : 'profile'); }", number)
@@ -200,13 +206,14 @@ def test_sockets_for_viewers_come_and_go(page):
         drawn = page.locator(f"[data-node-id='{page.evaluate('() => node.id')}']")
         drawn.get_by_text("profile_3", exact=True).wait_for()
         assert drawn.get_by_text("profile_4", exact=True).count() == 0
-    page.evaluate("() => ['profile', 'profile_3'].forEach(name => node.disconnectInput("
-                  "node.inputs.findIndex(each => each.name === name)))")  # fmt: skip
+    for name in ("profile", "profile_3"):
+        page.evaluate("(name) => node.disconnectInput(node.inputs.findIndex(each => each.name === name))", name)
     assert page.evaluate("() => viewers(node)") == ["profile", "profile_2"]
 
 
 def test_undo_takes_back_a_link_and_its_socket_in_one_step(page):
     page.evaluate("() => { make('PSAEncode'); make('PSAUserProfile'); }")
+    wait(page, "kind('PSAUserProfile').widgets.at(-1).element.textContent")  # its chips have the room that they need
     page.mouse.click(1500, 800)
     page.evaluate("() => { link(kind('PSAUserProfile'), kind('PSAEncode'), 'profile_2'); }")
     page.mouse.click(1500, 800)
@@ -231,7 +238,7 @@ def test_links_of_a_workflow_of_before_stay_where_they_were(page, kind):
             const node = make(kind);
             const people = names.map(() => make("PSAUserProfile"));
             const graph = app.graph.serialize();
-            const one = graph.nodes.find(each => each.id === node.id);
+            const one = graph.nodes.find(each => String(each.id) === String(node.id));
             const before = Object.fromEntries(one.inputs.map(each => [each.name, each]));
             const isFurther = (name) => /^profile_/.test(name);
             one.inputs = Object.keys(all).filter(name => before[name] || isFurther(name))
@@ -239,7 +246,7 @@ def test_links_of_a_workflow_of_before_stay_where_they_were(page, kind):
             graph.links = names.map((name, number) => {
                 const slot = one.inputs.findIndex(each => each.name === name);
                 one.inputs[slot].link = number + 1;
-                graph.nodes.find(each => each.id === people[number].id).outputs[0].links = [number + 1];
+                graph.nodes.find(each => String(each.id) === String(people[number].id)).outputs[0].links = [number + 1];
                 return [number + 1, people[number].id, 0, node.id, slot, "PSA_PROFILE"];
             });
             graph.last_link_id = names.length;
@@ -248,13 +255,31 @@ def test_links_of_a_workflow_of_before_stay_where_they_were(page, kind):
         }""",
         [kind, names],
     )
-    inputs = "async (kind) => Object.values((await app.graphToPrompt()).output).find(each => each.class_type === kind).inputs"
+    inputs = """async (kind) =>
+        Object.values((await app.graphToPrompt()).output).find(each => each.class_type === kind).inputs"""
     links = {name: value for name, value in page.evaluate(inputs, kind).items() if isinstance(value, list)}
     assert links == saved
     assert page.evaluate("(name) => viewers(kind(name))", kind) == ["profile", "profile_2", "profile_3", "profile_8"]
     page.evaluate("async () => app.loadGraphData(app.graph.serialize())")
     again = {name: value for name, value in page.evaluate(inputs, kind).items() if isinstance(value, list)}
     assert again == saved
+
+
+def test_a_prompt_in_the_api_format_opens_with_its_links_and_bans(page):
+    values = {"age": 12, "gender": "male", "religion": "None", "physical_condition": "healthy"}
+    values |= {"preset": "custom", "mental_condition": "healthy", "banned": "chosen", "ban_hate": True}
+    prompt = {
+        "3": {"class_type": "PSAUserProfile", "inputs": values | {"ban_violence": False}},
+        "5": {"class_type": "PSAEncode", "inputs": {"profile_8": ["3", 0], "profile_4": ["3", 0], "profile": ["3", 0]}},
+    }
+    page.evaluate("async (prompt) => { await app.loadApiJson(prompt, 'a prompt'); }", prompt)
+    page.wait_for_timeout(500)
+    opened = page.evaluate("async () => (await app.graphToPrompt()).output")
+    inputs = {node["class_type"]: node["inputs"] for node in opened.values()}
+    encode, person = inputs["PSAEncode"], inputs["PSAUserProfile"]
+    assert set(encode) == {"profile", "profile_4", "profile_8"}
+    assert person["ban_hate"] is True and person["ban_violence"] is False
+    assert page.evaluate("() => viewers(kind('PSAEncode'))") == ["profile", "profile_2", "profile_4", "profile_8"]
 
 
 def test_copies_and_subgraphs_keep_each_link_at_its_socket(page):
@@ -293,7 +318,7 @@ def test_copies_and_subgraphs_keep_each_link_at_its_socket(page):
 
 def test_a_size_that_a_person_chose_stays(page):
     page.evaluate("() => { window.node = make('PSAUserProfile'); node.setSize([400, 900]); }")
-    page.evaluate("() => { const age = node.widgets.find(each => each.name === 'age'); age.value = 9; age.callback(9); }")
+    page.evaluate(CHOOSE, ["age", 9])
     wait(page, "node.widgets.at(-1).element.textContent.includes('Shocking')")
     assert page.evaluate("() => node.size[1]") == 900
     page.evaluate("async () => app.loadGraphData(app.graph.serialize())")
@@ -308,39 +333,31 @@ def test_a_preset_makes_the_node_lower(page):
     if page.evaluate("() => LiteGraph.vueNodesMode ?? false"):
         height = "() => document.querySelector(`[data-node-id='${node.id}']`).offsetHeight"
     before = page.evaluate(height)
-    page.evaluate("() => { const [preset] = node.widgets; preset.value = 'L1'; preset.callback('L1'); }")
+    page.evaluate(CHOOSE, ["preset", "L1"])
     page.wait_for_function(f"(before) => ({height})() < before - 100", arg=before)
 
 
 def test_settings_that_do_not_count_are_hidden(page):
     shown = "() => node.widgets.filter(each => !each.hidden && each.type !== 'button').map(each => each.name)"
-    change = """([name, value]) => {
-        const widget = node.widgets.find(each => each.name === name);
-        widget.value = value;
-        widget.callback(value);
-    }"""
     page.evaluate("() => { window.node = make('PSAGuard'); }")
     assert not {"judge_location", "judge_model", "more_strength"} & set(page.evaluate(shown))
-    page.evaluate(change, ["tries", 1])
-    page.evaluate(change, ["judge", "vision-language model"])
+    page.evaluate(CHOOSE, ["tries", 1])
+    page.evaluate(CHOOSE, ["judge", "vision-language model"])
     assert {"judge_location", "judge_model", "more_strength"} <= set(page.evaluate(shown))
     assert "sensitivity" not in page.evaluate(shown)
     page.evaluate("() => { window.node = make('PSALoadEncoder'); }")
     assert page.evaluate(shown) == ["encoder_name"]
-    page.evaluate(change, ["encoder_name", "Qwen/Qwen2.5-7B-Instruct"])
+    page.evaluate(CHOOSE, ["encoder_name", "Qwen/Qwen2.5-7B-Instruct"])
     assert page.evaluate(shown) == ["encoder_name", "templates", "banned_by", "keep_loaded"]
     page.evaluate("() => { window.node = make('PSAEvaluate'); }")
     assert not {"judge_location", "judge_model"} & set(page.evaluate(shown))
-    page.evaluate(change, ["judge", "Q16 classifier"])
+    page.evaluate(CHOOSE, ["judge", "Q16 classifier"])
     assert "judge_location" in page.evaluate(shown)
 
 
 def test_a_choice_of_bans_beside_a_link_allows_nothing(page):
     page.evaluate("() => { window.node = make('PSAUserProfile'); link(make('PrimitiveInt'), node, 'age'); }")
-    page.evaluate(
-        "() => { const banned = node.widgets.find(each => each.name === 'banned'); "
-        "banned.value = 'chosen'; banned.callback('chosen'); }"
-    )
+    page.evaluate(CHOOSE, ["banned", "chosen"])
     wait(page, "node.widgets.filter(each => each.name.startsWith('ban_')).every(each => each.value === true)")
     wait(page, "node.widgets.at(-1).element.textContent.includes('All are switched on')")
     wait(page, "node.widgets.at(-1).element.textContent.includes('Propaganda')")
@@ -349,10 +366,13 @@ def test_a_choice_of_bans_beside_a_link_allows_nothing(page):
 def test_colours_stay_when_another_palette_is_chosen(page):
     page.evaluate("() => app.extensionManager.setting.set('Comfy.ColorPalette', 'light')")
     wait(page, "LiteGraph.NODE_DEFAULT_BGCOLOR !== '#353535'")
-    colours = "() => ['PSA_PROFILE', 'PSA_PROMPTS', 'PSA_GUARD_ROUND'].map(type => [LGraphCanvas.link_type_colors[type], " \
-              "app.canvas.default_connection_color_byType[type], " \
-              "getComputedStyle(document.body).getPropertyValue(`--color-datatype-${type}`).trim()])"  # fmt: skip
-    found = page.evaluate(colours)
+    found = page.evaluate(
+        """() => ["PSA_PROFILE", "PSA_PROMPTS", "PSA_GUARD_ROUND"].map(type => [
+            LGraphCanvas.link_type_colors[type],
+            app.canvas.default_connection_color_byType[type],
+            getComputedStyle(document.body).getPropertyValue(`--color-datatype-${type}`).trim(),
+        ])"""
+    )
     assert [row[0] for row in found] == ["#e08fb3", "#6fb7d6", "#a8a29a"]
     assert all(len(set(row)) == 1 for row in found), json.dumps(found)
 

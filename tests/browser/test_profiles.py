@@ -217,7 +217,10 @@ def test_a_profile_that_changed_meanwhile_is_not_replaced(page, server, fill):
     elsewhere = """async () => {
         const path = "/psa/profiles/viewer%20D";
         const headers = { "Content-Type": "application/json" };
-        const ask = (path, body) => fetch(path, { method: "POST", headers, body: JSON.stringify(body) }).then(r => r.json());
+        const ask = async (path, body) => {
+            const answer = await fetch(path, { method: "POST", headers, body: JSON.stringify(body) });
+            return answer.json();
+        };
         const { profile, version } = await ask(`${path}/read`, {});
         await ask("/psa/profiles", { name: "viewer D", profile: { ...profile, Age: 21 }, overwrite: version });
     }"""
@@ -242,12 +245,14 @@ def test_the_swap_works_inside_a_subgraph_whose_output_it_feeds(page, server):
         }"""
     )
     closed(submit(page, name="inner"))
-    assert page.evaluate("() => outer.subgraph.nodes.map((each) => each.type).sort()") == ["PSAEncode", "PSALoadProfile"]
+    inside = page.evaluate("() => outer.subgraph.nodes.map((each) => each.type).sort()")
+    assert inside == ["PSAEncode", "PSALoadProfile"]
     inputs = page.evaluate(
         """async () => {
             const nodes = Object.entries((await app.graphToPrompt()).output);
             const loader = nodes.find(([, each]) => each.class_type === "PSALoadProfile")[0];
-            return nodes.filter(([, each]) => each.inputs.profile?.[0] === loader).map(([, each]) => each.class_type).sort();
+            const readers = nodes.filter(([, each]) => each.inputs.profile?.[0] === loader);
+            return readers.map(([, each]) => each.class_type).sort();
         }"""
     )
     assert inputs == ["PSAEncode", "PSASaveProfile"]

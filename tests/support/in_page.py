@@ -14,7 +14,8 @@ from psa_core.comfy_server import ComfyServer
 PATIENCE = 600_000  # ms; a busy machine takes its time
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _OFFLINE = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-_READY = "() => window.app?.graph && window.LiteGraph?.registered_node_types.PSALoadProfile"
+_READY = """() => window.app?.graph && window.LiteGraph?.registered_node_types.PSALoadProfile
+    && app.extensionManager?.workflow?.activeWorkflow"""
 
 
 def find_chromium() -> str | None:
