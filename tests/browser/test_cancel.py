@@ -27,9 +27,13 @@ def test_what_a_cancelled_run_leaves_is_said_at_its_node(page, server, tmp_path)
     page.evaluate("() => app.api.interrupt()")
     wait_for_words(page, "Stopped at step ")
     wait_for_words(page, "of 400: all of it is saved. Run goes on there, as long as run_name and settings stay.")
-    reached = int(page.evaluate("() => /at step (\\d+)/.exec(node.widgets.at(-1).element.textContent)[1]"))
+    reached = int(
+        page.evaluate(
+            "() => /at step (\\d+)/.exec(node.widgets.find(each => each.name === `psa_result`).element.textContent)[1]"
+        )
+    )
     page.evaluate("() => app.queuePrompt(0, 1)")
-    words = "node.widgets.at(-1).element.textContent"
+    words = "node.widgets.find(each => each.name === `psa_result`).element.textContent"
     page.wait_for_function(f"(reached) => /^step (\\d+) of 400/.exec({words})?.[1] > reached", arg=reached)
     page.evaluate("() => app.api.interrupt()")
     wait_for_words(page, "Stopped at step ")
