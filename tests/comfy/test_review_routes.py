@@ -55,7 +55,10 @@ def test_data_sets_are_listed_by_their_path_as_load_dataset_lists_them(server, c
 def test_a_built_data_set_is_reviewed_where_it_lies(server, client):
     state = client.send("GET", AT_BUILT)[1]
     kinds = {user(number).banned_categories for number in range(4)}
-    assert state["total"] == 3 * len(kinds) and picture(client, f"{AT_BUILT}/{state['question']['number']}/right")[0] == 200
+    assert (
+        state["total"] == 3 * len(kinds)
+        and picture(client, f"{AT_BUILT}/{state['question']['number']}/right")[0] == 200
+    )
     status, state = say(client, state["question"], "left", at=AT_BUILT)
     assert status == 200 and state["answered"] == 1
     assert len(read_answers(server.base / "input" / BUILT)) == 1
