@@ -76,7 +76,8 @@ def split_names(folder: Path | str) -> list[str]:
     with suppress(PSAError):  # whoever reads one is told
         settle(folder)
     with suppress(OSError, ValueError):  # a NUL in the name, too
-        found = {path.name for path in Path(folder).iterdir() if split_file(folder, path.name).is_file()}
+        names = (path.name for path in Path(folder).iterdir() if not path.name.startswith("."))
+        found = {name for name in names if split_file(folder, name).is_file()}
         return [name for name in _ORDER if name in found] + sorted(found - set(_ORDER))
     return []
 

@@ -71,7 +71,7 @@ def test_another_thread_can_end_both(hanging, serve):
 
         def ask(server=server, timeout=timeout, heard=heard, stopped=stopped, ended=ended) -> None:
             try:
-                chat(server, lambda _what: heard.set(), timeout).post({}, stopped)
+                chat(server, lambda _what: heard.set(), timeout).post({}, stopped, stopped)
             except PSAError as error:
                 ended.append(error)
 

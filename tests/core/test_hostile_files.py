@@ -31,6 +31,7 @@ from psa_core.build.imported import read_picture_list
 from psa_core.chat_server import TryAgainError, read_completion
 from psa_core.commands.encode import given_profiles
 from psa_core.commands.train import RunFile
+from psa_core.concepts.answers import Answer as Written
 from psa_core.concepts.answers import AnswerLog, read_answer
 from psa_core.concepts.lists import Concept, read_concepts
 from psa_core.concepts.pairs import PromptPair, read_prompt_pairs, write_prompt_pairs
@@ -310,8 +311,8 @@ def writers_answer(folder: Path) -> Case:
 @case
 def writers_answers(folder: Path) -> Case:
     log = AnswerLog(folder / "a.jsonl")
-    log.keep("one", "yes", {})
-    log.keep("two", "no", {})
+    log.keep("one", Written("yes"), {})
+    log.keep("two", Written("no"), {})
     return folder / "a.jsonl", AnswerLog
 
 

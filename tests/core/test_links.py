@@ -10,6 +10,7 @@ from pair_sets import write_pair_set
 from tiny_training import write_split
 
 from psa_core import PSAError
+from psa_core.concepts.answers import Answer as Written
 from psa_core.concepts.answers import AnswerLog
 from psa_core.dataset import read_split
 from psa_core.dataset.answers import ANSWERS, Answer
@@ -150,7 +151,7 @@ def test_a_link_to_nothing_makes_no_file_elsewhere(tmp_path, monkeypatch):
     path.symlink_to(elsewhere)
     (tmp_path / ANSWERS).symlink_to(elsewhere)
     with pytest.raises(PSAError, match="cannot be kept"):
-        log.keep("key", "answer", {})
+        log.keep("key", Written("answer"), {})
     with pytest.raises(PSAError, match="cannot be kept"):
         kept.keep("name", True)
     with pytest.raises(PSAError, match="cannot be written"):
@@ -169,7 +170,7 @@ def test_a_pipe_in_the_place_of_answers_is_not_waited_for(tmp_path, monkeypatch)
     for fails in (lambda: AnswerLog(path), lambda: Answers(path)):
         with pytest.raises(PSAError, match="no file"):
             fails()
-    for keep in (lambda: log.keep("key", "answer", {}), lambda: kept.keep("name", True)):
+    for keep in (lambda: log.keep("key", Written("answer"), {}), lambda: kept.keep("name", True)):
         with pytest.raises(PSAError, match="cannot be kept"):
             keep()
 
