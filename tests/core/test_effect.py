@@ -218,7 +218,7 @@ def test_the_command_takes_categories_a_level_or_a_profile(here, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["adapter.safetensors", "--level", "L1", "-o", "adapter.safetensors"], "is there, and this command did not make it"),
+        (["adapter.safetensors", "--level", "L1", "-o", "adapter.safetensors"], "this command did not make it"),
         (["adapter.safetensors", "--level", "L1", "-o", "out.bin"], "does not end with .safetensors"),
         (["nothing.safetensors", "--level", "L1", "-o", "out.safetensors"], "no adapter file"),
         (
