@@ -11,11 +11,12 @@ from playwright import sync_api
 
 from psa_core.comfy_server import ComfyServer
 
-PATIENCE = 600_000  # ms; a busy machine takes its time
+PATIENCE = 600_000
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _OFFLINE = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-_READY = """() => window.app?.graph && window.LiteGraph?.registered_node_types.PSALoadProfile
-    && app.extensionManager?.workflow?.activeWorkflow"""
+# The graph is there before the nodes; who asks for it earlier is told an error.
+_READY = """() => window.LiteGraph?.registered_node_types.PSALoadProfile
+    && app.extensionManager?.workflow?.activeWorkflow && app.graph"""
 
 
 def find_chromium() -> str | None:
