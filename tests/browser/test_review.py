@@ -82,7 +82,7 @@ def test_a_closed_page_loses_nothing_and_goes_on(page, server, data):
     answered(dialog, 1)
     caption = dialog.locator(".psa-caption").text_content()
     page.reload()
-    page.wait_for_function("() => window.LiteGraph?.registered_node_types.PSACheckDataset && app.graph")
+    page.wait_for_function("() => window.LiteGraph?.registered_node_types.PSACheckDataset && window.app?.graph")
     dialog = opened(page)
     answered(dialog, 1)
     assert dialog.locator(".psa-caption").text_content() == caption and words(data) == [LEFT]
@@ -244,7 +244,7 @@ def test_two_pages_on_one_question_do_not_overrule_each_other(page, server, data
     first = opened(page)
     other = page.context.new_page()
     other.goto(server.url)
-    other.wait_for_function("() => window.LiteGraph?.registered_node_types.PSACheckDataset && app.graph")
+    other.wait_for_function("() => window.LiteGraph?.registered_node_types.PSACheckDataset && window.app?.graph")
     second = opened(other)
     page.keyboard.press("ArrowLeft")
     answered(first, 1)

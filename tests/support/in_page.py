@@ -16,7 +16,7 @@ _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _OFFLINE = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
 # The graph is there before the nodes; who asks for it earlier is told an error.
 _READY = """() => window.LiteGraph?.registered_node_types.PSALoadProfile
-    && app.extensionManager?.workflow?.activeWorkflow && app.graph"""
+    && window.app?.extensionManager?.workflow?.activeWorkflow && app.graph"""
 
 
 def find_chromium() -> str | None:
