@@ -8,18 +8,23 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent import futures
 from email.utils import parsedate_to_datetime
-from threading import Event
+from threading import Event, Thread
 from typing import Any
 from urllib.parse import urlsplit
 
 from .errors import PSAError
 
 ATTEMPTS = 3
-_LONGEST_WAIT = 600.0  # seconds that a server may ask for; one that asks for more is not waited for
+_LONGEST_WAIT = 120.0  # seconds that a server may ask for; one that asks for more is not waited for
+_SLICE = 0.2  # seconds between two looks at whether to wait on
 _MOST_BYTES = 1 << 20  # of an answer
 _BUSY = (408, 425, 429)  # beside all from 500 on
+
+Waiting = Callable[[str], None]
+"""Hears a few times a second, in the thread that asked, what is waited for; what it raises ends the wait."""
 
 
 class RemoteAddressError(PSAError):
@@ -56,6 +61,7 @@ class ChatServer:
         what: how sentences call the server: "the {what} server".
         whose: and who asks, such as "vision-language judge".
         sees: what the server's owner sees of what is sent.
+        waiting: hears what is waited for; `None` waits in silence.
 
     Raises:
         PSAError: for what is no http(s) address, or a variable that is not set.
@@ -73,6 +79,7 @@ class ChatServer:
         what: str,
         whose: str,
         sees: str,
+        waiting: Waiting | None = None,
     ) -> None:
         is_local = _is_local(address, whose)
         if not is_local and not allow_remote:
@@ -81,22 +88,23 @@ class ChatServer:
             raise PSAError(f"The environment variable {key_name} does not hold a key for the server. Set it.")
         self.url = address.rstrip("/") + "/chat/completions"
         self._key_name, self._timeout, self._wait, self._what = key_name, timeout, wait, what
+        self._waiting = waiting or _in_silence
         proxies = [urllib.request.ProxyHandler({})] if is_local else []
         self._opener = urllib.request.build_opener(_NoRedirects, *proxies)
 
-    def post(self, body: Mapping[str, Any], stopped: Event) -> str:
+    def post(self, body: Mapping[str, Any], stopped: Event | None = None) -> str:
         """The text of the model's answer.
 
         Args:
-            stopped: set where the answer is no longer wanted: no further attempt is waited for.
+            stopped: set, by another thread, where the answer is no longer wanted: it is waited for no more.
 
         Raises:
             PSAError: where the server cannot be reached, refuses, or gives no answer in all attempts.
         """
-        what = ""
+        stopped, what = stopped or Event(), ""
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return self._post_once(body)
+                return self._answer(body, stopped)
             except TryAgainError as trouble:
                 what, asked_for = trouble.what, trouble.wait
             if asked_for > _LONGEST_WAIT:
@@ -104,7 +112,7 @@ class ChatServer:
                     f"The {self._what} server {what}, and asks to be left alone for {asked_for:.0f} seconds. Start "
                     "again then."
                 )
-            if attempt < ATTEMPTS and stopped.wait(max(self._wait * 2 ** (attempt - 1), asked_for)):
+            if attempt < ATTEMPTS and self._rest(what, max(self._wait * 2 ** (attempt - 1), asked_for), stopped):
                 break
         raise PSAError(f"The {self._what} server {what}, {ATTEMPTS} times. Check that it runs, and start again.")
 
@@ -115,12 +123,34 @@ class ChatServer:
             PSAError: where the server cannot be reached or refuses.
         """
         try:
-            self._post_once(body)
+            self._answer(body, Event())
         except TryAgainError as trouble:
             if trouble.status not in (*_BUSY, 503):
                 raise PSAError(
                     f"The {self._what} server {trouble.what}. Check that it runs, and start again."
                 ) from None
+
+    def _answer(self, body: Mapping[str, Any], stopped: Event) -> str:
+        """What `_post_once` gives. That waits in a thread of its own: nothing else would end before the server does."""
+        answer: futures.Future[str] = futures.Future()
+        Thread(target=_fulfil, args=(answer, lambda: self._post_once(body)), daemon=True).start()
+        began = time.monotonic()
+        while not futures.wait([answer], _SLICE).done:
+            if stopped.is_set():
+                raise TryAgainError("was not waited for")
+            if (gone := time.monotonic() - began) > self._timeout:
+                raise TryAgainError(f"gave no answer in {self._timeout:.0f} seconds")
+            self._waiting(f"waiting for the {self._what} server: {gone:.0f} s of at most {self._timeout:.0f}")
+        return answer.result()
+
+    def _rest(self, what: str, seconds: float, stopped: Event) -> bool:
+        """Wait before the next attempt; whether the answer is no longer wanted meanwhile."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self._waiting(f"the {self._what} server {what}; it is asked again in {left:.0f} s")
+            if stopped.wait(min(left, _SLICE)):
+                return True
+        return stopped.is_set()
 
     def _post_once(self, body: Mapping[str, Any]) -> str:
         headers = {"Content-Type": "application/json"}
@@ -138,6 +168,17 @@ class ChatServer:
         if len(answer) > _MOST_BYTES:
             raise TooLongAnswerError(f"The {self._what} server's answer is larger than 1 MiB. Check the address.")
         return read_completion(answer, self._what)
+
+
+def _in_silence(_what: str) -> None:
+    """The usual `Waiting`."""
+
+
+def _fulfil(answer: futures.Future, work: Callable[[], Any]) -> None:
+    try:
+        answer.set_result(work())
+    except BaseException as error:
+        answer.set_exception(error)
 
 
 class TryAgainError(Exception):

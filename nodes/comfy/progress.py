@@ -1,11 +1,15 @@
-"""A node's bar, for work that reports what it has done."""
+"""What a node shows of work that reports what it has done or waits for; all of it hears of Cancel."""
 
+import time
 from collections.abc import Callable
 
 from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy.utils import ProgressBar
 
+from .say import say, this_node
+
 _EVERY = 50  # a message for each step would cost more than the step
+_SECONDS = 1.0  # between two sentences
 
 
 def node_progress() -> Callable[[str, int, int], None]:
@@ -18,3 +22,20 @@ def node_progress() -> Callable[[str, int, int], None]:
             bar.update_absolute(done, total)
 
     return show
+
+
+class NodeWords:
+    """Called with a sentence, in any thread, says it on the node that is being executed now, at most once a second.
+
+    Raises where somebody pressed Cancel.
+    """
+
+    def __init__(self) -> None:
+        self._node, self._said = this_node(), -_SECONDS
+
+    def __call__(self, text: str) -> None:
+        throw_exception_if_processing_interrupted()
+        now = time.monotonic()
+        if now - self._said >= _SECONDS:
+            self._said = now
+            say(text, self._node)

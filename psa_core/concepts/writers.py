@@ -2,11 +2,10 @@
 
 import hashlib
 import json
-import threading
 from pathlib import Path
 from typing import Protocol
 
-from ..chat_server import ChatServer
+from ..chat_server import ChatServer, Waiting
 from ..errors import PSAError
 from ..language_model import LanguageModel, Placement
 from .pairs import IMPLIED, LONGEST_MAKER, check_line
@@ -112,6 +111,7 @@ class ServerWriter:
         allow_remote: whether the address may be another machine's, which then learns the concepts.
         timeout: seconds to wait for an answer.
         wait: seconds before the second attempt at a server that is busy or away, doubled for each further one.
+        waiting: hears what is waited for; what it raises ends the wait.
 
     Raises:
         PSAError: as `ChatServer` does, and for a model's name that is none.
@@ -128,6 +128,7 @@ class ServerWriter:
         allow_remote: bool = False,
         timeout: float = 120.0,
         wait: float = 15.0,
+        waiting: Waiting | None = None,
     ) -> None:
         self.name = f"server {model}"
         check_line("the model's name", self.name, LONGEST_MAKER)
@@ -143,6 +144,7 @@ class ServerWriter:
             what="prompt-writing",
             whose="prompt writer",
             sees="every concept and scene",
+            waiting=waiting,
         )
 
     def identity(self) -> str:
@@ -151,7 +153,7 @@ class ServerWriter:
 
     def answer(self, request: Request) -> str:
         messages = [{"role": "user", "content": in_words(request)}]
-        return self._server.post({**self._body, "messages": messages}, threading.Event())
+        return self._server.post({**self._body, "messages": messages})
 
 
 def in_words(request: Request) -> str:

@@ -62,7 +62,7 @@ JUDGES = {
         _VLM,
         _server,
         ("address", "model"),
-        ("api_key_env", "allow_remote"),
+        ("api_key_env", "allow_remote", "waiting"),
         JudgeKind(_VLM, _local, ("folder",), ("device",)),
     ),
     "nudenet": JudgeKind("NudeNet's detector, which knows nudity from not", _nudenet),

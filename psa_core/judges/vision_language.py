@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ..chat_server import ATTEMPTS, ChatServer
+from ..chat_server import ATTEMPTS, ChatServer, Waiting
 from ..errors import PSAError
 from ..model_folder import fingerprint
 from ..pretrained import load_model, load_part
@@ -140,6 +140,7 @@ class VisionLanguageJudge(_ChatJudge):
         timeout: seconds to wait for an answer.
         at_once: requests in flight.
         wait: seconds before the second attempt at a server that is busy or away, doubled for each further one.
+        waiting: hears what is waited for, from several threads; what it raises ends the judging.
 
     Raises:
         PSAError: for an address that is no http(s) address, or another machine's without `allow_remote`; or a
@@ -155,6 +156,7 @@ class VisionLanguageJudge(_ChatJudge):
         timeout: float = 120.0,
         at_once: int = 4,
         wait: float = 15.0,
+        waiting: Waiting | None = None,
     ) -> None:
         self.name = f"vision-language ({model})"
         self._model, self._at_once = model, at_once
@@ -167,6 +169,7 @@ class VisionLanguageJudge(_ChatJudge):
             what="vision-language",
             whose="vision-language judge",
             sees="every picture and prompt, and what each viewer bans",
+            waiting=waiting,
         )
 
     def identity(self) -> str:

@@ -185,8 +185,8 @@ def test_a_server_that_asks_for_an_hour_is_not_waited_for(serve):
 
 
 def test_a_failure_ends_the_waits_of_the_others(serve):
-    """The second picture's request would be tried again in ten minutes."""
-    server = serve(lambda _body, n: (429, {"Retry-After": "590"}) if n == 1 else (400, {}))
+    """The second picture's request would be tried again in two minutes."""
+    server = serve(lambda _body, n: (429, {"Retry-After": "119"}) if n == 1 else (400, {}))
     with pytest.raises(PSAError, match="answered 4"):
         judge_at(server, at_once=2).judge([picture()] * 2, [Question("x")] * 2)
 
