@@ -12,6 +12,7 @@ from ..psa_core.population import sample_users
 from ..psa_core.rules import RULES, SAGE
 from ..psa_core.users import read_users
 from . import sockets
+from .comfy.data_sets import data_set_fingerprint
 from .comfy.dataset_build import (
     NOBODY,
     SAMPLERS,
@@ -20,12 +21,12 @@ from .comfy.dataset_build import (
     Sampling,
     build,
     dataset_folder,
-    folder_fingerprint,
     native_side,
 )
-from .comfy.folders import given_path
+from .comfy.fingerprints import always_new, fingerprint
+from .comfy.folders import given_path, stamp
 from .comfy.images import to_comfy
-from .comfy.judges import BY_MODEL, JUDGES, LOCATION
+from .comfy.judges import BY_MODEL, JUDGES, LOCATION, judge_fingerprint
 
 
 class BuildDataset(io.ComfyNode):
@@ -105,8 +106,11 @@ class BuildDataset(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, name=None, **_) -> str:
-        return folder_fingerprint(name)
+    def fingerprint_inputs(cls, name=None, users_file="", prompts_file="", judge_location="", **_) -> str:
+        if None in (name, users_file, prompts_file):  # linked: which files they name shows when it runs
+            return always_new()
+        files = [stamp(given_path(file)) for file in (users_file, prompts_file) if file]
+        return fingerprint(data_set_fingerprint(dataset_folder(name)), *files, judge_fingerprint(judge_location))
 
     @classmethod
     def execute(

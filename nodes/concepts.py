@@ -7,7 +7,7 @@ from ..psa_core.concepts.making import Counts, summary
 from ..psa_core.concepts.scenes import TemplateScenes
 from ..psa_core.mini.scenes import MiniScenes, mini_concepts
 from . import sockets
-from .comfy.prompt_writing import SERVER, TEMPLATES, write_prompts, writer_names
+from .comfy.prompt_writing import SERVER, TEMPLATES, write_prompts, writer_fingerprint, writer_names
 
 EVERYDAY, MINI = "everyday", "mini"
 _SHOWN = 12  # prompts
@@ -75,6 +75,10 @@ class Concepts(io.ComfyNode):
             is_output_node=True,
             **sockets.aliases("prompt pairs", "concept list", "dataset prompts"),
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, writer=None, **_) -> str:
+        return writer_fingerprint(writer)
 
     @classmethod
     def execute(

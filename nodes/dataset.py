@@ -6,20 +6,18 @@ from pathlib import Path
 from comfy_api.latest import io, ui
 
 from ..psa_core.dataset import read_split, split_file
-from ..psa_core.dataset.answers import ANSWERS, JUDGED
 from ..psa_core.dataset.check import check_dataset, split_names
 from ..psa_core.dataset.overview import sample_pairs, summary
-from ..psa_core.dataset.pair_files import PAIRS
-from ..psa_core.dataset.pair_files import USERS as PEOPLE
 from ..psa_core.errors import PSAError
 from ..psa_core.files import existing_file
 from . import sockets
+from .comfy.data_sets import SPLITS, data_set_fingerprint, data_sets
 from .comfy.fingerprints import always_new, fingerprint
-from .comfy.folders import NO_DATA_SET, data_sets, given_path, path_fingerprint
+from .comfy.folders import given_path, stamp
 from .comfy.images import to_comfy
 from .comfy.progress import node_progress
 
-SPLITS = ("train", "val", "test_seen", "test_unseen", "harmless")
+NO_DATA_SET = "(no data set in ComfyUI's input folder yet)"
 
 
 def _users_input() -> io.String.Input:
@@ -43,7 +41,7 @@ class LoadDataset(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "folder",
-                    options=data_sets(),
+                    options=[*data_sets()] or [NO_DATA_SET],
                     tooltip="The data set: a folder in ComfyUI's input folder that holds the splits' folders. R on the "
                     "keyboard looks for new ones.",
                 ),
@@ -75,16 +73,15 @@ class LoadDataset(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, folder=None, split=None, skip_bad=None, users=None, elsewhere=None) -> str:
-        if folder is None or split is None:  # linked: ComfyUI goes by the nodes that they come from
-            return fingerprint("dataset")
-        folder = elsewhere or folder
-        beside = [given_path(folder) / name for name in (PAIRS, PEOPLE, JUDGED, ANSWERS)]  # of the compact form
+    def fingerprint_inputs(cls, folder=None, split=None, skip_bad=None, users="", elsewhere="") -> str:
+        folder = (elsewhere and elsewhere.strip()) or folder
+        if None in (folder, users, elsewhere):  # linked: which files they name shows when it runs
+            return always_new()
         try:
-            paths = [_metadata(folder, split), _users(folder, users), *(path for path in beside if path.is_file())]
-        except (PSAError, OSError):
+            people = _users(folder, users)
+        except PSAError:
             return always_new()  # let it run, and say what is wrong
-        return fingerprint(*(path_fingerprint(path) for path in paths if path))
+        return fingerprint(data_set_fingerprint(given_path(folder)), people and stamp(people))
 
     @classmethod
     def execute(cls, folder, split, skip_bad, users="", elsewhere="") -> io.NodeOutput:

@@ -10,6 +10,7 @@ from ..psa_core.encoders.structured import BY_NAME, StructuredEncoder
 from ..psa_core.language_model import DEFAULT_MODEL
 from . import sockets
 from .comfy import folders
+from .comfy.fingerprints import always_new, fingerprint
 from .comfy.graph_labels import viewer_names
 from .comfy.language_model_memory import ManagedPlacement
 from .comfy.say import say
@@ -69,6 +70,15 @@ class LoadEncoder(io.ComfyNode):
     def validate_inputs(cls, encoder_name=None, templates=None) -> bool:
         """Keeps ComfyUI's own check off: a folder that is missing gets a sentence that says where to put it."""
         return True
+
+    @classmethod
+    def fingerprint_inputs(cls, encoder_name=None, templates=None, **_) -> str:
+        if encoder_name in _WITHOUT_MODEL:
+            return fingerprint(encoder_name)
+        if None in (encoder_name, templates):  # linked: which folders they name shows when it runs
+            return always_new()
+        places = (folders.LANGUAGE_MODELS, encoder_name), (folders.TEMPLATES, templates)
+        return fingerprint(*(folders.files_in(folders.find_folder(*place)) for place in places))
 
     @classmethod
     def execute(cls, encoder_name, templates, banned_by, keep_loaded) -> io.NodeOutput:

@@ -6,7 +6,7 @@ from ..psa_core.evaluate import BASE, build_report
 from ..psa_core.evaluate.cases import Cases
 from . import sockets
 from .comfy.images import to_comfy
-from .comfy.judges import BY_MODEL, JUDGES, LOCATION
+from .comfy.judges import BY_MODEL, JUDGES, LOCATION, judge_fingerprint
 from .comfy.studio import (
     SAMPLERS,
     SCHEDULERS,
@@ -69,6 +69,10 @@ class Evaluate(io.ComfyNode):
                 "safety benchmark", "safety", "nsfw", "nsfw detector", "judge", "q16", "nudenet", "win rate"
             ),
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, judge_location="", **_) -> str:
+        return judge_fingerprint(judge_location)
 
     @classmethod
     def execute(

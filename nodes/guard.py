@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ..psa_core.guard import HIDINGS
 from . import sockets
 from .comfy.guard import HEARS_PROMPT, JUDGES, Guard, check_drawing, make_judge, next_round
+from .comfy.judges import judge_fingerprint
 
 _MOST_TRIES = 5
 
@@ -92,6 +93,10 @@ class PictureGuard(io.ComfyNode):
                 "safety checker", "nsfw filter", "nsfw detector", "censor", "content filter", "moderation", "blur"
             ),
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, judge_location="", **_) -> str:
+        return judge_fingerprint(judge_location)
 
     @classmethod
     def execute(

@@ -11,8 +11,8 @@ from ..psa_core.population import sample_users
 from ..psa_core.rules import RULES, SAGE
 from ..psa_core.users import read_users
 from . import sockets
-from .comfy.fingerprints import fingerprint
-from .comfy.folders import given_path, path_fingerprint
+from .comfy.fingerprints import always_new, fingerprint
+from .comfy.folders import given_path, stamp
 from .comfy.images import to_comfy
 
 _MOST = 100_000
@@ -57,9 +57,10 @@ class UserSpace(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, users=None, **_) -> str:
-        path = _file(users)
-        return fingerprint("user space") if path is None else path_fingerprint(path)
+    def fingerprint_inputs(cls, users="", **_) -> str:
+        if users is None:  # linked: which file it names shows when it runs
+            return always_new()
+        return fingerprint(users and stamp(given_path(users)))
 
     @classmethod
     def execute(cls, count, seed, rules, departures, users="", encoder=None) -> io.NodeOutput:

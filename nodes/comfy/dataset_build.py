@@ -23,8 +23,8 @@ from ...psa_core.pictures import open_picture
 from ...psa_core.profile import UserProfile
 from ...psa_core.training.cache import cache_key
 from .attn2 import cross_attention_sites
-from .fingerprints import fingerprint
-from .folders import input_folder, path_fingerprint
+from .data_sets import BUILT
+from .folders import input_folder
 from .judges import judge_for, make_judge
 from .studio import SAMPLERS, SCHEDULERS, Sampling, Studio, native_side
 from .training_inputs import image_encoder, text_encoder
@@ -39,13 +39,11 @@ __all__ = [
     "Sampling",
     "build",
     "dataset_folder",
-    "folder_fingerprint",
     "native_side",
 ]
 
 NOBODY = "nobody"
 """In place of a judge."""
-_FOLDER = "psa_datasets"
 _SHOWN_S, _SHOWN_PAIRS, _SHOWN_SIDE = 5.0, 9, 768
 
 
@@ -78,15 +76,7 @@ class Built:
 
 def dataset_folder(name: str) -> Path:
     """Where the data set lies; raises PSAError for a name that is not a plain one."""
-    return input_folder() / _FOLDER / safe_file_name(name, "data set's name")
-
-
-def folder_fingerprint(name: str | None) -> str:
-    """Another value once the data set there has changed."""
-    if name is None:
-        return fingerprint(_FOLDER)
-    lists = dataset_folder(name) / "pairs.jsonl"
-    return path_fingerprint(lists) if lists.is_file() else fingerprint(str(lists))
+    return input_folder() / BUILT / safe_file_name(name, "data set's name")
 
 
 def build(
@@ -134,7 +124,7 @@ def build(
     train = read_split(folder, "train")
     to_measure = [pair for pair in planned.splits["val"] if pair.id not in built.aside]
     held_out = read_split(folder, "val") if to_measure else None
-    notes = [*planned.notes, *built.notes(), f"Virtual users only. In {_FOLDER}/{folder.name}."]
+    notes = [*planned.notes, *built.notes(), f"Virtual users only. In {BUILT}/{folder.name}."]
     return Built(train, held_out, open_picture(folder / SHEET), "\n".join([summary(train), *notes]))
 
 

@@ -81,15 +81,31 @@ def check_file(folder: str, name: str) -> bool | str:
 def file_fingerprint(folder: str, name: str | None) -> str:
     """`fingerprint_inputs` for a file menu: another value once the file has changed.
 
-    A name that comes from another node is `None` here; ComfyUI then goes by that node.
+    A name that comes from another node is `None` here, and any file there may be meant.
     """
-    return fingerprint(folder) if name is None else path_fingerprint(find_file(folder, name))
+    if name is None:
+        found = (folder_paths.get_full_path(folder, each) for each in file_names(folder))
+        paths = [Path(path) for path in found if path is not None]
+    else:
+        paths = [find_file(folder, name)]
+    return fingerprint(*((str(path), stamp(path)) for path in paths))
 
 
-def path_fingerprint(path: Path) -> str:
-    """Another value once the file has changed."""
-    status = path.stat()
-    return fingerprint(str(path), status.st_mtime_ns, status.st_size)
+def stamp(path: Path) -> tuple[int, int] | None:
+    """Another value once the file has changed, or what lies in the folder; `None` where there is neither."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):  # a NUL in the name, too
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
+def files_in(folder: Path) -> list[tuple[str, tuple[int, int] | None]]:
+    """The names in a folder, and the `stamp` of each; none where there is no folder."""
+    try:
+        return [(path.name, stamp(path)) for path in sorted(folder.iterdir())]
+    except (OSError, ValueError):
+        return []
 
 
 def save_new(folder: str, name: str, ending: str, write: Callable[[Path], None]) -> Path:
@@ -137,22 +153,6 @@ def input_folder() -> Path:
 def given_path(text: str) -> Path:
     """The path that somebody typed: in ComfyUI's input folder, or absolute; `~` is the home folder, if there is one."""
     return input_folder() / os.path.expanduser(text)
-
-
-NO_DATA_SET = "(no data set in ComfyUI's input folder yet)"
-_SPLIT_FILES = ("metadata.jsonl", "pairs.jsonl")
-
-
-def data_sets() -> list[str]:
-    """The folders in ComfyUI's input folder, and in its folders, that hold a split; for a node's menu."""
-    root = input_folder()
-    found = {
-        path.parent.parent
-        for file in _SPLIT_FILES
-        for depth in ("*/*", "*/*/*")
-        for path in root.glob(f"{depth}/{file}")
-    }
-    return sorted(path.relative_to(root).as_posix() for path in found) or [NO_DATA_SET]
 
 
 def system_folder(name: str) -> Path:

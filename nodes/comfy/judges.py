@@ -17,8 +17,11 @@ from ...psa_core.judges import judge_of
 from ...psa_core.judges.judging import Judge
 from ...psa_core.judges.zero_shot import ZeroShotJudge
 from ...psa_core.mini.judge import MINI_JUDGE
+from .fingerprints import always_new, fingerprint
+from .folders import files_in
 from .images import to_comfy
 from .mini_model import is_mini
+from .progress import NodeWords
 
 GENERAL_JUDGES = {
     "Q16 classifier": "q16",
@@ -65,6 +68,13 @@ def make_judge(node: str, command: str, judge: str, location: str, model: str) -
         raise error.allowed(f"judge with the command {command}, which can be told to allow it") from None
 
 
+def judge_fingerprint(location: str | None) -> str:
+    """Another value once the files of a node's input `judge_location` have changed; a server's own are not seen."""
+    if location is None:  # linked: which it is shows when it runs
+        return always_new()
+    return fingerprint(location, files_in(_folder(location)) if location.strip() else None)
+
+
 def judge_options(node: str, judge: str, kind: str, location: str, model: str) -> dict[str, Any]:
     """The options of `judges.judge_of` that a node's inputs `judge_location` and `judge_model` stand for.
 
@@ -80,12 +90,16 @@ def judge_options(node: str, judge: str, kind: str, location: str, model: str) -
     if kind == "vlm" and location.startswith(("http://", "https://")):
         if not model:
             raise PSAError("A server may have several models. Write the judging one's name there into judge_model.")
-        return {"address": location, "model": model}
-    folder, device = Path(os.path.expanduser(location)), str(model_management.get_torch_device())
+        return {"address": location, "model": model, "waiting": NodeWords()}
+    folder, device = _folder(location), str(model_management.get_torch_device())
     if kind == "vlm":
         return {"folder": folder, "device": device}
     prompts = next((folder / name for name in _Q16_PROMPTS if os.path.isfile(folder / name)), folder / _Q16_PROMPTS[0])
     return {"clip_folder": folder, "prompts_path": prompts, "device": device}
+
+
+def _folder(location: str) -> Path:
+    return Path(os.path.expanduser(location.strip()))
 
 
 def zero_shot_judge(clip_vision: Any, clip: Any, sensitivity: float) -> ZeroShotJudge:

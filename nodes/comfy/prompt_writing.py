@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from comfy import model_management
 from comfy.utils import ProgressBar
 
 from ...psa_core.chat_server import RemoteAddressError
@@ -15,7 +14,10 @@ from ...psa_core.concepts.scenes import SceneSource
 from ...psa_core.concepts.writers import ModelWriter, PromptWriter, ServerWriter, TemplateWriter
 from ...psa_core.errors import PSAError
 from . import folders
+from .fingerprints import always_new, fingerprint
 from .language_model_memory import ManagedPlacement
+from .progress import NodeWords
+from .users import own_folder
 
 TEMPLATES, SERVER = "templates", "server"
 
@@ -24,6 +26,20 @@ def writer_names() -> list[str]:
     """Who can write, for a node's menu: templates, the language models that are there, a server."""
     models = folders.folder_names(folders.LANGUAGE_MODELS, holding="config.json")
     return [TEMPLATES, *(name for name in models if name not in (TEMPLATES, SERVER)), SERVER]
+
+
+def writer_fingerprint(writer: str | None) -> str:
+    """Another value once the writer's files have changed, or a file of its answers is there or gone."""
+    if writer is None:  # linked: who it is shows when it runs
+        return always_new()
+    if writer == TEMPLATES:
+        return fingerprint(writer)
+    try:
+        kept = _answers_folder()
+        model = [] if writer == SERVER else folders.files_in(folders.find_folder(folders.LANGUAGE_MODELS, writer))
+    except PSAError:
+        return always_new()  # let it run, and say what is wrong
+    return fingerprint(str(kept), [name for name, _ in folders.files_in(kept)], model)
 
 
 def write_prompts(
@@ -36,6 +52,9 @@ def write_prompts(
 ) -> tuple[Prompts, Path | None]:
     """The prompts, and where a language model's answers are kept. Cancel raises out of it; Run goes on with these.
 
+    All that a writer answered a user lies in one file, whatever it was asked: an answer stands under its question, and
+    a longer list of concepts asks for what is new in it.
+
     Args:
         writer: one of `writer_names`.
         server: the address and the model's name, for a server.
@@ -43,15 +62,16 @@ def write_prompts(
     Raises:
         PSAError: as the writers and `make_prompts` do.
     """
-    made_by = _writer(writer, server)
+    words = NodeWords()
+    made_by = _writer(writer, server, words)
     path = None
     if writer != TEMPLATES:
-        digest = hashlib.sha256(repr((made_by.identity(), concepts)).encode()).hexdigest()[:12]
-        path = folders.system_folder("psa_prompts") / f"{digest}.answers.jsonl"
+        digest = hashlib.sha256(made_by.identity().encode()).hexdigest()[:12]
+        path = _answers_folder() / f"{digest}.answers.jsonl"
     bar = ProgressBar(1)
 
     def tell(done: int, total: int) -> None:
-        model_management.throw_exception_if_processing_interrupted()
+        words(f"{done} of {total} pairs of prompts")
         bar.update_absolute(done, total)
 
     try:
@@ -61,7 +81,11 @@ def write_prompts(
             made_by.release()
 
 
-def _writer(name: str, server: tuple[str, str] | None) -> PromptWriter:
+def _answers_folder() -> Path:
+    return own_folder("psa_prompts", "place for a writer's answers")
+
+
+def _writer(name: str, server: tuple[str, str] | None, waiting: NodeWords) -> PromptWriter:
     if name == TEMPLATES:
         return TemplateWriter()
     if server is None:
@@ -70,6 +94,6 @@ def _writer(name: str, server: tuple[str, str] | None) -> PromptWriter:
     if not address:
         raise PSAError("PSA Concepts needs to know where the server is. Write its address into server_address.")
     try:
-        return ServerWriter(address, model)
+        return ServerWriter(address, model, waiting=waiting)
     except RemoteAddressError as error:
         raise error.allowed("write with the command psa prompts, which can be told to allow it") from None

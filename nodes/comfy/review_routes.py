@@ -1,7 +1,7 @@
 """The routes behind the review page: the data sets, the next question, its two pictures, and the answer to it.
 
-A data set is a folder of ComfyUI's input folder, known by its name alone. Of its users the page hears what the viewer
-of a question bans, and nothing else.
+A data set is one of those that Load PSA Dataset lists, and is known by its path there; in an address a slash in it is
+%2F. Of its users the page hears what the viewer of a question bans, and nothing else.
 """
 
 import asyncio
@@ -14,18 +14,15 @@ from aiohttp import web
 from server import PromptServer
 
 from ...psa_core.dataset import read_split, split_file
-from ...psa_core.dataset.check import HELD_OUT, TRAINED_ON, split_names
-from ...psa_core.dataset.pair_files import PAIRS, USERS
+from ...psa_core.dataset.pair_files import HARMLESS, PAIRS, USERS
 from ...psa_core.errors import PSAError
-from ...psa_core.files import is_plain_name
 from ...psa_core.pictures import open_picture
-from ...psa_core.review import AnswerBook, Review
-from .folders import input_folder
+from ...psa_core.review import AnswerBook, AnsweredMeanwhileError, Review
+from .data_sets import data_sets, splits_of
 from .routes import answers, read_json
 
 _BODY_LIMIT = 1024  # bytes, as decoded: an answer takes a hundred
 _MAX_SIDE = 1024  # pixels of a picture in the page
-_SPLITS = (TRAINED_ON[0], *HELD_OUT)  # a harmless scene has nothing to choose
 _KEPT = 2  # reviews whose questions stay in memory
 
 _reviews: dict[tuple[Path, str], tuple[Any, Review]] = {}
@@ -51,18 +48,21 @@ async def _state(request: web.Request) -> dict[str, Any]:
     return await asyncio.to_thread(lambda: _review(request).state())
 
 
-async def _answer(request: web.Request) -> dict[str, Any]:
+async def _answer(request: web.Request) -> dict[str, Any] | web.Response:
     data = await read_json(request, "answer", _BODY_LIMIT)
-    if not isinstance(data, dict) or not {"number", "scene", "answer"} <= set(data):
-        raise PSAError('Send JSON: {"number": 0, "scene": "...", "answer": "left"}.')
+    if not isinstance(data, dict) or not {"number", "scene", "answer", "seen"} <= set(data):
+        raise PSAError('Send JSON: {"number": 0, "scene": "...", "answer": "left", "seen": 0}.')
 
     def save() -> dict[str, Any]:
         review = _review(request)
-        review.answer(data["number"], data["scene"], data["answer"])
+        review.answer(data["number"], data["scene"], data["answer"], data["seen"])
         return review.state()
 
-    # Once begun it is finished, also where the page is closed meanwhile.
-    return await asyncio.shield(asyncio.to_thread(save))
+    try:
+        # Once begun it is finished, also where the page is closed meanwhile.
+        return await asyncio.shield(asyncio.to_thread(save))
+    except AnsweredMeanwhileError as error:
+        return web.json_response({"error": str(error)}, status=409)
 
 
 async def _picture(request: web.Request) -> web.Response:
@@ -76,18 +76,20 @@ async def _picture(request: web.Request) -> web.Response:
 
 def _datasets() -> list[dict[str, Any]]:
     """The data sets that can be reviewed, and their splits."""
-    folder = input_folder()
-    names = sorted(path.name for path in folder.iterdir() if is_plain_name(path.name) and path.is_dir())
-    found = ({"name": name, "splits": [s for s in split_names(folder / name) if s in _SPLITS]} for name in names)
+    found = ({"name": name, "splits": _splits(folder)} for name, folder in data_sets().items())
     return [each for each in found if each["splits"]]
+
+
+def _splits(folder: Path) -> list[str]:
+    return [name for name in splits_of(folder) if name != HARMLESS]  # there, nothing is to be chosen
 
 
 def _review(request: web.Request) -> Review:
     """The review of the data set and split that the request names, read anew where their files have changed."""
     dataset, split = request.match_info["dataset"], request.match_info["split"]
-    if not any(each["name"] == dataset and split in each["splits"] for each in _datasets()):
+    folder = data_sets().get(dataset)
+    if folder is None or split not in _splits(folder):
         raise PSAError("There is no such data set or split in ComfyUI's input folder. Choose one of the list.")
-    folder = input_folder() / dataset
     files = (split_file(folder, split), folder / PAIRS, folder / USERS)
     stamp = [(path.stat().st_mtime_ns, path.stat().st_size) for path in files if path.is_file()]
     with _reading:

@@ -6,6 +6,7 @@ Without `--multi-user` everyone is `default`, as in ComfyUI.
 """
 
 from contextvars import ContextVar
+from pathlib import Path
 
 from aiohttp import web
 from comfy.cli_args import args
@@ -32,10 +33,19 @@ def profile_store() -> ProfileStore:
     Raises:
         PSAError: if ComfyUI does not know that user.
     """
+    return ProfileStore(own_folder("psa_profiles", "profile store"))
+
+
+def own_folder(name: str, what: str) -> Path:
+    """That user's own part of the system folder `name`, which sentences call `what`; made by whoever writes there.
+
+    Raises:
+        PSAError: if ComfyUI does not know that user.
+    """
     user = _user.get() if args.multi_user else "default"
     if user is None:
-        raise PSAError("ComfyUI does not know this user, so there is no profile store. Log in as one of its users.")
-    return ProfileStore(folders.system_folder("psa_profiles") / user)
+        raise PSAError(f"ComfyUI does not know this user, so there is no {what}. Log in as one of its users.")
+    return folders.system_folder(name) / user
 
 
 def profile_names() -> list[str]:

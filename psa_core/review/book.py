@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -26,17 +26,22 @@ class AnswerBook:
         self.path = folder / ANSWERS
         self._answers: list[Answer] = []
         self._end = 0
+        self._reading = threading.Lock()
 
     def answers(self) -> list[Answer]:
         """All of them, other processes' included; raises PSAError as `read_answers` does."""
-        if self._size() < self._end:  # another file is there
-            self._answers, self._end = [], 0
-        new, self._end = read_answers_from(self.folder, self._end, len(self._answers))
-        self._answers += new
-        return self._answers
+        with self._reading:
+            if self._size() < self._end:  # another file is there
+                self._answers, self._end = [], 0
+            new, self._end = read_answers_from(self.folder, self._end, len(self._answers))
+            self._answers += new
+            return [*self._answers]
 
-    def add(self, answer: Answer) -> None:
+    def add(self, answer: Answer, check: Callable[[], None] = lambda: None) -> None:
         """Append an answer; when this returns, it is on the disk.
+
+        Args:
+            check: called before, when no other answer can come in any more; what it raises keeps this one out.
 
         Raises:
             PSAError: where it cannot be written. Then it does not count, and those before it do.
@@ -45,6 +50,7 @@ class AnswerBook:
         try:
             with _one_at_a_time, self._opened() as handle:
                 end = _end_of_lines(handle)
+                check()
                 try:
                     _write(handle, line)
                     os.fsync(handle)

@@ -14,6 +14,16 @@ from .book import AnswerBook
 _SIDES, _ORDER = 1, 2  # what a random number is drawn for
 
 
+class AnsweredMeanwhileError(PSAError):
+    """The person had not seen all answers that there are."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Somebody else has answered here meanwhile, or you in another page. Nothing was saved: look at the "
+            "question that comes now."
+        )
+
+
 class Review:
     """A split's questions, those that are answered, and the next one.
 
@@ -59,9 +69,11 @@ class Review:
         """How far the review is, and the next question, JSON-compatible.
 
         `question` is `None` where all are answered, else it has `number`, `scene` (an id), `caption`, and what the
-        viewer is `banned`. `undo` is the question that was answered last, its `number` and `scene`, or `None`.
+        viewer is `banned`. `undo` is the question that was answered last, its `number` and `scene`, or `None`. `seen`
+        is for the next `answer`: how many there are of this split.
         """
-        counting = standing(self.book.answers())
+        said = self.book.answers()
+        counting = standing(said)
         done = self._answered(counting)
         left = np.flatnonzero(~done)
         return {
@@ -70,6 +82,7 @@ class Review:
             "taken_out": sum(answer.chosen is None for answer in self._of_this_split(counting)),
             "question": self._question(int(left[0])) if len(left) else None,
             "undo": self._last(counting),
+            "seen": self._count(said),
         }
 
     def picture(self, number: int, side: str) -> Path:
@@ -82,14 +95,16 @@ class Review:
             raise PSAError("A picture stands left or right.")
         return self._pictures(self._checked(number))[side == RIGHT]
 
-    def answer(self, number: int, scene: str, word: str) -> None:
+    def answer(self, number: int, scene: str, word: str, seen: int) -> None:
         """Save what a person said to a question.
 
         Args:
             scene: the id that the question came with, so that an answer meets no other pair where the data changed.
             word: left, right, neither, bad, or undo to take back what was said.
+            seen: as the `state` had it that the person looked at.
 
         Raises:
+            AnsweredMeanwhileError: where other answers came in since: two people do not overrule each other unawares.
             PSAError: for a question that there is none of, other words, or where nothing can be saved.
         """
         number = self._checked(number)
@@ -97,8 +112,15 @@ class Review:
             raise PSAError("The data set has changed since this question was asked. Open the review again.")
         if word not in (LEFT, RIGHT, NEITHER, BAD, UNDO):
             raise PSAError(f"An answer is one of: {', '.join((LEFT, RIGHT, NEITHER, BAD, UNDO))}.")
+        if not isinstance(seen, int) or isinstance(seen, bool):
+            raise PSAError("'seen' must be the number that came with the question.")
         left, right = (picture_name(path, self._root) for path in self._pictures(number))
-        self.book.add(Answer(scene, self._kinds[self._viewers[number]], left, right, word))
+
+        def check() -> None:
+            if seen != self._count(self.book.answers()):
+                raise AnsweredMeanwhileError
+
+        self.book.add(Answer(scene, self._kinds[self._viewers[number]], left, right, word), check)
 
     def _checked(self, number: object) -> int:
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < len(self):
@@ -136,6 +158,9 @@ class Review:
             if banned in by_viewer:
                 done |= (self._viewers == kind) & np.isin(ids, np.array(by_viewer[banned], np.uint64))
         return done
+
+    def _count(self, said: list[Answer]) -> int:
+        return sum(answer.scene in self._names for answer in said)
 
     def _of_this_split(self, counting: dict) -> list[Answer]:
         return [answer for answer in counting.values() if answer.scene in self._names]

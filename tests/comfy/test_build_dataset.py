@@ -1,15 +1,21 @@
 """PSA Build Dataset in a real ComfyUI: what it draws, that it can be stopped, and what learns from it."""
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
+from cancelling import cancel_when_it_says
+from chat_server import Server
 from graphs import Graph, output
 from PIL import Image
 
 from psa_core import PSAError
 from psa_core.concepts.pairs import PromptPair, write_prompt_pairs
 from psa_core.dataset import read_split
+from psa_core.population import sample_users
+from psa_core.review import AnswerBook, Review
+from psa_core.users import write_users
 
 WIDGETS = {
     "name": "small",
@@ -105,6 +111,47 @@ def test_both_pictures_of_a_pair_start_from_one_seed(server, prompts):
     assert len({Image.open(folder / line["pictures"]["shows"]).tobytes() for line in lines}) > 1
 
 
+def run(server, prompts: str, **widgets) -> tuple[set[str], str]:
+    """The nodes that ran, and what PSA Build Dataset said."""
+    ran: set[str] = set()
+    graph, built, _ = building(prompts, **widgets)
+    graph.add("PreviewImage", images=output(built, 2))
+    outputs = server.queue(graph.prompt, lambda node, *_: ran.add(node))
+    return ran, outputs[built[0]]["text"][0]
+
+
+def test_answers_by_hand_count_at_the_next_run(server, prompts):
+    for _ in range(2):  # once there is a data set, and once it is known
+        run(server, prompts, name="answered")
+    assert "PSABuildDataset" not in run(server, prompts, name="answered")[0]
+    folder = server.base / "input" / "psa_datasets" / "answered"
+    review = Review(read_split(folder, "train", answers=False), AnswerBook(folder))
+    state = review.state()
+    review.answer(state["question"]["number"], state["question"]["scene"], "bad", state["seen"])
+    ran, text = run(server, prompts, name="answered")
+    assert {"PSABuildDataset", "PreviewImage"} <= ran and "train: by hand" in text
+    assert "PSABuildDataset" not in run(server, prompts, name="answered")[0]
+
+
+@pytest.mark.parametrize(("file", "differs"), [("users_file", "the users"), ("prompts_file", "the prompts")])
+def test_what_a_given_file_holds_counts_at_the_next_run(server, prompts, file, differs):
+    folder, name = server.base / "input", f"given-{file.partition('_')[0]}"
+    given = {"users_file": f"{name}.csv", "prompts_file": f"{name}.jsonl"}
+    write_users(folder / given["users_file"], sample_users(10, 1))
+    whole = (folder / prompts).read_text().splitlines(keepends=True)
+    (folder / given["prompts_file"]).write_text("".join(whole))
+    widgets = {"name": name, "users_file": given["users_file"]}
+    for _ in range(2):
+        run(server, given["prompts_file"], **widgets)
+    assert "PSABuildDataset" not in run(server, given["prompts_file"], **widgets)[0]
+    if file == "users_file":
+        write_users(folder / given[file], sample_users(10, 2))
+    else:
+        (folder / given[file]).write_text("".join(whole[1:]))
+    with pytest.raises(PSAError, match=f"holds another data set. What differs: .*{differs}"):
+        run(server, given["prompts_file"], **widgets)
+
+
 def test_from_prompts_to_an_adapter_in_one_graph(server, prompts):
     graph, built, model = building(prompts, name="trained")
     inputs = {"model": model, "clip": output(model, 1), "vae": output(model, 2)}
@@ -142,3 +189,19 @@ def test_a_judge_labels_or_sets_aside(server, prompts):
         with pytest.raises(PSAError, match=words):
             server.queue(building(prompts, name="refused", **widgets)[0].prompt)
     assert not (server.base / "input" / "psa_datasets" / "refused").exists()
+
+
+def test_cancel_ends_the_wait_for_a_judging_server(server, prompts):
+    """Before anything is drawn it is asked whether it is there."""
+    done = threading.Event()
+    judge = Server(lambda _body, _number: done.wait(400) and (400, {}))
+    widgets = {"judge": "vision-language model", "judge_location": judge.address, "judge_model": "m"}
+    graph, built, _ = building(prompts, name="judged-elsewhere", **widgets)
+    try:
+        words = "waiting for the vision-language server"
+        assert words in cancel_when_it_says(server, graph.prompt, built[0], words)
+        assert not (server.base / "input" / "psa_datasets" / "judged-elsewhere").exists()
+    finally:
+        done.set()
+        judge.shutdown()
+        judge.server_close()

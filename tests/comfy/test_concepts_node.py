@@ -1,10 +1,12 @@
 """Concepts to prompts, and the user space, in a real ComfyUI."""
 
 import json
+import threading
 from io import BytesIO
 from pathlib import Path
 
 import pytest
+from cancelling import cancel_when_it_says
 from chat_server import Server
 from graphs import Graph
 from PIL import Image
@@ -64,6 +66,16 @@ def test_what_is_wrong_is_a_sentence(server, widgets, sentence):
         run(server, **widgets)
 
 
+def answers_in(text: str) -> Path:
+    """Where the node says that all answers are."""
+    (said,) = (line for line in text.splitlines() if line.startswith("All answers: "))
+    return Path(said.removeprefix("All answers: "))
+
+
+def kept(path: Path) -> list[str]:
+    return [line for line in path.read_text().splitlines() if line]
+
+
 def test_a_server_writes_and_its_answers_are_kept_for_the_next_run(server):
     def answer(body, number):
         if number == 5:
@@ -81,11 +93,43 @@ def test_a_server_writes_and_its_answers_are_kept_for_the_next_run(server):
         run(server, **widgets)
     text = run(server, **widgets)
     assert text.startswith("11 pairs") and len(writer.bodies) == 12
-    (kept,) = (line for line in text.splitlines() if line.startswith("All answers: "))
-    path = Path(kept.removeprefix("All answers: "))
-    assert len([line for line in path.read_text().splitlines() if line]) == 11
+    path = answers_in(text)
+    assert len(kept(path)) == 11
+    longer = f"{WIDGETS['concepts']}\ntoy bow"
+    more = run(server, **widgets, concepts=longer)  # what was asked before is not asked again
+    assert more.startswith("15 pairs") and len(writer.bodies) == 16
+    assert answers_in(more) == path and len(kept(path)) == 15
+    assert run(server, **widgets) == text and len(writer.bodies) == 16
+    path.unlink()  # what is gone is asked anew
+    assert run(server, **widgets).startswith("11 pairs") and len(writer.bodies) == 27
+    other = run(server, **{**widgets, "server_model": "another"})
+    assert answers_in(other) != path and len(kept(path)) == 11
     writer.shutdown()
     writer.server_close()
+
+
+@pytest.mark.parametrize("does", ["hangs", "asks for a minute"])
+def test_cancel_ends_the_wait_for_a_server_and_the_node_says_what_it_waits_for(server, does):
+    """It would be waited for over six minutes, or two."""
+    done = threading.Event()
+
+    def answer(_body, _number):
+        if does == "hangs":
+            done.wait(400)
+        return 429, {"Retry-After": "60"}
+
+    writer = Server(answer)
+    graph = Graph()
+    widgets = {"writer": "server", "server_address": writer.address, "server_model": "m"}
+    node, _ = graph.add("PSAConcepts", **WIDGETS | widgets)
+    words = "waiting for the prompt-writing server" if does == "hangs" else "server answered 429; it is asked again in"
+    try:
+        assert words in cancel_when_it_says(server, graph.prompt, node, words)
+        assert len(writer.bodies) == 1
+    finally:
+        done.set()
+        writer.shutdown()
+        writer.server_close()
 
 
 def user_space(server, **widgets) -> bytes:

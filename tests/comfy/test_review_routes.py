@@ -8,6 +8,7 @@ from io import BytesIO
 from urllib.parse import quote
 
 import pytest
+from pair_sets import write_pair_set
 from PIL import Image
 from routes import Client, refused
 from tiny_training import user, write_split
@@ -15,8 +16,8 @@ from tiny_training import user, write_split
 from psa_core.comfy_server import ComfyServer
 from psa_core.dataset.answers import ANSWERS, read_answers
 
-NAME = "my data (2)"
-AT = f"/psa/review/{quote(NAME)}/train"
+NAME, BUILT = "my data (2)", "psa_datasets/words-mini"
+AT, AT_BUILT = (f"/psa/review/{quote(name, safe='')}/train" for name in (NAME, BUILT))
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +25,7 @@ def server(comfy, tmp_path_factory):
     with ComfyServer(comfy, tmp_path_factory.mktemp("review")) as running:
         write_split(running.base / "input" / NAME, "train", range(4), 8)
         write_split(running.base / "input" / NAME, "harmless", range(4), 2)
+        write_pair_set(running.base / "input" / BUILT, {"train": (range(4), 3), "val": (range(4), 2)}, harmless=2)
         (running.base / "input" / "no data").mkdir()
         (running.base / "secret").mkdir()
         write_split(running.base / "secret", "train", range(2), 2)
@@ -36,13 +38,43 @@ def client(server) -> Client:
     return Client(server.url)
 
 
-def say(client: Client, question: dict, word: str, **more):
-    body = {"number": question["number"], "scene": question["scene"], "answer": word}
-    return client.send("POST", AT, json.dumps(body).encode(), **more)
+def say(client: Client, question: dict, word: str, seen: int | None = None, at: str = AT, **more):
+    """Without `seen`: as somebody who has seen all answers that there are."""
+    seen = client.send("GET", at)[1].get("seen", 0) if seen is None else seen
+    body = {"number": question["number"], "scene": question["scene"], "answer": word, "seen": seen}
+    return client.send("POST", at, json.dumps(body).encode(), **more)
 
 
-def test_data_sets_are_listed_by_name(client):
-    assert client.send("GET", "/psa/datasets") == (200, {"datasets": [{"name": NAME, "splits": ["train"]}]})
+def test_data_sets_are_listed_by_their_path_as_load_dataset_lists_them(server, client):
+    listed = [{"name": NAME, "splits": ["train"]}, {"name": BUILT, "splits": ["train", "val"]}]
+    assert client.send("GET", "/psa/datasets") == (200, {"datasets": listed})
+    options = server.object_info()["PSALoadDataset"]["input"]["required"]["folder"]
+    assert [each["name"] for each in listed] == (options[0] if isinstance(options[0], list) else options[1]["options"])
+
+
+def test_a_built_data_set_is_reviewed_where_it_lies(server, client):
+    state = client.send("GET", AT_BUILT)[1]
+    kinds = {user(number).banned_categories for number in range(4)}
+    assert (
+        state["total"] == 3 * len(kinds)
+        and picture(client, f"{AT_BUILT}/{state['question']['number']}/right")[0] == 200
+    )
+    status, state = say(client, state["question"], "left", at=AT_BUILT)
+    assert status == 200 and state["answered"] == 1
+    assert len(read_answers(server.base / "input" / BUILT)) == 1
+    assert not (server.base / "input" / NAME / ANSWERS).exists()
+
+
+def test_an_answer_to_what_has_been_answered_meanwhile_is_refused(server, client):
+    """Two pages on one question: the second one's answer, and its undo, would take the first one's away."""
+    first = client.send("GET", AT)[1]
+    second = say(client, first["question"], "left", first["seen"])[1]
+    for word in ("right", "undo"):
+        status, said = say(client, first["question"], word, first["seen"])
+        assert status == 409 and said["error"].endswith(".") and "meanwhile" in said["error"]
+    assert [answer.answer for answer in read_answers(server.base / "input" / NAME)] == ["left"]
+    assert client.send("GET", AT)[1] == second
+    assert say(client, second["undo"], "undo", second["seen"])[0] == 200
 
 
 def test_a_review_from_question_to_question(server, client):
@@ -126,6 +158,16 @@ def test_answers_are_not_written_through_a_link(server, client):
         "/psa/review/secret/train",
         "/psa/review/..%2Fsecret/train",
         "/psa/review/%2Ftmp/train",
+        "/psa/review/psa_datasets/train",
+        "/psa/review/psa_datasets/words-mini/train",
+        "/psa/review/psa_datasets%2Fnothing/train",
+        "/psa/review/psa_datasets%2F..%2F..%2Fsecret/train",
+        "/psa/review/psa_datasets%2F..%2Fpsa_datasets%2Fwords-mini/train",
+        "/psa/review/.%2Fpsa_datasets%2Fwords-mini/train",
+        "/psa/review/psa_datasets%252Fwords-mini/train",
+        "/psa/review/psa_datasets%2Fwords-mini%2F/train",
+        f"{AT_BUILT.removesuffix('train')}harmless",
+        f"{AT_BUILT.removesuffix('train')}pictures",
         "/psa/review/no%20data/train",
         "/psa/review/nothing/train",
         f"/psa/review/{quote(NAME)}/..%2F..%2Fsecret%2Ftrain",
@@ -149,7 +191,9 @@ def test_nothing_but_a_data_sets_own_questions_can_be_asked_for(client, path):
 @pytest.mark.parametrize(
     "body",
     [b"", b"[]", b"{}", b'{"number": 0}', b"{" * 900, b'{"number": 0, "scene": "x", "answer": "left"}', b"x" * 2000,
-     b'{"number": "0", "scene": "x", "answer": "left"}', b'{"number": 1e99, "scene": null, "answer": {}}'],
+     b'{"number": 0, "scene": "x", "answer": "left", "seen": 0}',
+     b'{"number": "0", "scene": "x", "answer": "left", "seen": 0}',
+     b'{"number": 1e99, "scene": null, "answer": {}, "seen": []}'],
 )  # fmt: skip
 def test_other_bodies_are_refused_in_a_sentence(server, client, body):
     refused(client.send("POST", AT, body))

@@ -18,7 +18,7 @@ from psa_core import PSAError
 from psa_core.dataset import read_split
 from psa_core.dataset.answers import ANSWERS, Answer, read_answers, standing
 from psa_core.dataset.check import check_dataset
-from psa_core.review import AnswerBook, Review
+from psa_core.review import AnswerBook, AnsweredMeanwhileError, Review
 from psa_core.training import TrainConfig
 
 
@@ -37,9 +37,15 @@ def review(data: Path) -> Review:
 
 
 def say(asked: Review, word: str) -> dict:
-    question = asked.state()["question"]
-    asked.answer(question["number"], question["scene"], word)
+    state = asked.state()
+    question = state["question"]
+    asked.answer(question["number"], question["scene"], word, state["seen"])
     return question
+
+
+def undo(asked: Review) -> None:
+    state = asked.state()
+    asked.answer(state["undo"]["number"], state["undo"]["scene"], "undo", state["seen"])
 
 
 def test_each_pair_is_asked_once_for_each_kind_of_viewer_the_pairs_in_turn(data):
@@ -51,7 +57,7 @@ def test_each_pair_is_asked_once_for_each_kind_of_viewer_the_pairs_in_turn(data)
         questions.append(question)
         say(asked, "left")
     assert asked.state() | {"undo": None} == {
-        "answered": len(asked), "total": len(asked), "taken_out": 0, "question": None, "undo": None,
+        "answered": len(asked), "total": len(asked), "taken_out": 0, "question": None, "undo": None, "seen": len(asked),
     }  # fmt: skip
     met = Counter((question["scene"], tuple(question["banned"])) for question in questions)
     wanted = {(record.chosen.name, record.profile.banned_categories) for record in split}
@@ -137,12 +143,12 @@ def test_neither_and_bad_take_a_pair_out(data, word):
 def test_undo_takes_the_last_answer_back_and_asks_again(data):
     asked = review(data)
     first, second = say(asked, "left"), say(asked, "bad")
-    undo = asked.state()["undo"]
-    assert (undo["number"], undo["scene"]) == (second["number"], second["scene"])
-    asked.answer(undo["number"], undo["scene"], "undo")
+    last = asked.state()["undo"]
+    assert (last["number"], last["scene"]) == (second["number"], second["scene"])
+    undo(asked)
     assert asked.state()["question"] == second and asked.state()["undo"]["number"] == first["number"]
     again = review(data)  # the page was closed
-    again.answer(first["number"], first["scene"], "undo")
+    undo(again)
     assert again.state()["answered"] == 0 and again.state()["undo"] is None
     assert read_split(data, "train").notes == read_split(data, "train", answers=False).notes
     assert [answer.answer for answer in read_answers(data)] == ["left", "bad", "undo", "undo"]
@@ -151,7 +157,7 @@ def test_undo_takes_the_last_answer_back_and_asks_again(data):
 def test_the_last_answer_counts(data):
     asked = review(data)
     question = say(asked, "left")
-    asked.answer(question["number"], question["scene"], "right")
+    asked.answer(question["number"], question["scene"], "right", asked.state()["seen"])
     (answer,) = standing(read_answers(data)).values()
     assert answer.chosen == answer.right and asked.state()["answered"] == 1
 
@@ -162,6 +168,75 @@ def test_two_reviews_at_once_see_each_others_answers(data):
     assert other.state()["answered"] == 1
     say(other, "right")
     assert one.state()["answered"] == 2 and len(read_answers(data)) == 2
+
+
+@pytest.mark.parametrize("word", ["right", "undo"])
+def test_what_somebody_else_has_said_meanwhile_is_not_overruled_unawares(data, word):
+    one, other = review(data), review(data)
+    say(one, "bad")
+    seen = other.state()
+    question = say(one, "left")  # the one that the other looks at, too
+    target = seen["question"] if word == "right" else seen["undo"]
+    with pytest.raises(AnsweredMeanwhileError):
+        other.answer(target["number"], target["scene"], word, seen["seen"])
+    assert [answer.answer for answer in read_answers(data)] == ["bad", "left"]
+    undo(other)  # now it has been seen
+    assert other.state()["question"] == question
+
+
+def test_answers_to_another_split_are_nobodys_business(tmp_path):
+    write_split(tmp_path, "train", range(4), 4)
+    write_split(tmp_path, "val", range(4), 4)
+    one, other = (Review(read_split(tmp_path, name, answers=False), AnswerBook(tmp_path)) for name in ("train", "val"))
+    state = one.state()
+    say(other, "left")
+    one.answer(state["question"]["number"], state["question"]["scene"], "left", state["seen"])
+    assert len(read_answers(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("seen", [None, True, "0", 0.5, [0]])
+def test_who_does_not_say_what_they_have_seen_is_refused(data, seen):
+    asked = review(data)
+    question = asked.state()["question"]
+    with pytest.raises(PSAError, match="'seen' must be"):
+        asked.answer(question["number"], question["scene"], "left", seen)
+    assert not (data / ANSWERS).exists()
+
+
+def test_of_many_who_answer_one_question_at_once_one_is_heard(data):
+    """Each thread, and each of two books, has seen the same."""
+    reviews = [review(data), review(data)]
+    state = reviews[0].state()
+    question, refused = state["question"], []
+
+    def answer(asked: Review) -> None:
+        try:
+            asked.answer(question["number"], question["scene"], "left", state["seen"])
+        except AnsweredMeanwhileError as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=answer, args=(reviews[number % 2],)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(refused) == 7 and len(read_answers(data)) == 1
+    assert [asked.state()["seen"] for asked in reviews] == [1, 1]
+
+
+def test_a_book_that_several_threads_read_at_once_knows_each_answer_once(data):
+    writer, reader = AnswerBook(data), AnswerBook(data)
+    counts: list[int] = []
+    readers = [
+        threading.Thread(target=lambda: counts.extend(len(reader.answers()) for _ in range(40))) for _ in range(4)
+    ]
+    for thread in readers:
+        thread.start()
+    for number in range(40):
+        writer.add(Answer(f"{number:016x}", (), "a", "b", "left"))
+    for thread in readers:
+        thread.join()
+    assert len(reader.answers()) == 40 and max(counts) <= 40
 
 
 def test_the_file_names_no_user_and_is_closed_to_others(data):
@@ -182,7 +257,7 @@ def test_what_is_no_answer_is_refused(data, number, scene, word):
     question = asked.state()["question"]
     number = question["number"] if number == 0 else number
     with pytest.raises(PSAError):
-        asked.answer(number, question["scene"] if scene is None else scene, word)
+        asked.answer(number, question["scene"] if scene is None else scene, word, 0)
     assert not (data / ANSWERS).exists()
 
 
