@@ -3,12 +3,15 @@
 
 import { api } from "../../scripts/api.js";
 
-/** Send to one of the pack's routes; throws an Error with the server's sentence. */
+/** Send to one of the pack's routes; throws an Error with the server's sentence and its `status`. */
 export async function send(method, path, body) {
   const headers = { "Content-Type": "application/json" };
   const response = await api.fetchApi(path, { method, headers, body: body && JSON.stringify(body) });
   const answer = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(answer.error ?? `The server answered ${response.status}. See its log.`);
+  if (!response.ok) {
+    const sentence = answer.error ?? `The server answered ${response.status}. See its log.`;
+    throw Object.assign(new Error(sentence), { status: response.status });
+  }
   return answer;
 }
 
@@ -68,6 +71,20 @@ export function after(object, name, then) {
   };
 }
 
+/**
+ * While a dialog is open, `onKey` hears of each key, and ComfyUI of none: its shortcuts are plain letters. The focus may
+ * be nowhere, as after a click on text; then keys go to the page's body.
+ */
+export function keepKeys(dialog, onKey = () => {}) {
+  const listen = (event) => {
+    if (!dialog.contains(event.target) && !event.target.contains?.(dialog)) return; // of another dialog above this one
+    event.stopImmediatePropagation();
+    onKey(event);
+  };
+  window.addEventListener("keydown", listen, true); // before all that listen further in
+  dialog.addEventListener("close", () => window.removeEventListener("keydown", listen, true));
+}
+
 /** A dialog around a form; `save` may throw an Error, whose sentence is shown, and answer `false` to stay open. */
 export function openForm({ title, fields, action, cancel, save }) {
   const error = make("p", { className: "psa-error", role: "alert" });
@@ -80,7 +97,7 @@ export function openForm({ title, fields, action, cancel, save }) {
     buttons,
   ]);
   const dialog = make("dialog", { className: "psa-dialog" }, [form]);
-  dialog.onkeydown = (event) => event.stopPropagation(); // ComfyUI's shortcuts listen to plain letters
+  keepKeys(dialog);
   dialog.onclose = () => dialog.remove();
   let sending = false; // a second click would meet what the first one stores
   form.onsubmit = async (event) => {

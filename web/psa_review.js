@@ -3,11 +3,12 @@
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { addButton, make, send, STYLE } from "./psa_page.js";
+import { addButton, isLinked, keepKeys, make, send, STYLE, valueOf } from "./psa_page.js";
 
 const COMMAND = "psa.review";
 const OPENED_BY = ["PSACheckDataset", "PSABuildDataset"]; // nodes with a button
-const NAMED_BY = ["folder", "name", "dataset"]; // the widget of such a node that says which data set
+const BUILT = "psa_datasets"; // the folder in ComfyUI's input folder that PSA Build Dataset builds in
+const CHANGED = 409; // the server's status where answers came in that the page has not seen
 const KEYS = { arrowleft: "left", arrowright: "right", n: "neither", b: "bad", u: "undo" };
 const BUTTONS = [
   ["left", "← Left"],
@@ -30,11 +31,24 @@ app.registerExtension({
   menuCommands: [{ path: ["PSA"], commands: [COMMAND] }],
   nodeCreated(node) {
     if (!OPENED_BY.includes(node.comfyClass)) return;
-    const named = () => node.widgets.find((widget) => NAMED_BY.includes(widget.name))?.value;
-    addButton(node, "Review by hand…", () => openReview(named()));
+    addButton(node, "Review by hand…", () => openReview(namedBy(node)));
   },
 });
 
+/** What the data set of a node is called in ComfyUI's input folder; null where that shows only when it runs. */
+function namedBy(node) {
+  const value = (name) => (isLinked(node, name) ? null : valueOf(node, name));
+  if (node?.comfyClass === "PSABuildDataset") return value("name") === null ? null : `${BUILT}/${value("name")}`;
+  if (node?.comfyClass === "PSALoadDataset") return value("elsewhere") === "" ? value("folder") : value("elsewhere");
+  if (node?.comfyClass !== "PSACheckDataset") return null;
+  const wired = node.inputs?.findIndex((input) => input.name === "dataset" && input.link != null) ?? -1;
+  return wired < 0 ? value("folder") : namedBy(node.getInputNode(wired));
+}
+
+/** A name as the list of data sets has it: with plain slashes, and none around it. */
+const asListed = (name) => name.trim().replaceAll("\\", "/").replace(/^(\.\/)+|\/+$/g, "");
+
+/** `wanted` is the data set to open, null where the person is to choose one; without it the first one opens. */
 async function openReview(wanted) {
   document.querySelector("dialog.psa-review")?.close();
   const select = (name) => make("select", { name, ariaLabel: name });
@@ -68,29 +82,31 @@ async function openReview(wanted) {
     make("div", { className: "psa-buttons" }, [...buttons, close]),
   ]);
 
+  const splitsOf = new Map();
   let state = null;
-  let busy = true; // nothing is answered before both pictures are seen, nor twice
-  const place = () => `/psa/review/${encodeURIComponent(dataset.value)}/${encodeURIComponent(split.value)}`;
+  let working = 0; // nothing is answered before both pictures are seen, nor twice
+  const chosen = () => `/psa/review/${encodeURIComponent(dataset.value)}/${encodeURIComponent(split.value)}`;
 
   /** Run what talks to the server; what goes wrong is said, and the question stays. */
   async function quietly(work) {
-    setBusy(true);
+    setWorking(working + 1);
     error.textContent = "";
     try {
       await work();
     } catch (failure) {
       error.textContent = failure.message;
     } finally {
-      setBusy(false);
+      setWorking(working - 1);
     }
   }
 
-  function setBusy(value) {
-    busy = value;
-    dialog.ariaBusy = String(value);
+  function setWorking(count) {
+    working = count;
+    dialog.ariaBusy = String(count > 0);
   }
 
-  async function show(next) {
+  async function show(next, place) {
+    if (place !== chosen()) return; // the person has chosen another data set or split meanwhile
     state = next;
     const { question, answered, total, taken_out: takenOut } = state;
     const told = () => {
@@ -111,47 +127,72 @@ async function openReview(wanted) {
       ...question.banned.map((category) => make("span", { className: "psa-chip", textContent: category })),
     );
     for (const [number, side] of ["left", "right"].entries())
-      pictures[number].src = api.apiURL(`${place()}/${question.number}/${side}?${question.scene}`);
+      pictures[number].src = api.apiURL(`${place}/${question.number}/${side}?${question.scene}`);
     const loaded = await Promise.allSettled(pictures.map((picture) => picture.decode()));
+    if (place !== chosen()) return;
     if (loaded.some((each) => each.status === "rejected")) error.textContent = "A picture of this pair cannot be shown.";
     told(); // last: from here on it can be answered
   }
 
   function answer(word) {
     const target = word === "undo" ? state?.undo : state?.question;
-    if (busy || !target) return;
-    const body = { number: target.number, scene: target.scene, answer: word };
-    quietly(async () => show(await send("POST", place(), body)));
+    if (working || !target) return;
+    const place = chosen();
+    const body = { number: target.number, scene: target.scene, answer: word, seen: state.seen };
+    quietly(async () => {
+      try {
+        await show(await send("POST", place, body), place);
+      } catch (failure) {
+        if (failure.status === CHANGED) await show(await send("GET", place), place);
+        throw failure;
+      }
+    });
   }
 
-  const load = () => quietly(async () => show(await send("GET", place())));
-  const fill = (list, values) =>
-    list.replaceChildren(...values.map((value) => make("option", { value, textContent: value })));
+  const load = () =>
+    quietly(async () => {
+      const place = chosen();
+      state = null;
+      await show(await send("GET", place), place);
+    });
 
-  dialog.onkeydown = (event) => {
-    event.stopPropagation(); // ComfyUI's shortcuts listen to plain letters
-    const word = KEYS[event.key.toLowerCase()];
-    if (!word || event.repeat || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.target.tagName === "SELECT") return;
-    event.preventDefault();
-    answer(word);
-  };
+  async function open() {
+    state = null;
+    for (const element of [split, asked, ...buttons]) element.hidden = !dataset.value;
+    fill(split, splitsOf.get(dataset.value) ?? []);
+    if (dataset.value) await load();
+  }
+
+  const fill = (list, values) =>
+    list.replaceChildren(...values.map((value) => make("option", { value, textContent: value || "choose a data set" })));
+
+  keepKeys(dialog, (event) => {
+    const word = KEYS[event.key?.toLowerCase()];
+    if (!word || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault(); // where a list has the focus, an arrow would choose from it as well
+    if (!event.repeat) answer(word);
+  });
   dialog.onclose = () => dialog.remove();
   document.body.append(dialog);
   dialog.showModal();
   await quietly(async () => {
     const { datasets } = await send("GET", "/psa/datasets");
-    const splitsOf = Object.fromEntries(datasets.map((each) => [each.name, each.splits]));
-    for (const element of [asked, ...buttons]) element.hidden = !datasets.length;
-    if (!datasets.length)
-      throw new Error("There is no data set in ComfyUI's input folder. Build one there, or copy one into it.");
-    fill(dataset, Object.keys(splitsOf));
-    if (wanted in splitsOf) dataset.value = wanted;
-    const fillSplits = () => fill(split, splitsOf[dataset.value]);
-    fillSplits();
-    dataset.onchange = () => (fillSplits(), load());
+    for (const each of datasets) splitsOf.set(each.name, each.splits);
+    const names = [...splitsOf.keys()];
+    const named = wanted === undefined ? names[0] : names.find((name) => name === asListed(wanted ?? ""));
+    fill(dataset, named === undefined ? ["", ...names] : names);
+    dataset.value = named ?? "";
+    dataset.onchange = open;
     split.onchange = load;
-    await show(await send("GET", place()));
+    await open();
+    if (!names.length)
+      throw new Error("There is no data set in ComfyUI's input folder. Build one there, or copy one into it.");
+    if (wanted === null) throw new Error("Which data set this node reads shows only when it runs. Choose one here.");
+    if (named === undefined)
+      throw new Error(
+        `There is no finished data set "${wanted}" in ComfyUI's input folder. Run the node that builds it to its end, ` +
+          "or choose another one here.",
+      );
   });
   buttons[0].focus();
 }

@@ -2,6 +2,7 @@
 
 import pytest
 from in_page import add, choose, press
+from pair_sets import write_pair_set
 from tiny_training import user, write_split
 
 from psa_core.dataset.answers import ANSWERS, LEFT, RIGHT, read_answers, standing
@@ -102,6 +103,165 @@ def test_a_nodes_button_opens_its_data_set(page, data):
     dialog.wait_for(state="detached")
     graph = page.evaluate("() => JSON.stringify(app.graph.serialize())")
     assert "Review" not in graph
+
+
+def built(server):
+    """A data set where PSA Build Dataset makes them."""
+    folder = server.base / "input" / "psa_datasets" / "words-mini"
+    if not folder.exists():
+        write_pair_set(folder, {"train": (range(4), 3), "val": (range(4), 2)})
+    return folder
+
+
+def test_the_button_of_a_built_data_set_opens_it(page, server, data):
+    folder = built(server)
+    add(page, "PSABuildDataset")
+    choose(page, "name", "words-mini")
+    press(page, "Review by hand")
+    dialog = page.locator("dialog.psa-review")
+    answered(dialog, 0)
+    assert dialog.locator("[name=dataset]").input_value() == "psa_datasets/words-mini"
+    page.keyboard.press("ArrowLeft")
+    answered(dialog, 1)
+    assert len(read_answers(folder)) == 1 and words(data) == []
+    (folder / ANSWERS).unlink()
+
+
+def test_a_wired_data_set_counts_and_not_the_folder_that_is_written_there(page, server, data):
+    built(server)
+    page.evaluate(
+        """() => {
+            const make = (kind) => { const each = LiteGraph.createNode(kind); app.graph.add(each); return each; };
+            const [build, check] = [make('PSABuildDataset'), make('PSACheckDataset')];
+            build.widgets.find((each) => each.name === 'name').value = 'words-mini';
+            check.widgets.find((each) => each.name === 'folder').value = 'my pairs';
+            build.connect(0, check, check.inputs.findIndex((each) => each.name === 'dataset'));
+            window.node = check;
+        }"""
+    )
+    press(page, "Review by hand")
+    dialog = page.locator("dialog.psa-review")
+    answered(dialog, 0)
+    assert dialog.locator("[name=dataset]").input_value() == "psa_datasets/words-mini"
+
+
+@pytest.mark.parametrize(
+    ("kind", "widget", "name", "said"),
+    [
+        ("PSABuildDataset", "name", "not-built", "psa_datasets/not-built"),
+        ("PSACheckDataset", "folder", "/my pairs", "/my pairs"),
+        ("PSACheckDataset", "folder", "constructor", "constructor"),
+    ],
+)
+def test_a_data_set_that_is_not_there_is_said_and_none_is_opened_in_its_place(page, data, kind, widget, name, said):
+    add(page, kind)
+    choose(page, widget, name)
+    press(page, "Review by hand")
+    dialog = page.locator("dialog.psa-review")
+    dialog.get_by_text(f'no finished data set "{said}"').wait_for()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("n")
+    assert dialog.locator("[name=dataset]").input_value() == "" and not dialog.locator(".psa-choice").first.is_visible()
+    assert words(data) == []
+    dialog.locator("[name=dataset]").select_option("my pairs")
+    dialog.get_by_text(f"0 of {PAIRS} answered").wait_for()
+    assert dialog.locator(".psa-error").text_content() == ""
+
+
+def test_a_name_from_another_node_is_left_to_the_person(page, data):
+    page.evaluate(
+        """() => {
+            const make = (kind) => { const each = LiteGraph.createNode(kind); app.graph.add(each); return each; };
+            window.node = make('PSABuildDataset');
+            const slot = node.inputs.findIndex((each) => each.name === 'name');
+            make('PrimitiveString').connect(0, node, slot);
+        }"""
+    )
+    press(page, "Review by hand")
+    dialog = page.locator("dialog.psa-review")
+    dialog.get_by_text("shows only when it runs").wait_for()
+    assert dialog.locator("[name=dataset]").input_value() == ""
+
+
+def listening(page) -> None:
+    """From here on the page's own listeners note what reaches them."""
+    page.evaluate(
+        """() => {
+            window.heard = [];
+            for (const place of [document, window])
+              place.addEventListener('keydown', (event) => heard.push(event.key));
+        }"""
+    )
+
+
+def test_keys_work_wherever_the_focus_is_and_none_reaches_comfyui(page, data):
+    listening(page)
+    dialog = opened(page)
+    split = dialog.locator("[name=split]")
+    split.select_option("val")
+    dialog.get_by_text("0 of 2 answered").wait_for()
+    split.select_option("train")
+    dialog.get_by_text(f"0 of {PAIRS} answered").wait_for()
+    split.focus()
+    for count, key in enumerate(["n", "ArrowRight", "b"], start=1):
+        page.keyboard.press(key)
+        answered(dialog, count)
+    assert split.input_value() == "train"
+    dialog.locator(".psa-caption").click()  # the focus is nowhere then
+    page.keyboard.press("u")
+    answered(dialog, 2)
+    for count, key in ((1, "u"), (0, "u")):  # the last of which disables the button that has the focus
+        dialog.locator("button[name=undo]").focus()
+        page.keyboard.press(key)
+        answered(dialog, count)
+    page.keyboard.press("ArrowLeft")
+    answered(dialog, 1)
+    for key in ("r", "q", "Control+Enter", "Tab", "Escape"):
+        page.keyboard.press(key)
+    dialog.wait_for(state="detached")
+    assert page.evaluate("() => heard") == []
+    page.keyboard.press("ArrowLeft")
+    assert page.evaluate("() => heard") == ["ArrowLeft", "ArrowLeft"], "keys stay away from ComfyUI for good"
+    assert words(data)[-1] == LEFT
+
+
+def test_keys_that_are_pressed_in_a_form_stay_there(page):
+    listening(page)
+    add(page, "PSALoadProfile")
+    press(page, "New profile")
+    dialog = page.locator("dialog.psa-dialog")
+    dialog.locator("h3").click()
+    page.keyboard.press("n")
+    dialog.locator("[name=name]").fill("")
+    dialog.locator("[name=name]").press_sequentially("anna")
+    assert dialog.locator("[name=name]").input_value() == "anna"
+    page.keyboard.press("Escape")
+    dialog.wait_for(state="detached")
+    assert page.evaluate("() => heard") == []
+
+
+def test_two_pages_on_one_question_do_not_overrule_each_other(page, server, data):
+    first = opened(page)
+    other = page.context.new_page()
+    other.goto(server.url)
+    other.wait_for_function("() => window.app?.graph && window.LiteGraph?.registered_node_types.PSACheckDataset")
+    second = opened(other)
+    page.keyboard.press("ArrowLeft")
+    answered(first, 1)
+    caption = first.locator(".psa-caption").text_content()
+    other.keyboard.press("ArrowRight")
+    second.get_by_text("has answered here meanwhile").wait_for()
+    answered(second, 1)
+    assert words(data) == [LEFT] and second.locator(".psa-caption").text_content() == caption
+    other.keyboard.press("n")
+    answered(second, 2)
+    page.keyboard.press("u")  # would take the other's answer back
+    first.get_by_text("has answered here meanwhile").wait_for()
+    answered(first, 2)
+    assert words(data) == [LEFT, "neither"]
+    page.keyboard.press("u")  # now it has been seen
+    answered(first, 1)
+    assert words(data) == [LEFT, "neither", "undo"]
 
 
 def test_what_cannot_be_saved_is_said_and_asked_again(page, data):
