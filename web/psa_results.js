@@ -3,6 +3,7 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { addElement, after, fit, make } from "./psa_page.js";
+import { say } from "./psa_words.js";
 
 const LINE = 17; // pixels
 const MOST_LINES = 16; // then it scrolls
@@ -77,7 +78,7 @@ function showText(node, text) {
   node.setDirtyCanvas?.(true, true);
 }
 
-/** Lines as they are; Markdown's tables and headings, which figures come in, as such. */
+/** Lines, in the language that is set where it has them; Markdown's tables and headings, which figures come in, as such. */
 function render(text) {
   const parts = [];
   let table = null;
@@ -91,7 +92,7 @@ function render(text) {
     }
     table = null;
     const heading = /^#+ (.*)/.exec(line);
-    parts.push(heading ? make("h4", { textContent: heading[1] }) : make("div", { textContent: line || " " }));
+    parts.push(heading ? make("h4", { textContent: heading[1] }) : make("div", { textContent: say(line) || " " }));
   }
   return parts;
 }

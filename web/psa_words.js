@@ -15,4 +15,4 @@ export async function loadWords() {
 
 /** A sentence of this page's in the language that is set; `{name}` stands for a value. */
 export const say = (sentence, values = {}) =>
-  (words[sentence] ?? sentence).replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
+  (Object.hasOwn(words, sentence) ? words[sentence] : sentence).replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import default_collate
 
+from ..adapter import FAMILIES
 from .config import TrainConfig
 from .denoiser import Denoiser
 from .objective import Objective
@@ -25,6 +26,11 @@ Announce = Callable[[str], None]
 """Called with a sentence on what the run will take: before its first step, and once its pace is known."""
 TIMED_STEPS = 3
 """Steps that the time of a run is foretold from, after one that is not: a first step is slow."""
+NOT_MEASURED = (
+    "Not measured for SD1.5 and SDXL: what an adapter of the preset recommended reaches, and how long it takes on a "
+    "card with 12 GB."
+)
+"""Announced with a run of that preset on one of them, until somebody measures it; the page has it in its languages."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,11 @@ def announcement(config: TrainConfig, done: int, pairs: int, memory: Memory, tim
         )
     sentences.append("How long it takes is measured on the first steps.")
     return " ".join(sentences)
+
+
+def is_unmeasured(config: TrainConfig, cross_attention_dim: int) -> bool:
+    """Whether `NOT_MEASURED` is to be said of a run on a base model of that context width."""
+    return config.preset.startswith("recommended") and cross_attention_dim in FAMILIES
 
 
 class FirstSteps:

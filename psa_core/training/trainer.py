@@ -19,7 +19,7 @@ from ..processes import OneProcess, anyone, from_main, mean_over_processes
 from .batches import PairBatches
 from .config import MEASURED, TrainConfig
 from .denoiser import Denoiser
-from .estimate import Announce, FirstSteps, announcement, count_memory
+from .estimate import NOT_MEASURED, Announce, FirstSteps, announcement, count_memory, is_unmeasured
 from .folder import RunFolder
 from .heldout import held_out_figures
 from .identity import difference, run_identity
@@ -155,6 +155,8 @@ class Trainer:
         if announce and self._processes.is_main_process and run.step < self.config.steps:
             memory = count_memory(run, self.denoiser, self.pairs, self._rows, self._objective, self.config)
             announce(announcement(self.config, run.step, len(self.pairs), memory, run.timestep_range))
+            if is_unmeasured(self.config, self.denoiser.cross_attention_dim):
+                announce(NOT_MEASURED)
         log = None
         if self._processes.is_main_process:
             reported = run.step - (run.pending is not None)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from psa_core.training.estimate import NOT_MEASURED
+
 ROOT = Path(__file__).parents[2]
 LANGUAGES = ("ko", "zh", "ja")
 NODES = {
@@ -46,7 +48,7 @@ def test_no_translation_of_a_node_holds_what_the_page_takes_for_a_command(langua
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_what_the_page_says_is_translated(language):
     words = read(language, "main.json")["psa"]
-    assert SAID and set(words) >= SAID
+    assert SAID and set(words) >= SAID | {NOT_MEASURED}
     for sentence, translated in words.items():
         assert set(re.findall(r"\{\w+\}", sentence)) == set(re.findall(r"\{\w+\}", translated)), sentence
 
@@ -58,3 +60,12 @@ def test_menus_and_templates_have_words(language):
     assert set(re.findall(r'"(\w+)"', tasks)) <= set(words["nodeCategories"])
     name = re.search(r'^name = "(.+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)[1]
     assert "PSA" in words["templateWorkflows"]["category"][name]  # the folder that ComfyUI installs the pack into
+
+
+@pytest.mark.parametrize(("language", "words"), {"ko": "측정하지 않", "zh": "未测量", "ja": "未測定"}.items())
+def test_the_recommended_settings_are_called_unmeasured_where_they_are(language, words):
+    tooltip = read(language, "nodeDefs.json")["PSATrain"]["inputs"]["preset"]["tooltip"]
+    for said in (tooltip, read(language, "main.json")["psa"][NOT_MEASURED]):
+        assert words in said and "SD1.5" in said and "SDXL" in said
+    english = re.sub(r'"\s+f?"', "", (ROOT / "nodes" / "train.py").read_text(encoding="utf-8"))
+    assert "recommended: made for an evening on one card with 12 GB (not measured for SD1.5 and SDXL" in english

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from psa_core.training import TrainConfig
-from psa_core.training.estimate import LiveBytes, Memory, announcement, count_memory
+from psa_core.training.estimate import NOT_MEASURED, LiveBytes, Memory, announcement, count_memory, is_unmeasured
 from psa_core.training.optimizers import build_optimizer, state_bytes
 from psa_core.training.run import Run
 
@@ -110,3 +110,31 @@ def test_the_sentence_says_what_takes_the_memory():
     assert text.startswith("1,500 more steps of 16 pairs: 24,000 pairs, each of the 800 about 30.0 times.")
     assert "about 3.5 GB (2.0 GB base model, 1.0 GB adapter and optimizer, 0.5 GB 4 pairs at a time)" in text
     assert "timesteps 520 to 839" in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "context", "said"),
+    [
+        ({"preset": "recommended"}, 768, True),
+        ({"preset": "recommended-sdxl"}, 2048, True),
+        ({"preset": "recommended", "steps": 7}, 768, True),
+        ({"preset": "recommended"}, 64, False),  # PSA Mini's model: measured
+        ({"preset": "published"}, 768, False),  # by the paper
+    ],
+)
+def test_what_nobody_measured_is_said(settings, context, said):
+    assert is_unmeasured(TrainConfig.from_dict(settings), context) == said
+    assert "SD1.5" in NOT_MEASURED and "SDXL" in NOT_MEASURED
+
+
+def test_it_is_said_before_the_first_step(data, tmp_path, monkeypatch):
+    """Of a small UNet that counts as one of theirs."""
+    base, events = denoiser(), []
+    monkeypatch.setattr("psa_core.training.estimate.FAMILIES", {base.cross_attention_dim: "SD1.5"})
+    for preset in ("recommended", "published"):
+        small = {"preset": preset, "num_tokens": 1, "steps": 1, "timestep_range": [0, 1000]}
+        job = trainer(data, tmp_path / preset, base=base, key=KEY, **small)
+        job.train(lambda progress: events.append(f"step {progress.step}"), announce=events.append)
+    assert [event for event in events if event == NOT_MEASURED or event.startswith("step")] == [
+        NOT_MEASURED, "step 1", "step 1",
+    ]  # fmt: skip
