@@ -343,6 +343,7 @@ def test_settings_that_do_not_count_are_hidden(page):
     assert not {"judge_location", "judge_model", "more_strength"} & set(page.evaluate(shown))
     page.evaluate(CHOOSE, ["tries", 1])
     page.evaluate(CHOOSE, ["judge", "vision-language model"])
+    page.evaluate(CHOOSE, ["judge_location", "http://127.0.0.1:8000/v1"])
     assert {"judge_location", "judge_model", "more_strength"} <= set(page.evaluate(shown))
     assert "sensitivity" not in page.evaluate(shown)
     page.evaluate("() => { window.node = make('PSALoadEncoder'); }")
