@@ -5,6 +5,7 @@ from io import BytesIO
 import numpy as np
 import pytest
 from graphs import call
+from in_page import wait_for_run
 from PIL import Image
 
 NAME = "PSA for viewers"
@@ -60,11 +61,10 @@ def test_from_the_node_library_to_a_picture(page, server):
     assert inputs == ["model", "adapter", *(f"viewer {number}" for number in range(1, 7)), "encoder", "strength"]
     assert outputs == ["model", "labels"] and inner == ["PSAEncode", "PSAApply"]
     page.evaluate(WIRE)
-    done = "async () => Object.values(await (await fetch('/history')).json()).find(each => each.status.completed)"
-    finished = page.wait_for_function(f"async () => JSON.stringify(await ({done})())").json_value()
+    wait_for_run(page)
     assert not page.errors
     files = [*server.base.glob("output/from-the-blueprint*.png")]
-    assert finished and len(files) == 1
+    assert len(files) == 1
     grid = np.asarray(Image.open(BytesIO(files[0].read_bytes())).convert("RGB"), float)
     left, right = grid[:, : grid.shape[1] // 2], grid[:, grid.shape[1] // 2 :]
     width = min(left.shape[1], right.shape[1])

@@ -3,17 +3,12 @@
 import json
 
 import pytest
+from in_page import wait_for_run
 
 from psa_core.comfy_server import PACK
 
 FULL = 1_800_000  # ms; eighteen pictures, where others use the processors too
 OPEN = "async ([graph, name]) => { await app.loadGraphData(graph, true, true, name, { openSource: 'template' }); }"
-DONE = """async () => {
-    const runs = Object.values(await (await fetch("/history")).json());
-    const failed = runs.find(each => each.status.status_str === "error");
-    if (failed) throw new Error(JSON.stringify(failed.status.messages));
-    return runs.some(each => each.status.completed);
-}"""
 
 
 def looks(palette: str, vue: bool, language: str) -> dict[str, object]:
@@ -47,7 +42,7 @@ def test_the_first_template_opens_runs_and_shows_its_pictures(settings, page, se
     names = json.loads((PACK / "locales" / "ko" / "nodeDefs.json").read_text(encoding="utf-8"))
     assert (titles["PSALabelGrid"] == names["PSALabelGrid"]["display_name"]) is (language == "ko")
     page.locator("[data-testid='queue-button']").first.click()
-    page.wait_for_function(DONE, timeout=FULL)
+    wait_for_run(page, FULL)
     save = next(node["id"] for node in graph["nodes"] if node["type"] == "SaveImage")
     if vue:
         page.locator(f"[data-node-id='{save}'] img").first.wait_for()

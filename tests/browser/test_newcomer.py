@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from graphs import call
+from in_page import wait_for_run
 from PIL import Image
 from shipped import WORDS_ON_MINI
 
@@ -21,13 +22,8 @@ UNSEEN = """(element) => {
     const { left, top, width, height } = element.getBoundingClientRect();
     return !element.contains(document.elementFromPoint(left + width / 2, top + height / 2));
 }"""
-SHOWN = """async ({ kind, prefix }) => {
-    const runs = Object.values(await (await fetch("/history")).json());
-    const failed = runs.find(each => each.status.status_str === "error");
-    if (failed) throw new Error(JSON.stringify(failed.status.messages));
-    const node = app.graph.nodes.find(each => each.type === kind);
-    return runs.some(each => each.status.completed) && node.imgs?.some(each => each.src.includes(prefix));
-}"""
+SHOWN = """({ kind, prefix }) =>
+    app.graph.nodes.find(each => each.type === kind).imgs?.some(each => each.src.includes(prefix))"""
 
 
 class Hand:
@@ -71,6 +67,7 @@ class Hand:
 
     def see(self, kind: str, prefix: str) -> None:
         """Until the node shows a picture of that name."""
+        wait_for_run(self.page, FULL)
         self.page.wait_for_function(SHOWN, arg={"kind": kind, "prefix": prefix}, timeout=FULL)
         self.page.screenshot(path=self.folder / "seen.png")
 

@@ -24,6 +24,9 @@ def data(server):
 def opened(page, how=OPEN):
     page.evaluate(how)
     dialog = page.locator("dialog.psa-review")
+    page.locator("dialog.psa-review[aria-busy=false]").wait_for()
+    if dialog.locator("[name=dataset]").input_value() != "my pairs":  # but another test's
+        dialog.locator("[name=dataset]").select_option("my pairs")
     dialog.get_by_text(f"of {PAIRS} answered").wait_for()
     page.locator("dialog.psa-review[aria-busy=false]").wait_for()
     return dialog

@@ -80,8 +80,7 @@ def test_it_draws_its_viewers_with_their_labels(server):
     outputs = server.queue(prompt)
     (saved,) = (node for node, each in prompt.items() if each["class_type"] == "SaveImage")
     (grid,) = (Image.open(BytesIO(server.image(**image))) for image in outputs[saved]["images"])
-    (shown,) = (entry["text"] for entry in outputs.values() if "text" in entry)
-    assert shown == ["L0\nL5"]
+    assert ["L0\nL5"] in [entry["text"] for entry in outputs.values() if "text" in entry]
     pixels = np.asarray(grid.convert("RGB"), float)
     width = grid.width // 2
     assert grid.width > 2 * 128 and np.abs(pixels[:, 4:width] - pixels[:, width : 2 * width - 4]).max() > 20

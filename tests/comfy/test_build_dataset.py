@@ -133,8 +133,8 @@ def test_answers_by_hand_count_at_the_next_run(server, prompts):
     assert "PSABuildDataset" not in run(server, prompts, name="answered")[0]
 
 
-@pytest.mark.parametrize(("file", "differs"), [("users_file", "the users"), ("prompts_file", "the prompts")])
-def test_what_a_given_file_holds_counts_at_the_next_run(server, prompts, file, differs):
+@pytest.mark.parametrize("file", ["users_file", "prompts_file"])
+def test_what_a_given_file_holds_counts_at_the_next_run(server, prompts, file):
     folder, name = server.base / "input", f"given-{file.partition('_')[0]}"
     given = {"users_file": f"{name}.csv", "prompts_file": f"{name}.jsonl"}
     write_users(folder / given["users_file"], sample_users(10, 1))
@@ -146,9 +146,13 @@ def test_what_a_given_file_holds_counts_at_the_next_run(server, prompts, file, d
     assert "PSABuildDataset" not in run(server, given["prompts_file"], **widgets)[0]
     if file == "users_file":
         write_users(folder / given[file], sample_users(10, 2))
-    else:
-        (folder / given[file]).write_text("".join(whole[1:]))
-    with pytest.raises(PSAError, match=f"holds another data set. What differs: .*{differs}"):
+        assert (
+            "The lists are written anew, for this has changed: the users"
+            in run(server, given["prompts_file"], **widgets)[1]
+        )
+        return
+    (folder / given[file]).write_text("".join(whole[1:]))
+    with pytest.raises(PSAError, match=r"holds another data set\. What differs: .*the prompts"):
         run(server, given["prompts_file"], **widgets)
 
 
