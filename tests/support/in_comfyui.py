@@ -20,6 +20,7 @@ def start_comfyui(*arguments: str) -> None:
     import comfy.options
 
     comfy.options.enable_args_parsing()
+    import utils.extra_config  # noqa: F401  as main.py does: before another module called utils is found
 
 
 def pack_module(name: str) -> ModuleType:
