@@ -234,7 +234,8 @@ class Traffic:
         state = json.loads(user.ask(at)[1])
         question = state["question"] or state["undo"]
         word = self.rng.choice(["left", "neither"]) if state["question"] else "undo"
-        answer = user.ask(at, {"number": question["number"], "scene": question["scene"], "answer": word})
+        asked = {"number": question["number"], "scene": question["scene"], "seen": state["seen"]}
+        answer = user.ask(at, {**asked, "answer": word})
         assert answer[0] == 200
         return answer if self.rng.random() < 0.5 else user.ask("/psa/datasets")
 
