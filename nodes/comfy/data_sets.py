@@ -7,7 +7,7 @@ from ...psa_core.dataset import split_file
 from ...psa_core.dataset.answers import ANSWERS, JUDGED
 from ...psa_core.dataset.pair_files import DESCRIPTION, PAIRS, PICTURES, USERS
 from .fingerprints import fingerprint
-from .folders import files_in, input_folder, stamp
+from .folders import Stamp, input_folder, stamp
 
 SPLITS = ("train", "val", "test_seen", "test_unseen", "harmless")
 BUILT = "psa_datasets"
@@ -36,7 +36,13 @@ def splits_of(folder: Path) -> list[str]:
 def data_set_fingerprint(folder: Path) -> str:
     """Another value once lists, users, answers or pictures of the data set in `folder` have changed."""
     lists = [stamp(folder / name) for name in _LISTS]
-    return fingerprint(str(folder), lists, *(files_in(folder / name) for name in (PICTURES, *SPLITS)))
+    return fingerprint(str(folder), lists, *(_files_below(folder / name) for name in (PICTURES, *SPLITS)))
+
+
+def _files_below(folder: Path) -> list[tuple[str, Stamp]]:
+    """Of the folder and those within: what a list calls `images/1.png`, too."""
+    paths = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
+    return sorted((str(path), stamp(path)) for path in paths)
 
 
 def _folders_in(folder: Path) -> list[Path]:

@@ -71,17 +71,17 @@ def _with_slashes(name: object) -> str:
 
 def check_file(folder: str, name: str) -> bool | str:
     """`validate_inputs` for a file menu: True, or the sentence that says what to do."""
-    try:
-        find_file(folder, name)
-    except PSAError as error:
-        return str(error)
-    return True
+    return _passes(find_file, folder, name)
 
 
 def check_name(name: str, what: str) -> bool | str:
     """`validate_inputs` for the name of what is to be saved: True, or a sentence, before hours of work are done."""
+    return _passes(safe_file_name, name, what)
+
+
+def _passes(check: Callable[[str, str], object], *arguments: str) -> bool | str:
     try:
-        safe_file_name(name, what)
+        check(*arguments)
     except PSAError as error:
         return str(error)
     return True
@@ -100,16 +100,19 @@ def file_fingerprint(folder: str, name: str | None) -> str:
     return fingerprint(*((str(path), stamp(path)) for path in paths))
 
 
-def stamp(path: Path) -> tuple[int, int] | None:
-    """Another value once the file has changed, or what lies in the folder; `None` where there is neither."""
+Stamp = tuple[int, int, int] | None
+
+
+def stamp(path: Path) -> Stamp:
+    """Another value once the file has changed or is another one, or what lies in the folder; `None` for neither."""
     try:
         status = path.stat()
     except (OSError, ValueError):  # a NUL in the name, too
         return None
-    return status.st_mtime_ns, status.st_size
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def files_in(folder: Path) -> list[tuple[str, tuple[int, int] | None]]:
+def files_in(folder: Path) -> list[tuple[str, Stamp]]:
     """The names in a folder, and the `stamp` of each; none where there is no folder."""
     try:
         return [(path.name, stamp(path)) for path in sorted(folder.iterdir())]

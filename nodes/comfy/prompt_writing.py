@@ -66,8 +66,7 @@ def write_prompts(
     """
     words = NodeWords()
     made_by = _writer(writer, server, words)
-    folder = _answers_folder()
-    path = None if writer == TEMPLATES else folder / f"{_digest(made_by.identity())}.answers.jsonl"
+    path = None if writer == TEMPLATES else _answers_folder() / f"{_digest(made_by.identity())}.answers.jsonl"
     bar = ProgressBar(1)
 
     def tell(done: int, total: int) -> None:
@@ -76,7 +75,10 @@ def write_prompts(
 
     try:
         made = make_prompts(concepts, made_by, scenes, counts, seed, AnswerLog(path), tell)
-        return made, path, write_set_aside(folder / f"{_digest(made_by.identity(), concepts)}.set-aside.jsonl", made)
+        if path is None and not made.set_aside:
+            return made, None, None  # nothing to keep, so that nobody needs a place for it
+        name = f"{_digest(made_by.identity(), concepts)}.set-aside.jsonl"
+        return made, path, write_set_aside(_answers_folder() / name, made)
     finally:
         if isinstance(made_by, ModelWriter):
             made_by.release()

@@ -21,6 +21,7 @@ from ...psa_core.errors import PSAError
 from ...psa_core.pictures import thumbnail
 from ...psa_core.review import AnswerBook, AnsweredMeanwhileError, Review
 from .data_sets import data_sets, splits_of
+from .folders import stamp
 from .routes import answers, read_json
 
 _BODY_LIMIT = 1024  # bytes, as decoded: an answer takes a hundred
@@ -99,13 +100,13 @@ def _review(request: web.Request) -> Review:
     if folder is None or split not in _splits(folder):
         raise PSAError("There is no such data set or split in ComfyUI's input folder. Choose one of the list.")
     files = (split_file(folder, split), folder / PAIRS, folder / USERS)
-    stamp = [(path.stat().st_mtime_ns, path.stat().st_size) for path in files if path.is_file()]
+    now = [stamp(path) for path in files]
     with _reading.setdefault((folder, split), threading.Lock()):
         known, review = _reviews.get((folder, split), (None, None))
-        if review is None or known != stamp:
+        if review is None or known != now:
             review = Review(read_split(folder, split, skip_bad=True, answers=False), AnswerBook(folder))
             _reviews.pop((folder, split), None)
-            _reviews[folder, split] = stamp, review
+            _reviews[folder, split] = now, review
             for oldest in list(_reviews)[:-_KEPT]:
                 _reviews.pop(oldest, None)
         return review

@@ -111,7 +111,7 @@ def train(
                 view, preparing=view.prepared, announce=view.announced, measuring=view.measured, warn=view.warned
             )
         adapter = load_result(folder) if splits.held_out else result.adapter
-        keep_run(wanted.run_name, folder, splits)
+        keep_run(wanted.run_name, folder)
         _log.info("PSA Train '%s': %s", wanted.run_name, result.reason)
         return adapter, view.plot(), "\n".join([result.reason, *view.warnings])
 

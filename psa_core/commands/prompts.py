@@ -15,8 +15,8 @@ from ..errors import PSAError
 from ..files import existing_file
 from ..language_model import OnDevice
 from ..mini.scenes import MiniScenes, mini_concepts
+from ..outputs import check_folder, write_output
 from ..processes import chosen_device
-from .outputs import write_output
 from .progress import show_count
 
 _MINI, _EXAMPLES = "mini", "placeholders"
@@ -74,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
     output = Path(args.output)
     if output.suffix.lower() != ".jsonl":
         raise PSAError("Pairs of prompts are written as .jsonl. Let the output's name end so.")
+    check_folder(output.parent)  # before anything is asked
     concepts, scenes, writer = _concepts(args.concepts), _scenes(args), _writer(args)
     log_file = output.with_name(f"{output.stem}.answers.jsonl")
     counts = Counts(args.pairs, args.implied, args.harmless)

@@ -12,6 +12,7 @@ from ..encoders.language_model import LanguageModelEncoder
 from ..errors import PSAError
 from ..files import atomic_path
 from ..language_model import OnDevice
+from ..outputs import check_folder, write_output
 from ..pictures import write_picture
 from ..plots.user_space import user_space
 from ..population import sample_users
@@ -20,7 +21,6 @@ from ..profile import UserProfile
 from ..rules import RULES, SAGE
 from ..schema import CATEGORIES
 from ..users import check_users_name, write_users
-from .outputs import write_output
 from .progress import show_count
 
 
@@ -53,6 +53,9 @@ def run(args: argparse.Namespace) -> int:
     if args.picture is not None and Path(args.picture).suffix.lower() != ".png":
         raise PSAError("The picture is written as PNG. Let the name after --picture end in .png.")
     output, kept = check_users_name(args.output), ""
+    for path in (output, args.picture):
+        if path is not None:
+            check_folder(Path(path).parent)  # before anything is asked
     users = sample_users(args.count, args.seed, args.rules, args.departures)
     said = f"by the rules {args.rules}" + (f", with departures of {args.departures:g}" if args.departures else "")
     if args.llm is not None:

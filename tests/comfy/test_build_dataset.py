@@ -5,9 +5,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from cancelling import cancel_when_it_says
 from chat_server import Server
 from graphs import Graph, output
+from heard import cancel_when_it_says
 from PIL import Image
 
 from psa_core import PSAError

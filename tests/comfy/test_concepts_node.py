@@ -6,9 +6,9 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from cancelling import cancel_when_it_says
 from chat_server import Server
 from graphs import Graph
+from heard import cancel_when_it_says
 from PIL import Image
 
 from psa_core import PSAError

@@ -66,6 +66,14 @@ def test_what_psa_users_cannot_do_is_said(here, capsys):
     assert [*here.iterdir()] == []
 
 
+def test_a_place_that_cannot_be_written_to_is_said_before_a_model_is_asked(here, capsys):
+    (here / "plain").write_text("a file, in which no other can be")
+    for words in (["users", "plain/u.csv"], ["users", "u.csv", "--picture", "plain/u.png"]):
+        assert "cannot be written into plain" in fails(capsys, *words, "--llm", "no model is there")
+    asked = ["--writer", "model", "--llm", "no model is there"]
+    assert "cannot be written into plain" in fails(capsys, "prompts", "mini", "plain/p.jsonl", *asked)
+
+
 def test_prompts_from_a_list_are_the_same_each_time(here, capsys):
     (here / "list.txt").write_text("# Shocking\nspider = eight legs on a web\n")
     arguments = ["--pairs", "6", "--implied", "0.5", "--harmless", "2"]

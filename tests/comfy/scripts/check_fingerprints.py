@@ -43,7 +43,7 @@ def data_set(folder: Path) -> list[Path]:
     """A data set's files, whatever is in them, and those of answers, which are not there yet."""
     there = ["users.jsonl", "pairs.jsonl", "pictures/a.jpg"]
     for split in ("train", "val", "harmless"):
-        there += [f"{split}/pairs.jsonl", f"{split}/metadata.jsonl", f"{split}/b.jpg"]
+        there += [f"{split}/pairs.jsonl", f"{split}/metadata.jsonl", f"{split}/b.jpg", f"{split}/images/c.jpg"]
     for name in there:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"x")

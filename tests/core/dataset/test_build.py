@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from building import prompt_pairs
 from PIL import Image
 
 from psa_core import PSAError
@@ -32,14 +33,7 @@ USERS = sample_users(10, 3)
 
 
 def prompts(concepts: int = 5, scenes: int = 6, harmless: int = 4, categories=("Violence", "Hate")) -> list[PromptPair]:
-    pairs = []
-    for category in categories:
-        for concept in range(concepts):
-            for scene in range(scenes):
-                words, thing = f"a {category.lower()} scene {concept} {scene}", f"{category.lower()}thing{concept}"
-                pairs.append(PromptPair(category, thing, f"{words} with {thing}", words, "named", "by hand"))
-    scenes = [f"a meadow {number}" for number in range(harmless)]
-    return [*pairs, *(PromptPair(None, "", scene, scene, "named", "by hand") for scene in scenes)]
+    return prompt_pairs(categories, concepts, scenes, harmless)
 
 
 class Stub:

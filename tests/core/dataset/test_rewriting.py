@@ -13,6 +13,7 @@ from pathlib import Path
 import killed_builds
 import numpy as np
 import pytest
+from building import prompt_pairs
 from PIL import Image
 
 from psa_core import PSAError
@@ -21,7 +22,6 @@ from psa_core.build.folder import GIVEN, VIRTUAL
 from psa_core.build.plan import SPLITS, check_leakage
 from psa_core.build.sage_form import write_sage_form
 from psa_core.commands.build_dataset import _Drawer
-from psa_core.concepts.pairs import PromptPair
 from psa_core.dataset import read_split
 from psa_core.dataset.check import check_dataset, split_names
 from psa_core.dataset.sage import read_sage_split
@@ -31,17 +31,6 @@ from psa_core.population import sample_users, seed_of
 from psa_core.review import AnswerBook, Review
 
 USERS, OTHERS = sample_users(10, 3), sample_users(9, 4)
-
-
-def prompts(categories=("Violence", "Hate"), concepts: int = 5, scenes: int = 4, harmless: int = 3) -> list[PromptPair]:
-    pairs = []
-    for category in categories:
-        for concept in range(concepts):
-            for scene in range(scenes):
-                words, thing = f"a {category.lower()} scene {concept} {scene}", f"{category.lower()}thing{concept}"
-                pairs.append(PromptPair(category, thing, f"{words} with {thing}", words, "named", "by hand"))
-    scenes = [f"a meadow {number}" for number in range(harmless)]
-    return [*pairs, *(PromptPair(None, "", scene, scene, "named", "by hand") for scene in scenes)]
 
 
 class Stub:
@@ -85,7 +74,7 @@ class Judge:
 
 
 def build(folder: Path, users=USERS, stub=None, batch: int = 4, mixed: bool = False, given=None, seed=1, **options):
-    planned = plan(drawn_pairs(given or prompts(), seed), users, seed)
+    planned = plan(drawn_pairs(given or prompt_pairs(), seed), users, seed)
     drawing = Drawing({"model": "a", "batch_size": batch}, lambda: stub or Stub(), batch, mixed)
     return build_dataset(folder, planned, users, seed, drawing, **options)
 
@@ -107,7 +96,7 @@ CHANGES = {
     "one user": {"users": USERS[:2]},
     "licence": {"said": Said("CC0-1.0")},
     "rules": {"said": Said(rules="sage")},
-    "a judge": {"judge": Judge((prompts()[0].shows,))},
+    "a judge": {"judge": Judge((prompt_pairs()[0].shows,))},
     "labels": {"judge": Judge(), "labels": "judge"},
 }
 
@@ -164,7 +153,7 @@ class KilledError(BaseException):
 
 
 def test_a_rewriting_that_is_stopped_anywhere_leaves_the_old_set_or_the_new_one(tmp_path, monkeypatch):
-    given = prompts(("Hate",), 5, 2, 1)
+    given = prompt_pairs(("Hate",), 5, 2, 1)
     after = {"given": given, "users": USERS[:1], "said": Said("CC0-1.0")}  # splits go with the users
     build(tmp_path / "old", given=given)
     build(tmp_path / "new", **after)
@@ -269,7 +258,7 @@ def test_another_batch_size_goes_on_where_that_is_said(tmp_path):
     assert told["batch_size"] == [4, 2]
     assert all(files(tmp_path)[name] == content for name, content in there.items() if name.startswith("pictures/"))
     with pytest.raises(PSAError, match=r"the model"):
-        planned = plan(drawn_pairs(prompts(), 1), USERS, 1)
+        planned = plan(drawn_pairs(prompt_pairs(), 1), USERS, 1)
         build_dataset(tmp_path, planned, USERS, 1, Drawing({"model": "b", "batch_size": 2}, Stub, 2, True))
 
 
@@ -281,7 +270,7 @@ def test_a_judge_that_does_not_know_the_categories_is_refused_before_anything_is
     with pytest.raises(PSAError, match="knows Hate alone, and would set every pair of Violence aside"):
         build(tmp_path / "set", stub=stub, judge=Narrow())
     assert not stub.drawn and not (tmp_path / "set").exists()
-    build(tmp_path / "set", given=prompts(("Hate",)), judge=Narrow())
+    build(tmp_path / "set", given=prompt_pairs(("Hate",)), judge=Narrow())
 
 
 def test_a_finished_set_needs_its_judge_no_more(tmp_path):
@@ -300,7 +289,7 @@ def test_a_finished_set_needs_its_judge_no_more(tmp_path):
 
 
 def test_after_a_judge_that_sets_all_aside_comes_another_or_none(tmp_path):
-    strict, stub = Judge([pair.shows for pair in prompts()], "strict"), Stub()
+    strict, stub = Judge([pair.shows for pair in prompt_pairs()], "strict"), Stub()
     with pytest.raises(PSAError, match="take another judge or none: the pictures stay"):
         build(tmp_path, judge=strict, stub=stub)
     assert len(stub.drawn) == 83
@@ -324,7 +313,7 @@ def test_whether_people_are_virtual_is_said_where_it_is_known(tmp_path):
 
 
 def test_lists_that_leak_are_not_written(tmp_path):
-    planned = plan(drawn_pairs(prompts(), 1), USERS, 1)
+    planned = plan(drawn_pairs(prompt_pairs(), 1), USERS, 1)
     check_leakage(planned)
     moved = planned.splits["val"][0]
     leaking = {
