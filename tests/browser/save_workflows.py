@@ -42,7 +42,7 @@ def main() -> None:
     folder.mkdir(parents=True)
     for name, content in (("every_node", saved), ("every_node.prompt", prompt)):
         (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    for path in (PACK / "workflows").glob("*_mini.json"):
+    for path in [*(PACK / "workflows").glob("*_mini.json"), PACK / "workflows" / "psa_1_start_here.json"]:
         shutil.copy(path, folder)
 
 
