@@ -64,6 +64,7 @@ def _records(split: PairSplit) -> Iterator[dict[str, Any]]:
             "chosen": chosen,
             "rejected": rejected,
             "caption": record.caption,
+            **({"caption_without": record.caption_without} if record.caption_without else {}),
             "user_data": record.profile.to_dict(),
         }
 

@@ -109,6 +109,7 @@ def _add_drawing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", default=BASE_MODEL, metavar="FOLDER", help="default: the shipped base model")
     parser.add_argument("--split", choices=("val", "test"), default="val", help="choose by val; test is drawn once")
     parser.add_argument("--per-cell", type=int, default=200, help="pictures a figure (default: %(default)s)")
+    parser.add_argument("--rivals-per-cell", type=int, metavar="N", help="the same of rivals (default: as many)")
     parser.add_argument("--levels", type=int, default=140, help="prompts a level (default: %(default)s)")
     parser.add_argument("--harmless", type=int, default=2000, help="harmless prompts (default: %(default)s)")
     for field in dataclasses.fields(Further):
@@ -261,7 +262,8 @@ def _measure(args: argparse.Namespace, entries, output: Path, folder: Path | Non
     from ..mini.viewers import viewers_picture
     from ..outputs import made_by_line
 
-    plan, sizes = Plan(args.split, args.per_cell, args.levels, args.harmless), _further(args)
+    plan = Plan(args.split, args.per_cell, args.levels, args.harmless, args.rivals_per_cell)
+    sizes = _further(args)
     count = how_many(entries, plan) + sizes.how_many(args.split) + how_many_shown()
     minutes = count * _SECONDS / 60
     print(
@@ -295,7 +297,14 @@ def _again(args: argparse.Namespace) -> str:
     if args.action == "benchmark":
         words.append(_named(args.work))
         words += ["--without", *args.without] if args.without else []
-    defaults = {"split": "val", "per_cell": 200, "levels": 140, "harmless": 2000, "base": BASE_MODEL}
+    defaults = {
+        "split": "val",
+        "per_cell": 200,
+        "levels": 140,
+        "harmless": 2000,
+        "rivals_per_cell": None,
+        "base": BASE_MODEL,
+    }
     defaults |= {name.replace("-", "_"): path for name, path in ADAPTERS.items()}
     defaults |= {field.name: None for field in dataclasses.fields(Further)}
     for name, default in defaults.items():

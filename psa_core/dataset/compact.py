@@ -8,7 +8,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -32,7 +32,7 @@ _READERS, _CHUNK = 4, 256  # threads that check pictures, and pairs at a time
 class PairRecord(SageRecord):
     """A record of a picture pair; `line` is its number in the split, counted from 1."""
 
-    pair: PicturePair
+    pair: PicturePair = field(kw_only=True)
 
     @property
     def category(self) -> str | None:
@@ -109,7 +109,7 @@ class CompactSplit:
 
     def scene(self, number: int) -> Scene:
         pair = self._pair(number)
-        return Scene(_pictures(self.folder.parent, pair), pair.shows, f"pair {pair.id} of {PAIRS}")
+        return Scene(_pictures(self.folder.parent, pair), pair.shows, f"pair {pair.id} of {PAIRS}", _plain(pair))
 
     def examples(self) -> Examples:
         scenes = np.repeat(np.arange(self.by_rule, dtype=np.int32), self.users)
@@ -138,7 +138,7 @@ class CompactSplit:
     def _record(self, pair: PicturePair, line: int, profile: UserProfile, swapped: bool) -> PairRecord:
         first, second = _pictures(self.folder.parent, pair)
         chosen, rejected = (second, first) if swapped else (first, second)
-        return PairRecord(line, chosen, rejected, pair.shows, profile, pair)
+        return PairRecord(line, chosen, rejected, pair.shows, profile, _plain(pair), pair=pair)
 
 
 def read_compact_split(
@@ -321,6 +321,11 @@ def _checked(root: Path, index: _PairIndex, rows: np.ndarray, bad: _Bad) -> tupl
                 if pair.category is not None:
                     categories[place] = CATEGORIES.index(pair.category)
     return whole, categories
+
+
+def _plain(pair: PicturePair) -> str:
+    """The caption without the concept; none of a harmless scene, which has no other picture."""
+    return pair.without if pair.category else ""
 
 
 def _pictures(root: Path, pair: PicturePair) -> tuple[Path, Path]:

@@ -2,7 +2,8 @@
 
 On disk: `{split}/metadata.jsonl`, one JSON object a line with `file_name`, `chosen`, `rejected` (paths relative to
 the split's folder), `caption` and `user_data` (a profile in Sage's spelling). The published records do not say what
-their users ban: `users.csv` does, or else the rules that reproduce it.
+their users ban: `users.csv` does, or else the rules that reproduce it. `caption_without` is a field of this project's
+own, which a record may have: the caption without the concept, which the safe picture follows.
 """
 
 import hashlib
@@ -47,6 +48,7 @@ class SageRecord:
     rejected: Path
     caption: str
     profile: UserProfile
+    caption_without: str = ""
 
     @property
     def category(self) -> str | None:
@@ -109,7 +111,8 @@ class SageSplit:
         """Each record is one of its own."""
         record = self[number]
         where = f"line {record.line} of {self.name}/metadata.jsonl"
-        return Scene((record.chosen, record.rejected), record.caption, where)
+        pictures, safe = (record.chosen, record.rejected), 0 if record.safe_chosen else 1
+        return Scene(pictures, record.caption, where, record.caption_without, safe)
 
     def examples(self) -> Examples:
         return Examples(np.arange(len(self), dtype=np.int32), self.people, np.zeros(len(self), bool))
@@ -229,14 +232,21 @@ class _Reader:
         missing = [name for name in ("chosen", "rejected", "caption", "user_data") if name not in data]
         if missing:
             raise PSAError(f"the record lacks {', '.join(missing)}. Add it, or leave the record out.")
-        if not isinstance(data["caption"], str) or not is_text(data["caption"]):
-            raise PSAError("the record's caption is not text. Correct it.")
+        caption, without = data["caption"], data.get("caption_without", "")
+        if not all(isinstance(each, str) and is_text(each) for each in (caption, without)):
+            raise PSAError("the record's caption or caption_without is not text. Correct it.")
         try:
             profile, origin = self._profile(data["user_data"])
         except PSAError as error:
             raise PSAError(f"in user_data: {error}") from None
         chosen, rejected = (self._picture(data[name], name) for name in ("chosen", "rejected"))
-        return SageRecord(line, chosen, rejected, data["caption"], profile), origin
+        record = SageRecord(line, chosen, rejected, caption, profile, without)
+        if without and record.safe_chosen is None:
+            raise PSAError(
+                "the record has caption_without, and its pictures' names do not tell which is the safe one "
+                "(user_1_Violence_plus_7_s.jpg). Rename them, or take that field out."
+            )
+        return record, origin
 
     def _profile(self, data: object) -> tuple[UserProfile, str]:
         """The record's user, and where what the user bans is from: `derived`, `joined`, or the record itself ("")."""

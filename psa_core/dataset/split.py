@@ -19,11 +19,19 @@ MOST_RECORDS = 100_000_000
 
 @dataclass(frozen=True)
 class Scene:
-    """Two pictures and their caption, for whichever users; `where` says where it is written, for sentences."""
+    """Two pictures and their caption, for whichever users.
+
+    Attributes:
+        where: where it is written, for sentences.
+        plain: the caption without the concept, which the safe picture follows; "" where that is not known.
+        safe: which of the two pictures that is, 0 or 1.
+    """
 
     pictures: tuple[Path, Path]
     caption: str
     where: str
+    plain: str = ""
+    safe: int = 0
 
 
 class Examples(NamedTuple):

@@ -63,7 +63,8 @@ class Plan:
 
     Args:
         part: the split: `val` to choose by, `test` for what is published.
-        per_cell: pictures a cell.
+        per_cell: pictures a cell, of methods that are measured before all groups of users: the base model and PSA.
+        rivals: the same of all others, who draw the first of these requests; `None` is as many.
         levels: prompts a level.
         harmless: harmless prompts.
 
@@ -75,20 +76,30 @@ class Plan:
     per_cell: int = 200
     levels: int = 140
     harmless: int = 2000
+    rivals: int | None = None
     sizes: Sizes = field(default_factory=Sizes)
 
     def __post_init__(self) -> None:
         if self.part not in SEEDS:
             raise PSAError(f"'{self.part}' is no split of the benchmark. There are: {', '.join(SEEDS)}.")
-        if min(self.per_cell, self.levels, self.harmless) < 2:
+        if min(self.per_cell, self.levels, self.harmless, self.count(("unseen",))) < 2:
             raise PSAError("A benchmark needs at least 2 pictures a cell.")
+        if self.count(("unseen",)) > self.per_cell:
+            raise PSAError("Rivals draw some of the requests that PSA does: at most as many a cell.")
 
     @property
     def seed(self) -> int:
         return SEEDS[self.part]
 
+    def count(self, groups: Sequence[Group]) -> int:
+        """Pictures a cell of a method that is measured before these groups."""
+        if self.rivals is not None and set(groups) != set(GROUPS):
+            return self.rivals
+        return self.per_cell
+
     def cells(self, groups: Sequence[Group]) -> dict[Cell, list[Request]]:
-        """The requests of the groups' cells."""
+        """The requests of the cells of a method that is measured before these groups."""
+        count = self.count(groups)
         people = self.sizes.people(DATA_SEED)
         found = {}
         for group in groups:
@@ -96,7 +107,7 @@ class Plan:
                 for banned in (True, False):
                     seed = draw_seed(self.seed, group)
                     users = _users(people, group)
-                    found[Cell(group, way, banned)] = cell(way, banned, users, self.per_cell, self.part, seed)
+                    found[Cell(group, way, banned)] = cell(way, banned, users, count, self.part, seed)
         return found
 
     def level_cells(self) -> dict[str, list[Request]]:

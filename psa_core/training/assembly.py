@@ -116,7 +116,8 @@ def as_begun(config: TrainConfig, folder: Path | str) -> TrainConfig:
     kept = {
         name: before[name]
         for name in now
-        if before[name] != now[name] == asked[name] and begun.get(name, ...) == _as_json(before[name])
+        if before[name] != now[name] == asked[name]
+        and begun.get(name, _as_json(defaults[name])) == _as_json(before[name])
     }
     if not state.get("key"):  # the key that a run has since then
         kept |= {name: begun.get(name, defaults[name]) for name in READING}

@@ -91,7 +91,9 @@ class TrainConfig(BaseSettings):
     (R, R, 0, 0, R, R), R being `resolution`.
 
     Objective: `beta` of LPPD; `winner_weight`, `anchor_weight` (see `objective.py`); `standardise`
-    the profile embeddings over the training users (folded into the saved adapter). Timesteps are
+    the profile embeddings over the training users (folded into the saved adapter). In `plain_share` of the
+    draws a pair stands under its caption without the concept, where data has one: then everybody's choice
+    is the safe picture, so that what viewers allow is not drawn unasked. Timesteps are
     drawn from `timestep_range` [first, last), uniformly or in proportion to the min-SNR weight; `measured`
     is the range in which the run's own base model decides what its pictures show (see `timesteps.py`).
 
@@ -126,6 +128,7 @@ class TrainConfig(BaseSettings):
     beta: _Positive = 5000.0
     winner_weight: _Weight = 0.0
     anchor_weight: _Weight = 0.0
+    plain_share: _Share = 0.0
     timestep_sampling: Literal["uniform", "min-snr"] = "uniform"
     timestep_range: Annotated[tuple[_CountOrOff, _CountOrOff], Listed] | Literal["measured"] = Field(
         (0, 1000), description='a list such as [0, 1000], or "measured"'

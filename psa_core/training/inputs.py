@@ -101,7 +101,8 @@ def fill_cache(
     numbers = iter(range(rank, split.scenes, processes))
     while chunk := list(islice(numbers, _TEXTS_AT_ONCE)):
         scenes = [split.scene(number) for number in chunk]
-        _encode_texts(cache, texts, [scene.caption for scene in scenes])
+        plain = [scene.plain for scene in scenes if scene.plain and config.plain_share]
+        _encode_texts(cache, texts, [scene.caption for scene in scenes] + plain)
         for number, scene in zip(chunk, scenes, strict=True):
             if entry_key(*picture_key(scene, config, images), config) not in cache:
                 _encode_pair(scene, cache, config, images)

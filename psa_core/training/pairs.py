@@ -27,9 +27,9 @@ class PairDataset(Dataset):
     The seed is of all that is drawn at random in it; the draw numbers a pair's reference draws, and changes nothing.
 
     The settings that shape an item (dropouts, flip) are `config`'s, or off for a held-out split.
-    `picture_keys` and `text_keys` (S,) are its scenes' in the cache, `scene_ids`, `user_ids`, `bucket_ids` (N,) its
-    pairs'; `users` (U, D) holds the embedding of each distinct profile once. `id` stands for the content: pictures,
-    captions and embeddings, wherever they lie.
+    `picture_keys`, `text_keys` and `plain_keys` (S,) are its scenes' in the cache, the last of captions without the
+    concept ("" for none); `scene_ids`, `user_ids`, `bucket_ids` (N,) are its pairs'; `users` (U, D) holds the embedding
+    of each distinct profile once. `id` stands for the content: pictures, captions and embeddings, wherever they lie.
     """
 
     def __init__(
@@ -49,11 +49,13 @@ class PairDataset(Dataset):
         self.caption_dropout = 0.0 if held_out else config.caption_dropout
         self.profile_dropout = 0.0 if held_out else config.profile_dropout
         self.anchored = config.anchor_weight > 0 and not held_out
+        self.plain_share = 0.0 if held_out else config.plain_share
         self.harmless = harmless
         self.empty_text = texts.key("")
         size_ids: dict[tuple[int, int], int] = {}
         count = split.scenes
         self.picture_keys, self.text_keys, pictures, captions = (np.empty(count, "S32") for _ in range(4))
+        self.plain_keys, self._safe_second = np.zeros(count, "S32"), np.zeros(count, bool)
         buckets = np.empty(count, np.int32)
         for number in range(count):
             scene = split.scene(number)
@@ -61,8 +63,10 @@ class PairDataset(Dataset):
             pictures[number], captions[number] = key, cache_key("text", scene.caption, texts.id)
             self.picture_keys[number], self.text_keys[number] = entry_key(bucket, key, config), texts.key(scene.caption)
             buckets[number] = size_ids.setdefault(bucket, len(size_ids))
-            for key in (self.picture_keys[number], self.text_keys[number]):
-                if key.decode() not in cache:
+            if scene.plain and self.plain_share:
+                self.plain_keys[number], self._safe_second[number] = texts.key(scene.plain), scene.safe == 1
+            for key in (self.picture_keys[number], self.text_keys[number], self.plain_keys[number]):
+                if key and key.decode() not in cache:
                     raise PSAError(
                         f"{scene.where[0].upper()}{scene.where[1:]} is not in the cache, or its files changed "
                         "meanwhile. Start again: what is missing is encoded anew."
@@ -73,7 +77,8 @@ class PairDataset(Dataset):
         self.users, self.encoder_id = users.vectors, users.encoder_id
         digest = hashlib.blake2b(digest_size=16)
         shared = () if len(self) == count and not self.swapped.any() else (self.scene_ids, self.swapped)
-        for array in (pictures, captions, self.user_ids, self.users.numpy(), *shared):
+        plain = (self.plain_keys, self._safe_second) if self.plain_share else ()
+        for array in (pictures, captions, self.user_ids, self.users.numpy(), *shared, *plain):
             digest.update(np.ascontiguousarray(array).tobytes())
         self.id = digest.hexdigest()
 
@@ -84,19 +89,22 @@ class PairDataset(Dataset):
         """One pair, on the CPU.
 
         `latents` (2, c, h, w) chosen then rejected, `sizes` (2, 6), `noise` (c, h, w) shared by both,
-        `when` in [0, 1) to become a timestep, `embedding` (D,), `conditioning` {name: (...)}; with the
-        anchor on the same of its row, under `anchor_`.
+        `when` in [0, 1) to become a timestep, `embedding` (D,), `conditioning` {name: (...)}; `swapped`, whether the
+        chosen picture is the scene's second; with the anchor on the same of its row, under `anchor_`.
         """
         index, seed, _ = place
         generator = torch.Generator().manual_seed(seed)
         flip, drop_caption, drop_profile, when, anchor, which = torch.rand(6, generator=generator).tolist()
         latents, sizes = self._pictures(index, self.flip and flip < 0.5)
-        text_key = self.empty_text if drop_caption < self.caption_dropout else self._text_key(index)
+        noise = torch.randn(latents.shape[1:], generator=generator)
+        plain = torch.rand((), generator=generator).item()  # last, so that earlier runs draw what they did
+        text_key, swapped = self._asked(index, drop_caption < self.caption_dropout, plain < self.plain_share)
         embedding = self.users[self.user_ids[index]]
         item = {
-            "latents": latents,
-            "sizes": sizes,
-            "noise": torch.randn(latents.shape[1:], generator=generator),
+            "latents": latents.flip(0) if swapped else latents,
+            "sizes": sizes.flip(0) if swapped else sizes,
+            "swapped": swapped,
+            "noise": noise,
             "when": when,
             "embedding": torch.zeros_like(embedding) if drop_profile < self.profile_dropout else embedding,
             "conditioning": self.cache.get(text_key),
@@ -109,13 +117,27 @@ class PairDataset(Dataset):
         """A pair as it is, nothing mirrored or dropped: `latents` (2, c, h, w) chosen then rejected, `sizes`,
         `conditioning`.
         """
-        latents, sizes = self._pictures(index, False)
+        latents, sizes = self._chosen_first(index)
         return {"latents": latents, "sizes": sizes, "conditioning": self.cache.get(self._text_key(index))}
 
+    def _asked(self, index: int, drop_caption: bool, plain: bool) -> tuple[str, bool]:
+        """The key of the caption that a pair stands under, and whether the scene's second picture is then chosen."""
+        scene, swapped = self.scene_ids[index], bool(self.swapped[index])
+        if drop_caption:
+            return self.empty_text, swapped
+        if plain and self.plain_keys[scene]:
+            return self.plain_keys[scene].decode(), bool(self._safe_second[scene])
+        return self._text_key(index), swapped
+
     def _pictures(self, index: int, flipped: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents and sizes of both pictures, in the scene's order."""
         names = ("latents_flipped", "sizes_flipped") if flipped else ("latents", "sizes")
         tensors = self.cache.get(self.picture_keys[self.scene_ids[index]].decode(), *names)
         latents, sizes = (tensors[name].float() for name in names)
+        return latents, sizes
+
+    def _chosen_first(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        latents, sizes = self._pictures(index, False)
         return (latents.flip(0), sizes.flip(0)) if self.swapped[index] else (latents, sizes)
 
     def _text_key(self, index: int) -> str:
@@ -134,7 +156,7 @@ class PairDataset(Dataset):
                 "anchor_conditioning": item["conditioning"],
             }
         index = int(harmless[int(which * len(harmless))])
-        latents, sizes = self.harmless._pictures(index, False)
+        latents, sizes = self.harmless._chosen_first(index)
         return {
             "anchor_latents": latents[0],
             "anchor_sizes": sizes[0],

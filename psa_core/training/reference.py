@@ -27,12 +27,15 @@ class ReferencedPairs(Dataset):
         self._pairs, self._config = pairs, config
         settings = (config.seed, config.caption_dropout, config.flip, config.timestep_sampling, config.timestep_range)
         rounding = (config.precision, config.batch_size)
-        self._id = cache_key(denoiser.id, pairs.id, config.reference_draws, config.min_snr_gamma, *settings, *rounding)
+        plain = (config.plain_share,) if config.plain_share else ()
+        self._id = cache_key(
+            denoiser.id, pairs.id, config.reference_draws, config.min_snr_gamma, *settings, *rounding, *plain
+        )
 
     def __getitem__(self, place: tuple[int, int, int]) -> dict[str, Any]:
         index, _, draw = place
-        errors = self._pairs.cache.get(self._key(index))["errors"][draw]
-        return self._pairs[place] | {"reference_errors": errors.flip(0) if self._pairs.swapped[index] else errors}
+        item, errors = self._pairs[place], self._pairs.cache.get(self._key(index))["errors"][draw]
+        return item | {"reference_errors": errors.flip(0) if item["swapped"] else errors}
 
     @torch.no_grad()
     def compute(self, denoiser: Denoiser, rows: RowMaker, processes: Any, stopped: Callable[[int, int], Any]) -> Any:
@@ -65,9 +68,10 @@ class ReferencedPairs(Dataset):
             items = [self._pairs[int(index), own, draw] for index, own in zip(indices, seeds, strict=True)]
             asked = rows.rows(default_collate(items), anchored=False)
             errors = row_errors(asked.reference(denoiser), asked.target)
-            draws.append(torch.stack(errors.chunk(2), 1))
+            swapped = torch.tensor([item["swapped"] for item in items], device=errors.device)
+            own = torch.stack(errors.chunk(2), 1)
+            draws.append(torch.where(swapped[:, None], own.flip(1), own))
         for index, errors in zip(indices, torch.stack(draws, 1), strict=True):
-            errors = errors.flip(1) if self._pairs.swapped[index] else errors
             self._pairs.cache.put(self._key(int(index)), {"errors": errors})
 
     def _key(self, index: int) -> str:

@@ -19,7 +19,7 @@ from ..processes import OneProcess, anyone, from_main, mean_over_processes
 from .batches import PairBatches
 from .config import MEASURED, TrainConfig
 from .denoiser import Denoiser
-from .estimate import NOT_MEASURED, Announce, FirstSteps, announcement, count_memory, is_unmeasured
+from .estimate import NOT_MEASURED, Announce, FirstSteps, announcement, count_memory, is_unmeasured, to_mind
 from .folder import RunFolder
 from .heldout import held_out_figures
 from .identity import difference, run_identity
@@ -32,10 +32,6 @@ from .reference import ReferencedPairs
 from .rows import RowMaker, batch_loss
 from .run import Run, StateError, check_state, new_key
 from .timesteps import deciding_timesteps
-
-FEW_PEOPLE = 50
-"""Below so many profiles training warns: what is among them shows in the adapter. Of 50 drawn as Sage draws its users,
-even the rarest answer to a question (7.5 % of people) is among them with 98 %, so that it tells nothing of anyone."""
 
 _log = logging.getLogger(__name__)
 
@@ -162,7 +158,7 @@ class Trainer:
     ) -> TrainResult:
         run = self._begin(warn)
         if self._processes.is_main_process:
-            for sentence in self._to_mind(run):
+            for sentence in to_mind(run, self.pairs, self.config):
                 warn(sentence)
         ask = preparing or (lambda _done, _count: None)
         stop, items = self._prepared(run, lambda *counts: self._agreed(lambda: ask(*counts)))
@@ -220,15 +216,6 @@ class Trainer:
         run = Run(self.config, self.denoiser, self.pairs, key)
         self._save(run)
         return run
-
-    def _to_mind(self, run: Run) -> Iterator[str]:
-        if (people := len(self.pairs.users)) < FEW_PEOPLE:
-            yield (
-                f"The adapter will be of {people} profiles. With fewer than {FEW_PEOPLE}, whoever has its file can "
-                "find out what is among them: share it only where its people would share their answers."
-            )
-        if run.step and run.watch.has_risen:
-            yield run.watch.sentence
 
     def _state(self, warn: Warn) -> dict[str, Any] | None:
         state = self._folder.load()

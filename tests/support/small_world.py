@@ -14,7 +14,7 @@ def shrink() -> None:
     for name, value in _BASE.items():
         setattr(base_model, name, value)
     plan = benchmark.Plan
-    benchmark.Plan = lambda part, per_cell, levels=2, _harmless=2: plan(part, per_cell, levels, 2)  # type: ignore
+    benchmark.Plan = lambda part, per_cell, levels=2, _harmless=2, _rivals=None: plan(part, per_cell, levels, 2)  # type: ignore
     benchmark.time = SimpleNamespace(process_time=lambda: 0.0)  # type: ignore[assignment]
     times_drawn.count_drawing = lambda *_: ([], "Drawn for a test.")
     viewers._CANDIDATES = 1

@@ -107,9 +107,20 @@ def test_users_of_one_kind_fill_no_cell_of_the_other():
         cell("named", False, [strict], 2, "val", 0)
 
 
-@pytest.mark.parametrize("changes", [{"part": "train"}, {"per_cell": 1}])
+def test_rivals_may_draw_fewer_and_are_measured_beside_the_same_pictures():
+    plan = replace(PLAN, rivals=4)
+    results = evaluate.evaluate(methods(), plan)
+    assert evaluate.how_many(methods(), plan) < evaluate.how_many(methods(), PLAN)
+    for found, requests in plan.cells(("unseen",)).items():
+        assert requests == plan.cells(ALL)[found][:4] and len(plan.cells(ALL)[found]) == 6
+    counts = [results.figure("Unseen users", name, "IP on banned", "named").count for name in ("psa", "ban-all")]
+    assert counts == [6, 4]
+    assert results.figure("Unseen users", "psa", "pass rate's lead", "named", rival="ban-all").count == 8
+
+
+@pytest.mark.parametrize("changes", [{"part": "train"}, {"per_cell": 1}, {"rivals": 1}, {"rivals": 201}])
 def test_plans_that_measure_nothing_are_refused(changes):
-    with pytest.raises(PSAError, match=r"no split|at least 2"):
+    with pytest.raises(PSAError, match=r"no split|at least 2|at most as many"):
         Plan(**changes)
 
 

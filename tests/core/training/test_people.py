@@ -13,9 +13,9 @@ from tiny_training import dataset, denoiser, trainer, write_split
 from psa_core import PSAAdapter, PSAError, StructuredEncoder, load_adapter
 from psa_core.seeds import draw_seed
 from psa_core.training import Trainer
+from psa_core.training.estimate import FEW_PEOPLE
 from psa_core.training.folder import RunFolder
 from psa_core.training.run import KEY_VARIABLE
-from psa_core.training.trainer import FEW_PEOPLE
 from psa_core.training.unused import hide_unused_columns
 
 PEOPLE = (3, 8, 15, 22, 37, 41)
