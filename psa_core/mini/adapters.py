@@ -25,6 +25,7 @@ CONFIG: dict[str, Any] = {
     "beta": 300.0,  # a larger one is content with a smaller effect
     "winner_weight": 75.0,  # with 50, other symbols take a banned one's place more often
     "anchor_weight": 750.0,
+    "plain_share": 0.2,  # without, a symbol that the viewer allows came into 1 % of pictures that nobody asked one of
     "timestep_range": (520, 840),  # where a symbol is decided; below, the picture itself says what is there
     "standardise": False,  # the structured embedding has sensible units, and a rare answer would become a large number
     "resolution": SIZE,
