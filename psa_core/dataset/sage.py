@@ -240,6 +240,8 @@ class _Reader:
         except PSAError as error:
             raise PSAError(f"in user_data: {error}") from None
         chosen, rejected = (self._picture(data[name], name) for name in ("chosen", "rejected"))
+        if without and without == caption:
+            raise PSAError("the record's caption_without is its caption. It is the one without the concept: correct it.")
         record = SageRecord(line, chosen, rejected, caption, profile, without)
         if without and record.safe_chosen is None:
             raise PSAError(

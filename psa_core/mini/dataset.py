@@ -122,7 +122,7 @@ def _pair(split: Path, rng: np.random.Generator, user: UserProfile, number: int)
     safe = _write(split / f"{stem}_s.jpg", scene.without_symbol())
     unsafe = _write(split / f"{stem}_u.jpg", scene)
     chosen, rejected = (safe, unsafe) if category in user.banned_categories else (unsafe, safe)
-    return _record(chosen, rejected, caption, user) | {"caption_without": scene.without_symbol().prompt}
+    return _record(chosen, rejected, caption, user) | {"caption_without": scene.place}
 
 
 def _harmless_pair(split: Path, rng: np.random.Generator, user: UserProfile, number: int) -> dict[str, Any]:
