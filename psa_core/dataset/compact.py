@@ -324,7 +324,7 @@ def _checked(root: Path, index: _PairIndex, rows: np.ndarray, bad: _Bad) -> tupl
 
 
 def _plain(pair: PicturePair) -> str:
-    """The caption without the concept; none of a harmless scene, which has no other picture, or of one caption twice."""
+    """The caption without the concept; none of a harmless scene, which has no other picture."""
     return pair.without if pair.category and pair.without != pair.shows else ""
 
 

@@ -233,15 +233,16 @@ class _Reader:
         if missing:
             raise PSAError(f"the record lacks {', '.join(missing)}. Add it, or leave the record out.")
         caption, without = data["caption"], data.get("caption_without", "")
-        if not all(isinstance(each, str) and is_text(each) for each in (caption, without)):
-            raise PSAError("the record's caption or caption_without is not text. Correct it.")
+        for name, text in (("caption", caption), ("caption_without", without)):
+            if not isinstance(text, str) or not is_text(text):
+                raise PSAError(f"the record's {name} is not text. Correct it.")
         try:
             profile, origin = self._profile(data["user_data"])
         except PSAError as error:
             raise PSAError(f"in user_data: {error}") from None
         chosen, rejected = (self._picture(data[name], name) for name in ("chosen", "rejected"))
         if without and without == caption:
-            raise PSAError("the record's caption_without is its caption. It is the one without the concept: correct it.")
+            raise PSAError("the record's caption_without is its caption, and ought to lack the concept. Correct it.")
         record = SageRecord(line, chosen, rejected, caption, profile, without)
         if without and record.safe_chosen is None:
             raise PSAError(

@@ -241,9 +241,11 @@ def test_the_compact_form_trains_as_the_same_records_in_sages(data, tmp_path, se
         assert len(list((data / "cache").rglob("*.safetensors"))) == 3 + 4 + 3  # an entry a scene
 
 
-def test_reference_errors_follow_the_chosen_picture(data):
-    pairs, base = pairs_of(data, reference_draws=1), denoiser()
-    config = TrainConfig.from_dict({**QUICK, "reference_draws": 1})
+@pytest.mark.parametrize("plain_share", [0.0, 0.5, 1.0])
+def test_reference_errors_follow_the_chosen_picture(data, plain_share):
+    settings = {"reference_draws": 1, "plain_share": plain_share, "caption_dropout": 0.0}
+    pairs, base = pairs_of(data, **settings), denoiser()
+    config = TrainConfig.from_dict({**QUICK, **settings})
     rows = RowMaker(NoiseSchedule(base.alphas_cumprod), config, base.device)
     referenced = ReferencedPairs(pairs, config, base)
     assert referenced.compute(base, rows, OneProcess(), lambda *_: None) is None
@@ -253,6 +255,18 @@ def test_reference_errors_follow_the_chosen_picture(data):
         asked = rows.rows(default_collate([pairs[place]]), anchored=False)
         expected = row_errors(asked.reference(base), asked.target)
         assert torch.allclose(referenced[place]["reference_errors"], expected, rtol=1e-4)
+
+
+def test_under_the_plain_caption_all_viewers_choose_the_picture_without(data):
+    """Whether they ban what the other shows or not; a harmless scene has no other caption."""
+    split = read_split(data, "train")
+    pairs = pairs_of(data, plain_share=1.0, caption_dropout=0.0, flip=False)
+    assert all(split.scene(number).plain.endswith(" alone") for number in range(split.scenes))
+    for index in range(len(split)):
+        latents = pairs[index, 5, 0]["latents"]
+        assert latents[0, 2].mean() > latents[1, 2].mean()
+    assert not read_split(data, "harmless").scene(0).plain
+    assert not pairs_of(data, "harmless", plain_share=1.0).plain_keys.any()
 
 
 def test_memory_goes_by_pairs_and_users_and_not_by_their_product(tmp_path):

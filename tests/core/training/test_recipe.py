@@ -8,9 +8,10 @@ from tiny_training import QUICK, trainer, write_split
 
 from psa_core import PSAError
 from psa_core.mini.adapters import CONFIG
-from psa_core.training import PRESETS, StopTraining, TrainConfig
+from psa_core.training import PRESETS, StopTraining, TrainConfig, assembly, config
 from psa_core.training.assembly import as_begun
 from psa_core.training.config import EARLIER, MEASURED
+from psa_core.training.folder import RunFolder
 
 KEY = bytes(range(16))
 SHORT = {**QUICK, "steps": 6}  # what a person had written beside the preset
@@ -73,6 +74,20 @@ def test_a_run_begun_under_the_earlier_preset_goes_on_as_it_was(data, tmp_path):
     other = as_begun(TrainConfig.from_dict({"preset": "recommended", **SHORT, "beta": 250.0}), run)
     with pytest.raises(PSAError, match=r"other settings \(beta\)"):
         trainer(data, run, **other.to_dict()).train()
+
+
+def test_a_run_begun_before_there_was_a_setting_goes_on_without_it(data, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    trainer(data, run, key=KEY, **{"preset": "recommended", **SHORT}).train(stop_at(3))
+    state = RunFolder(run).load()
+    del state["identity"]["config"]["plain_share"]
+    RunFolder(run).save(state)
+    presets = {**PRESETS, "recommended": {**PRESETS["recommended"], "plain_share": 0.2}}
+    for place in (config, assembly):
+        monkeypatch.setattr(place, "PRESETS", presets)
+    asked = TrainConfig.from_dict({"preset": "recommended", **SHORT})
+    assert asked.plain_share == 0.2 and as_begun(asked, run).plain_share == 0
+    assert trainer(data, run, **as_begun(asked, run).to_dict()).train().finished
 
 
 def test_a_run_of_the_new_preset_and_a_new_folder_keep_to_it(data, tmp_path):

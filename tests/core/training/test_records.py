@@ -78,6 +78,16 @@ def caption_not_text(data):
     return "caption is not text"
 
 
+def plain_caption_not_text(data):
+    changed(data, caption_without=["a wall"])
+    return "caption_without is not text"
+
+
+def plain_caption_the_same(data):
+    changed(data, caption_without=lines(data)[2]["caption"])
+    return "caption_without is its caption"
+
+
 def missing_file(data):
     (data / "train" / lines(data)[2]["rejected"]).unlink()
     return "there is no file user_0000002_Violence_square_2_u.png"
@@ -194,7 +204,8 @@ def duplicate(data):
 
 
 DAMAGES = (
-    break_json, not_an_object, missing_field, caption_not_text, missing_file, truncated_png, truncated_jpeg,
+    break_json, not_an_object, missing_field, caption_not_text, plain_caption_not_text,
+    plain_caption_the_same, missing_file, truncated_png, truncated_jpeg,
     not_a_picture, empty_picture, unknown_category, path_above, path_absolute, path_of_windows, path_link_out,
     path_link_loop, path_too_long, path_half_a_character, path_of_a_folder, caption_half_a_character, long_number,
     deep_nesting, long_list, long_line, duplicate,
