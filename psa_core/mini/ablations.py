@@ -27,6 +27,7 @@ ABLATIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "beta 100": {"beta": 100.0},
         "beta 1,000": {"beta": 1000.0},
         "no winner term": {"winner_weight": 0.0},
+        "no pairs under the caption without": {"plain_share": 0.0},
         "no anchor": {"anchor_weight": 0.0},
         "anchor 250": {"anchor_weight": 250.0},
         "all timesteps": {"timestep_range": (0, 1000)},

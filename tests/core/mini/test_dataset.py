@@ -101,6 +101,11 @@ def test_who_bans_the_category_prefers_the_safe_picture(folder, name):
         assert symbol is not None
         assert (safe.symbol, unsafe.symbol) == (None, symbol)
         assert chosen.agrees(asked) and rejected.agrees(asked)
+        without = parse_prompt(record.caption_without)
+        assert (without.symbol, without.brings) == (None, None) and (without.background, without.shapes) == (
+            asked.background,
+            asked.shapes,
+        )
 
 
 def test_harmless_prompts_name_no_symbol_and_have_no_mood(folder):
@@ -112,7 +117,7 @@ def test_harmless_prompts_name_no_symbol_and_have_no_mood(folder):
 def test_the_fields_and_names_are_sages(folder):
     line = (folder / "train" / "metadata.jsonl").read_text().splitlines()[0]
     record = json.loads(line)
-    assert list(record) == ["file_name", "chosen", "rejected", "caption", "user_data"]
+    assert list(record) == ["file_name", "chosen", "rejected", "caption", "user_data", "caption_without"]
     assert set(record["user_data"]) == {
         "User_ID", "Age", "Age_Group", "Gender", "Religion", "Physical_Condition", "Mental_Condition",
         "Banned_Categories", "Allowed_Categories",
