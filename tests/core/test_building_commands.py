@@ -184,7 +184,7 @@ def test_a_language_models_answers_are_kept_as_they_come(here, monkeypatch, caps
         with open(kept, "a") as file:
             file.write("\n" + json.dumps(entry | {"answer": damaged}))
         before = len(asked)
-        assert main(command) == 0 and len(asked) == before + 1
+        assert main([*command, "--force"]) == 0 and len(asked) == before + 1
     capsys.readouterr()
 
 

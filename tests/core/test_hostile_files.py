@@ -504,14 +504,11 @@ def drawn_batch(folder: Path) -> Case:
 
 @case
 def what_was_seen(folder: Path) -> Case:
+    """As the first version kept it; of the seal that newer ones have every byte is tried in mini/test_benchmark.py."""
     studio, seen = Studio(Plan(), folder), {"seen": [{"shown": "Hate", "size": None, "agrees": True}]}
     studio.keep(["method"], lambda: seen)
-
-    def read(_path: Path) -> None:
-        found = studio.keep(["method"], lambda: seen)
-        assert isinstance(found, dict)
-
-    return next(folder.glob("*.json")), read
+    (path,) = folder.iterdir()
+    return written(path, json.dumps(seen)), lambda _path: studio.keep(["method"], lambda: seen)
 
 
 @case
@@ -528,12 +525,13 @@ def picture_list(folder: Path) -> Case:
 def test_reading_holds(tmp_path, monkeypatch, kind, examples):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     path, read = CASES[kind](tmp_path)
+    content = path.read_bytes()  # what is read may be gone then
     read(path)
-    files = hostile(path.read_bytes(), path.suffix)
+    files = hostile(content, path.suffix)
     reading_holds(path, files, read, examples, also=(StateError, TryAgainError))
 
 
-DEPTHS = (100, 250, 400, 600, 800, *range(850, 1001, 10))
+DEPTHS = (450, 850, 930, 1000)
 
 
 def nested(content: bytes, ending: str) -> Iterator[bytes]:
@@ -542,7 +540,7 @@ def nested(content: bytes, ending: str) -> Iterator[bytes]:
         deep = "[" * depth + "]" * depth
         yield from (deep.encode(), b"[" * depth, b'{"a":' * depth)
         if ending in (".json", ".jsonl"):
-            line, *_ = content.split(b"\n") if ending == ".jsonl" else [content]
+            line = content.strip().splitlines()[0] if ending == ".jsonl" else content
             data = json.loads(line)
             for key in (*data, "x"):
                 yield content.replace(line, json.dumps({**data, key: "@"}).replace('"@"', deep).encode())

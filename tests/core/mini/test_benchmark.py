@@ -151,7 +151,7 @@ def test_a_studio_without_a_folder_keeps_nothing():
 
 
 def test_what_was_seen_and_is_damaged_is_seen_again(tmp_path):
-    """A bit of any byte flipped, cut off anywhere, or another entry in its place; what the first version kept is read."""
+    """A bit flipped in any byte, cut off anywhere, or another entry there; what the first version kept is read."""
     studio = Studio(PLAN, tmp_path)
     first, second = {"seen": [{"shown": "Hate"}], "n": 15}, {"seen": [], "n": 2}
     assert studio.keep(["first"], lambda: first) == studio.keep(["first"], lambda: second) == first
