@@ -99,6 +99,6 @@ def _asked(users: list[UserProfile], encoder: LanguageModelEncoder, log: AnswerL
 def _kept(answer: Answer | None) -> tuple[str, ...] | None:
     try:
         banned = None if answer is None else json.loads(answer.text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return tuple(banned) if isinstance(banned, list) and all(word in CATEGORIES for word in banned) else None

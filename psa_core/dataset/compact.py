@@ -132,7 +132,7 @@ class CompactSplit:
             file.seek(self.offsets[scene])
             try:
                 return PicturePair.of_line(json.loads(file.readline()))
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise PSAError(f"{self.folder.parent / PAIRS} has changed since it was read. Read it again.") from None
 
     def _record(self, pair: PicturePair, line: int, profile: UserProfile, swapped: bool) -> PairRecord:

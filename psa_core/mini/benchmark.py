@@ -1,5 +1,6 @@
 """Drawing the benchmark: every method before the same prompts, viewers and noise; what was seen is kept."""
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -169,8 +170,9 @@ class Studio:
             what: all that it depends on beside the plan's split and people.
         """
         path = self._kept(what)
-        if path is not None and path.is_file():
-            return _read(path)
+        kept = _read(path) if path else None
+        if kept is not None:
+            return kept
         found = make()
         if path is not None:
             _write(path, found)
@@ -203,7 +205,7 @@ class Studio:
     def seconds_of(self, method: Method, identity: str, cells: Mapping[Cell, Sequence[Request]]) -> float | None:
         """CPU seconds a picture, looking at it included, of what was drawn into the folder."""
         paths = [self._kept((identity, method.name, cell.name, len(requests))) for cell, requests in cells.items()]
-        found = [_read(path)["seconds"] for path in paths if path and path.is_file()]
+        found = [kept["seconds"] for path in paths if path and (kept := _read(path))]
         return sum(found) / len(found) if found else None
 
     def measure(self, pictures: Sequence[Any]) -> np.ndarray:
@@ -218,11 +220,28 @@ class Studio:
         return self.folder / f"{number:016x}.json"
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(existing_file(path, "kept result of the benchmark").read_text(encoding="utf-8"))
+def _read(path: Path) -> dict[str, Any] | None:
+    """What `_write` kept there; `None` where there is nothing, or what is damaged or another entry: it is made anew."""
+    if not path.is_file() or not path.stat().st_size:
+        return None
+    content = existing_file(path, "kept result of the benchmark").read_text(encoding="utf-8", errors="replace")
+    seal, line_end, text = content.rpartition("\n")
+    if line_end and seal != _seal(path, text):  # the first version's have none
+        return None
+    try:
+        kept = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return kept if isinstance(kept, dict) else None
 
 
 def _write(path: Path, data: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(data)
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(data), encoding="utf-8")
+        temporary.write_text(f"{_seal(path, text)}\n{text}", encoding="utf-8")
+
+
+def _seal(path: Path, text: str) -> str:
+    """Bound to the file's name, which says what the entry depends on."""
+    return hashlib.blake2b(f"{path.name} {text}".encode(), digest_size=16).hexdigest()

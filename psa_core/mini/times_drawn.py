@@ -26,6 +26,6 @@ def count_drawing(output: Path, plan: Plan) -> tuple[list[dict[str, Any]], str]:
 def _told(output: Path) -> list[dict[str, Any]]:
     try:
         found = json.loads(output.read_text(encoding="utf-8")).get("drawings", [])
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return []
     return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []

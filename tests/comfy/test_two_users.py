@@ -16,6 +16,9 @@ from tiny_training import write_split
 
 from psa_core import UserProfile
 from psa_core.comfy_server import ComfyServer
+from psa_core.concepts.pairs import PromptPair, write_prompt_pairs
+from psa_core.dataset.pair_files import read_users
+from psa_core.population import sample_users
 from psa_core.profile import CATEGORIES, MENTAL_CONDITIONS, PHYSICAL_CONDITIONS, RELIGIONS
 
 WORDS = {"Religion": RELIGIONS, "Physical_Condition": PHYSICAL_CONDITIONS, "Mental_Condition": MENTAL_CONDITIONS}
@@ -43,6 +46,19 @@ TRAINED = {
     "seed": 3,
     "save_every": 4,
     "preview_every": 0,
+}
+BUILT = {
+    "users": 10,
+    "rules": "sage",
+    "departures": 0.0,
+    "seed": 3,
+    "steps": 1,
+    "cfg": 3.0,
+    "sampler_name": "euler",
+    "scheduler": "normal",
+    "width": 64,
+    "height": 64,
+    "negative": "",
 }
 
 
@@ -72,6 +88,9 @@ def server(comfy, sd15_checkpoint, tmp_path_factory):
     base = tmp_path_factory.mktemp("two-users")
     add_models(base, sd15_checkpoint)
     write_split(base / "input" / "pairs", "train", range(4), 8)
+    scenes = [f"a {place} with a {colour} circle" for place in ("sea", "meadow") for colour in ("red", "blue")]
+    pairs = [PromptPair("Hate", "arrow", f"{scene} and an arrow", scene, "named", "by hand") for scene in scenes]
+    write_prompt_pairs(base / "input" / "prompts.jsonl", pairs)
     make_tiny_llm(base / "models" / "LLM" / "tiny")
     with ComfyServer(comfy, base, arguments=["--multi-user"]) as running:
         yield running
@@ -223,6 +242,17 @@ class Traffic:
         graph.add("PSATrain", **inputs, dataset=dataset, run_name=self.new_name(), **TRAINED)
         return self.work(user, graph)
 
+    def build(self, user: User, other: User) -> tuple[int, bytes]:
+        """A data set of one's own name: data sets are everybody's, and their people virtual."""
+        return self.work(user, self.building(prompts_file="prompts.jsonl"))
+
+    def building(self, **files: str) -> Graph:
+        graph = Graph()
+        model = graph.add("CheckpointLoaderSimple", ckpt_name="sd15.safetensors")
+        inputs = {"model": model, "clip": output(model, 1), "vae": output(model, 2)}
+        graph.add("PSABuildDataset", **inputs, name=self.new_name(), **BUILT | files)
+        return graph
+
     def ask_what_is_banned(self, user: User, other: User) -> tuple[int, bytes]:
         answer = user.ask("/psa/banned", self.rng.choice([user, other]).stored["me"])
         assert answer[0] == 200
@@ -230,14 +260,19 @@ class Traffic:
 
     def review(self, user: User, other: User) -> tuple[int, bytes]:
         """Data sets are everybody's; who answers is not said."""
-        at = "/psa/review/pairs/train"
+        listed = user.ask("/psa/datasets")
+        dataset = self.rng.choice(json.loads(listed[1])["datasets"])
+        at = f"/psa/review/{quote(dataset['name'], safe='')}/{self.rng.choice(dataset['splits'])}"
         state = json.loads(user.ask(at)[1])
         question = state["question"] or state["undo"]
+        if question is None:  # of a split without a pair that anybody is asked about
+            return listed
         word = self.rng.choice(["left", "neither"]) if state["question"] else "undo"
         asked = {"number": question["number"], "scene": question["scene"], "seen": state["seen"]}
+        picture = user.ask(f"{at}/{question['number']}/{self.rng.choice(['left', 'right'])}")
         answer = user.ask(at, {**asked, "answer": word})
-        assert answer[0] == 200
-        return answer if self.rng.random() < 0.5 else user.ask("/psa/datasets")
+        assert answer[0] == picture[0] == 200
+        return self.rng.choice([answer, picture, listed])
 
     def lead_a_node_to_the_others_store(self, user: User, other: User) -> tuple[int, bytes]:
         """Nodes that take a path are given that of another's profile, or of the folder around it."""
@@ -252,6 +287,8 @@ class Traffic:
                 lambda: graph.add("PSALoadDataset", elsewhere=self.rng.choice([path, str(folder)]), **split),
                 lambda: graph.add("PSACheckDataset", folder=self.rng.choice([path, str(folder)]), users=path),
                 lambda: graph.add("PSACheckDataset", folder="pairs", users=path),
+                lambda: graph.prompt.update(self.building(prompts_file="prompts.jsonl", users_file=path).prompt),
+                lambda: graph.prompt.update(self.building(prompts_file=path).prompt),
             ]
         )()
         return user.ask("/prompt", {"prompt": graph.prompt})
@@ -306,8 +343,9 @@ class Traffic:
                 self.encode_by_a_language_model,
                 self.compare,
                 self.train,
+                self.build,
             ],
-            weights=[6, 4, 3, 2, 2, 2, 2, 2, 2, 1, 2, 2, 1, 1, 1, 0.3],
+            weights=[6, 4, 3, 2, 2, 2, 2, 2, 2, 1, 2, 2, 1, 1, 1, 0.3, 0.5],
         )[0]
         self.check(user, other, action(user, other), action.__name__.replace("_", " "))
 
@@ -332,6 +370,7 @@ def test_nothing_of_ones_store_reaches_the_other(requests, server):
         for name, words in zip(("ada", "bo"), shared_out(rng), strict=True)
     )
     traffic = Traffic(server, rng)
+    traffic.build(ada, bo)  # a data set is there from the first requests on
     for _ in range(requests):
         traffic.act(*rng.choice([(ada, bo), (bo, ada)]))
     wait_until_idle(server)
@@ -345,6 +384,11 @@ def test_nothing_of_ones_store_reaches_the_other(requests, server):
     assert "KSampler" in his.ran, "another user's picture came out of the cache"
     assert same(his, draw(server, txt2img(psa_stored("me")), user=bo.id))
     assert not same(mine, his)  # one graph, one seed: each gets the picture of their own profile
+    virtual = {person.user_id: person.to_dict() for person in sample_users(BUILT["users"], BUILT["seed"])}
+    built = [path.parent for path in (server.base / "input" / "psa_datasets").rglob("users.jsonl")]
+    assert built
+    for folder in built:
+        assert all(person.to_dict() == virtual[person.user_id] for person, _ in read_users(folder)), folder
     everywhere = ada.words | bo.words
     for path in files_of(server.base):
         content = path.read_bytes()
@@ -352,9 +396,13 @@ def test_nothing_of_ones_store_reaches_the_other(requests, server):
 
 
 def files_of(base: Path) -> list[Path]:
-    """All files that the server has written, but the store itself."""
+    """All files that the server has written, but the store itself and the virtual users of data sets."""
     models = ("checkpoints", "psa_adapters", "LLM")
     given = (*(f"models/{name}" for name in models), "custom_nodes", "input/pairs/train")
     outside = (base / "user" / "__psa_profiles", *(base / name for name in given))
     files = (Path(folder, name) for folder, _, names in os.walk(base) for name in names)
-    return [path for path in files if not any(path.is_relative_to(folder) for folder in outside)]
+    return [
+        path
+        for path in files
+        if path.name != "users.jsonl" and not any(path.is_relative_to(folder) for folder in outside)
+    ]

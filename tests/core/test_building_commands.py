@@ -179,6 +179,12 @@ def test_a_language_models_answers_are_kept_as_they_come(here, monkeypatch, caps
     assert main(command) == 0 and len(asked) == 6 and read_users("u.csv") == users
     (here / "u.csv").unlink()
     assert main(command) == 0 and len(asked) == 6 and read_users("u.csv") == users
+    entry = json.loads(kept.read_text().splitlines()[1])
+    for damaged in ("[" * 50_000, '["Hate"', "7", '[["Hate"]]', "9" * 5_000):  # it is asked about again
+        with open(kept, "a") as file:
+            file.write("\n" + json.dumps(entry | {"answer": damaged}))
+        before = len(asked)
+        assert main([*command, "--force"]) == 0 and len(asked) == before + 1
     capsys.readouterr()
 
 

@@ -170,6 +170,10 @@ COMMANDS: dict[str, Callable[[Path], list[str]]] = {
     "effect": effect,
 }
 
+DRAWING = ("train", "generate", "build-dataset", "build-dataset labels", "mini train-adapter", "mini train-base",
+           "mini evaluate", "mini benchmark", "mini ablate")  # fmt: skip
+"""What needs diffusers, whose import takes longer than most of them."""
+
 
 def _write_users(path: Path) -> None:
     rows = [user(number).to_dict() for number in range(USERS)]
@@ -191,6 +195,8 @@ def _write_prompts(path: Path) -> list[str]:
 def run() -> None:
     place, name, kills = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     torch.set_num_threads(1)
+    if name in DRAWING:
+        from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline  # noqa: F401
     os.chdir(place)
     arguments, rng = COMMANDS[name](place), random.Random(len(name))
     began, given = time.monotonic(), set(place.rglob("*"))

@@ -1,8 +1,10 @@
 """PSA Mini made small: its base model, data sets, adapters and measurements in seconds, and the same each time."""
 
+from functools import partialmethod
 from types import SimpleNamespace
 
-from psa_core.mini import ablations, adapters, base_model, benchmark, dataset, times_drawn, viewers, whole
+from psa_core.mini import ablations, adapters, base_model, benchmark, dataset, evaluate, times_drawn, viewers, whole
+from psa_core.mini.generate import MiniModel
 
 SIZES = dataset.Sizes(9, 5, train=16, val=4, test_seen=4, test_unseen=4, harmless=8, held_out_users=3, test_held_out=4)
 FEW = ["--per-cell", "2", "--levels", "2", "--harmless", "2"]
@@ -18,6 +20,8 @@ def shrink() -> None:
     benchmark.time = SimpleNamespace(process_time=lambda: 0.0)  # type: ignore[assignment]
     times_drawn.count_drawing = lambda *_: ([], "Drawn for a test.")
     viewers._CANDIDATES = 1
+    evaluate._REAL = 16
+    MiniModel.draw = partialmethod(MiniModel.draw, steps=2)  # type: ignore[method-assign]
     for place in (whole, ablations):
         place.write_dataset, place.train_adapter = _write_dataset, _train_adapter  # type: ignore[attr-defined]
 

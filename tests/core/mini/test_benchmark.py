@@ -149,6 +149,8 @@ def test_a_test_is_one_the_first_time_only(tmp_path):
     output.write_text(json.dumps({"drawings": drawings}))
     assert "before" in count_drawing(output, plan)[1]
     assert "before" not in count_drawing(output, PLAN)[1]
+    output.write_text("[" * 50_000)
+    assert count_drawing(output, plan) == (drawings, sentence)
 
 
 def test_a_studio_without_a_folder_keeps_nothing():
@@ -157,3 +159,23 @@ def test_a_studio_without_a_folder_keeps_nothing():
     assert studio.look(method, "b", "harmless", requests) == studio.look(method, "b", "harmless", requests)
     assert method.drawn == 2 * len(requests)
     assert isinstance(method.draw(requests[:1]), torch.Tensor)
+
+
+def test_what_was_seen_and_is_damaged_is_seen_again(tmp_path):
+    """A bit flipped in any byte, cut off anywhere, or another entry there; what the first version kept is read."""
+    studio = Studio(PLAN, tmp_path)
+    first, second = {"seen": [{"shown": "Hate"}], "n": 15}, {"seen": [], "n": 2}
+    assert studio.keep(["first"], lambda: first) == studio.keep(["first"], lambda: second) == first
+    (path,) = tmp_path.iterdir()
+    content = path.read_bytes()
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
+        assert studio.keep(["first"], lambda: second) == second
+        path.write_bytes(content[:place])
+        assert studio.keep(["first"], lambda: second) == second
+    studio.keep(["second"], lambda: first)
+    (other,) = set(tmp_path.iterdir()) - {path}
+    path.write_bytes(other.read_bytes())
+    assert studio.keep(["first"], lambda: second) == second
+    path.write_text(json.dumps(first))
+    assert studio.keep(["first"], lambda: second) == first
