@@ -18,6 +18,8 @@ BOXES = """() => Object.fromEntries(app.graph.nodes.map(node => {
     const [[x, y], [width, height]] = [node.pos, node.size];
     return [name, [x, y - LiteGraph.NODE_TITLE_HEIGHT, x + width, y + height]];
 }))"""
+SOCKETS = """() => app.graph.nodes.find(each => each.type === "PSAEncode").inputs
+    .filter(each => each.name.startsWith("profile")).map(each => each.localized_name ?? each.name)"""
 SMALLER = {"psa_1_start_here": 2, "psa_viewer_mini": 2}
 """Workflows that need no file and draw at once, and the steps that they are run with."""
 
@@ -82,6 +84,8 @@ def test_a_template_runs_and_shows_its_pictures(name, settings, page, server, tm
     titles = page.evaluate("() => Object.fromEntries(app.graph.nodes.map(each => [each.type, each.title]))")
     names = json.loads((PACK / "locales" / "ko" / "nodeDefs.json").read_text(encoding="utf-8"))
     assert (titles["PSALabelGrid"] == names["PSALabelGrid"]["display_name"]) is (language == "ko")
+    sockets = {socket.rstrip("_ 2345678") for socket in page.evaluate(SOCKETS)}
+    assert sockets == {"프로필" if language == "ko" else "profile"}
     page.locator("[data-testid='queue-button']").first.click()
     wait_for_run(page, FULL)
     save = next(node["id"] for node in graph["nodes"] if node["type"] == "SaveImage")
