@@ -67,11 +67,11 @@ COMPARE = """() => {
         node.title = `Viewer ${node.widgets[0].value}`;
     });
     mini.pos = [0, 0];
-    viewers.forEach((node, number) => { node.pos = [0, 230 + number * 180]; });
+    viewers.forEach((node, number) => { node.pos = [0, 290 + number * 180]; });
     compare.pos = [330, 0];
-    compare.setSize([620, 960]);
-    app.canvas.ds.scale = 0.85;
-    app.canvas.ds.offset = [120, 90];
+    compare.setSize([1100, 900]);
+    app.canvas.ds.scale = 0.8;
+    app.canvas.ds.offset = [120, 160];
 }"""
 
 
