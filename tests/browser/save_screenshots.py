@@ -69,9 +69,9 @@ COMPARE = """() => {
     mini.pos = [0, 0];
     viewers.forEach((node, number) => { node.pos = [0, 290 + number * 180]; });
     compare.pos = [330, 0];
-    compare.setSize([1100, 900]);
+    compare.setSize([760, 1130]);
     app.canvas.ds.scale = 0.8;
-    app.canvas.ds.offset = [120, 160];
+    app.canvas.ds.offset = [120, 150];
 }"""
 
 
