@@ -25,6 +25,7 @@ app.registerExtension({
   },
   nodeCreated(node) {
     if (!node.comfyClass?.startsWith("PSA")) return;
+    node.widgets ??= []; // as older ComfyUI leaves it once read: else undo sees a change, and forgets what to redo
     setUpViewerInputs(node);
     setUpCounts(node);
     if (node.comfyClass === "PSAUserProfile") setUpUserProfile(node);

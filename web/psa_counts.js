@@ -1,6 +1,6 @@
 // A node shows the settings that count: one that counts only beside certain others is hidden where they are not so.
 
-import { after, findWidget, fit, grow, isLinked, setHidden } from "./psa_page.js";
+import { after, findWidget, fit, growSoon, isLinked, setHidden } from "./psa_page.js";
 
 const is = (wanted) => (value) => value === wanted;
 const isNot = (other) => (value) => value !== other;
@@ -67,7 +67,7 @@ export function setUpCounts(node) {
   }
   after(node, "onConnectionsChange", () => {
     show();
-    grow(node);
+    growSoon(node);
   });
   after(node, "onConfigure", show);
   update();

@@ -85,6 +85,9 @@ export function grow(node) {
   node.setDirtyCanvas?.(true, true);
 }
 
+/** `grow`, once a node that is being read has its values: its links are told first, beside the values of a new one. */
+export const growSoon = (node) => queueMicrotask(() => grow(node));
+
 /** As high as what it shows needs it: after a choice that shows and hides settings. */
 export function fit(node) {
   node.setSize([node.size[0], node.computeSize()[1]]);

@@ -1,7 +1,7 @@
 // User Profile and Load Profile: the fields that count, what they ban, and what becomes of what is typed.
 
 import { app } from "../../scripts/app.js";
-import { addButton, addElement, after, findWidget, fit, grow, isLinked, isOpeningPrompt, make, setHidden, valueOf } from "./psa_page.js";
+import { addButton, addElement, after, findWidget, fit, grow, growSoon, isLinked, isOpeningPrompt, make, setHidden, valueOf } from "./psa_page.js";
 import { CHOSEN, isSwitch, makeChips, openEditor, openNameForm, openProfileForm, profileOf, switchOf } from "./psa_profile_form.js";
 import * as store from "./psa_store.js";
 import { say } from "./psa_words.js";
@@ -101,7 +101,7 @@ export function setUpUserProfile(node) {
     isOpen = isLinked(node, "banned");
     if (isOpen && !wasOpen && rules !== CHOSEN && !app.configuringGraph) switchOn(); // it may say: chosen
     showWhatCounts();
-    grow(node);
+    growSoon(node);
     showBanned();
   });
   after(node, "onConfigure", () => {
@@ -165,9 +165,11 @@ export function setUpLoadProfile(node) {
   const showBanned = async () => {
     if (isLinked(node, "profile_name")) return chips.show(say("What is banned depends on what is connected."));
     if (!isChosen()) return chips.show(say("Choose a stored viewer, or store one."));
+    const name = names.value;
     const known = await store.names().catch(() => []);
-    if (!known.includes(names.value)) return chips.show(say("No profile is stored under that name."));
-    return chips.show(store.read(names.value).then(({ profile }) => profile.Banned_Categories));
+    if (names.value !== name) return showBanned(); // a workflow's value came after that of a new node
+    if (!known.includes(name)) return chips.show(say("No profile is stored under that name."));
+    return chips.show(store.read(name).then(({ profile }) => profile.Banned_Categories));
   };
   after(names, "callback", showBanned);
   after(node, "onConfigure", showBanned);

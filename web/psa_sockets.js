@@ -68,6 +68,8 @@ export function setUpViewerInputs(node) {
     tidySoon();
   });
   after(node, "onConfigure", () => {
+    for (const input of node.inputs) // of a workflow: in its language, or in none
+      if (further.has(input.name)) input.localized_name = further.get(input.name).localized_name;
     arrange(inOrder(node.inputs)); // a copy has the places of what it was copied from
     tidySoon();
   });

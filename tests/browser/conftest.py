@@ -47,3 +47,13 @@ def page(server, chromium, settings, tmp_path) -> Iterator["Page"]:
         yield page
         thrown = [stack for stack in page.thrown if "comfyui-psa" in stack]
     assert not thrown
+
+
+@pytest.fixture
+def guest(server) -> None:
+    """A stored viewer of that name: a child, so that the rules ban something. Ask for it before the page is opened."""
+    profile = {"Age": 10, "Gender": "female", "Religion": "None"}
+    profile |= {"Physical_Condition": "healthy", "Mental_Condition": "healthy", "Banned_Categories": ["Sexuality"]}
+    call(server, "/psa/profiles/guest", method="DELETE")
+    status, said = call(server, "/psa/profiles", {"name": "guest", "profile": profile})
+    assert status == 200, said

@@ -1,23 +1,35 @@
-"""The first template opens, draws and shows its pictures: both renderers, light and dark, English and Korean."""
+"""Templates open so that they can be read, and run in each look: both renderers, light and dark, en and ko."""
 
 import json
+from itertools import combinations
 
 import pytest
-from in_page import wait_for_run
+from in_page import open_template, wait_for_run
 
 from psa_core.comfy_server import PACK
 
 FULL = 1_800_000  # ms; eighteen pictures, where others use the processors too
-OPEN = "async ([graph, name]) => { await app.loadGraphData(graph, true, true, name, { openSource: 'template' }); }"
+NAMES = sorted(path.stem for path in (PACK / "workflows").glob("*.json"))
+# By node, its left, top, right and bottom in the graph, with its title.
+BOXES = """() => Object.fromEntries(app.graph.nodes.map(node => {
+    const name = `${node.type} ${node.id}`;
+    const html = document.querySelector(`[data-node-id='${node.id}']`)?.getBoundingClientRect();
+    if (html) return [name, [html.left, html.top, html.right, html.bottom].map(each => each / app.canvas.ds.scale)];
+    const [[x, y], [width, height]] = [node.pos, node.size];
+    return [name, [x, y - LiteGraph.NODE_TITLE_HEIGHT, x + width, y + height]];
+}))"""
+SOCKETS = """() => app.graph.nodes.find(each => each.type === "PSAEncode").inputs
+    .filter(each => each.name.startsWith("profile")).map(each => each.localized_name ?? each.name)"""
+SMALLER = {"psa_1_start_here": 2, "psa_viewer_mini": 2}
+"""Workflows that need no file and draw at once, and the steps that they are run with."""
 
 
 def looks(palette: str, vue: bool, language: str) -> dict[str, object]:
     return {"Comfy.ColorPalette": palette, "Comfy.VueNodes.Enabled": vue, "Comfy.Locale": language}
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
+@pytest.fixture(
+    params=[
         looks("dark", False, "en"),
         looks("light", False, "ko"),
         looks("light", True, "en"),
@@ -25,22 +37,55 @@ def looks(palette: str, vue: bool, language: str) -> dict[str, object]:
     ],
     ids=["dark-classic-en", "light-classic-ko", "light-html-en", "dark-html-ko"],
 )
-def test_the_first_template_opens_runs_and_shows_its_pictures(settings, page, server, tmp_path):
-    vue, language = settings["Comfy.VueNodes.Enabled"], settings["Comfy.Locale"]
-    if vue and server.comfyui.version < (0, 4):
+def settings(request, server):
+    if request.param["Comfy.VueNodes.Enabled"] and server.comfyui.version < (0, 4):
         pytest.skip("this ComfyUI does not draw nodes as HTML")
-    name = "psa_1_start_here"
-    graph = json.loads((PACK / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    return request.param
+
+
+def covered(page) -> list[tuple[str, str]]:
+    """Pairs of nodes of which one lies over the other."""
+    boxes = page.evaluate(BOXES)
+
+    def overlap(one: str, other: str) -> bool:
+        (left, top, right, bottom), (x0, y0, x1, y1) = boxes[one], boxes[other]
+        return left < x1 - 1 and x0 < right - 1 and top < y1 - 1 and y0 < bottom - 1
+
+    return [pair for pair in combinations(boxes, 2) if overlap(*pair)]
+
+
+def test_templates_open_readable_and_no_node_covers_another(page, tmp_path):
+    too_far, one_over_the_other = [], {}
+    for name in NAMES:
+        open_template(page, name)
+        page.wait_for_timeout(1000)  # what nodes show comes after them
+        page.screenshot(path=tmp_path / f"{name}.png")
+        if page.evaluate("() => app.canvas.low_quality"):  # words are left out then
+            too_far.append(name)
+        one_over_the_other[name] = covered(page)
+    assert not too_far
+    assert not any(one_over_the_other.values()), one_over_the_other
+
+
+@pytest.mark.usefixtures("guest")
+@pytest.mark.parametrize("name", SMALLER)
+def test_a_template_runs_and_shows_its_pictures(name, settings, page, server, tmp_path):
+    def smaller(graph: dict) -> None:
+        for node in graph["nodes"]:
+            if node["type"] == "KSampler":
+                node["widgets_values"][2] = SMALLER[name]  # steps
+            if node["type"] == "PSALoadProfile":
+                node["widgets_values"] = ["guest"]
+
+    vue, language = settings["Comfy.VueNodes.Enabled"], settings["Comfy.Locale"]
     page.evaluate("async () => fetch('/history', { method: 'POST', body: JSON.stringify({ clear: true }) })")
-    for node in graph["nodes"]:
-        if node["type"] == "KSampler":
-            node["widgets_values"][2] = 2  # steps
-    page.evaluate(OPEN, [graph, name])
-    page.screenshot(path=tmp_path / "open.png")
+    graph = open_template(page, name, smaller)
     assert page.evaluate("() => LiteGraph.vueNodesMode ?? false") is vue
     titles = page.evaluate("() => Object.fromEntries(app.graph.nodes.map(each => [each.type, each.title]))")
     names = json.loads((PACK / "locales" / "ko" / "nodeDefs.json").read_text(encoding="utf-8"))
     assert (titles["PSALabelGrid"] == names["PSALabelGrid"]["display_name"]) is (language == "ko")
+    sockets = {socket.rstrip("_ 2345678") for socket in page.evaluate(SOCKETS)}
+    assert sockets == {"프로필" if language == "ko" else "profile"}
     page.locator("[data-testid='queue-button']").first.click()
     wait_for_run(page, FULL)
     save = next(node["id"] for node in graph["nodes"] if node["type"] == "SaveImage")
@@ -49,4 +94,5 @@ def test_the_first_template_opens_runs_and_shows_its_pictures(settings, page, se
     else:
         page.wait_for_function("([id]) => app.graph.getNodeById(id).imgs?.length", arg=[save])
     page.screenshot(path=tmp_path / "drawn.png")
+    assert covered(page) == []
     assert not page.errors

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from graphs import call
 from in_page import wait_for_run
 from PIL import Image
 from shipped import WORDS_ON_MINI
@@ -17,6 +16,8 @@ from psa_core import load_adapter
 from psa_core.comfy_server import PACK
 
 TITLE = json.loads((PACK / "locales" / "en" / "main.json").read_text(encoding="utf-8"))["templateWorkflows"]
+pytestmark = pytest.mark.usefixtures("guest")
+
 FULL = 1_800_000  # ms; drawing and training, where others use the processors too
 UNSEEN = """(element) => {
     const { left, top, width, height } = element.getBoundingClientRect();
@@ -74,16 +75,6 @@ class Hand:
     def _done(self) -> None:
         self.actions += 1
         self.page.screenshot(path=self.folder / f"{self.actions}.png")
-
-
-@pytest.fixture(autouse=True)
-def _guest(server) -> None:
-    """Stored before the page is opened: a child, so that the rules ban something."""
-    guest = {"Age": 10, "Gender": "female", "Religion": "None"}
-    guest |= {"Physical_Condition": "healthy", "Mental_Condition": "healthy", "Banned_Categories": ["Sexuality"]}
-    call(server, "/psa/profiles/guest", method="DELETE")
-    status, said = call(server, "/psa/profiles", {"name": "guest", "profile": guest})
-    assert status == 200, said
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 import pytest
-from in_page import add, choose, press, shown, wait_for_words
+from in_page import add, choose, open_template, press, shown, wait_for_words
 
 from psa_core.comfy_server import PACK
 
@@ -195,6 +195,16 @@ def test_each_shipped_workflow_opens(page):
         types = page.evaluate("() => app.graph.nodes.map(node => node.type)")
         unknown = page.evaluate("(types) => types.filter(type => !LiteGraph.registered_node_types[type])", types)
         assert len(types) == len(graph["nodes"]) and not unknown, file.name
+
+
+def test_a_workflow_that_names_nobody_asks_for_somebody(page, fill):
+    add(page, "PSALoadProfile")
+    closed(fill(name="viewer E"))
+    open_template(page, "psa_viewer_mini")
+    page.evaluate("() => { window.node = app.graph.nodes.find(each => each.type === 'PSALoadProfile'); }")
+    page.wait_for_timeout(1000)  # what was asked for the first of the list may come late
+    wait_for_words(page, "Choose a stored viewer, or store one.")
+    assert shown(page)["profile_name"] == "(choose a stored viewer)"
 
 
 def test_nobody_chosen_is_said_before_anything_is_asked(page):

@@ -3,19 +3,20 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from playwright import sync_api
 
-from psa_core.comfy_server import ComfyServer
+from psa_core.comfy_server import PACK, ComfyServer
 
 PATIENCE = 600_000
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _OFFLINE = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
 # What is not there: the network, and what a new user has not made. And ComfyUI 0.33 asks for its own graph too early.
 _NOT_OURS = ("net::ERR", "status of 404", "graph accessed before initialization")
+_OPEN = "async ([graph, name]) => { await app.loadGraphData(graph, true, true, name, { openSource: 'template' }); }"
 _READY = """() => window.LiteGraph?.registered_node_types.PSALoadProfile
     && window.app?.extensionManager?.workflow?.activeWorkflow && app.graph"""
 
@@ -57,6 +58,14 @@ def opened(
         page.evaluate("() => app.graph.clear()")
         yield page
         context.close()
+
+
+def open_template(page, name: str, change: Callable[[dict], None] = lambda graph: None) -> dict:
+    """As from the template browser; `change` may alter the graph before. Returns what was opened."""
+    graph = json.loads((PACK / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    change(graph)
+    page.evaluate(_OPEN, [graph, name])
+    return graph
 
 
 def wait_for_run(page, timeout: float = PATIENCE) -> None:

@@ -1,0 +1,138 @@
+"""Makes the README's pictures of ComfyUI's page anew: docs/images/page-*.png.
+
+    python tests/browser/save_screenshots.py
+
+It needs Chromium and playwright, and draws with PSA Mini.
+"""
+
+import io
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+sys.path += [str(ROOT / "tests" / "support")]
+
+from comfy_versions import installed  # noqa: E402
+from graphs import call  # noqa: E402
+from in_page import find_chromium, open_template, opened, wait_for_run  # noqa: E402
+from playwright.sync_api import Page  # noqa: E402
+
+from psa_core.comfy_server import PACK, ComfyServer  # noqa: E402
+
+IMAGES = PACK / "docs" / "images"
+WIDTH = 1200  # pixels; more is lost on a page that is narrower
+COLOURS = 96
+ROOM = 12  # around what is shown
+SHOWN = "(kind) => app.graph.nodes.find(each => each.type === kind).imgs?.every(each => each.complete)"
+# Left, top, right and bottom of nodes on the screen.
+PLACE = """(kinds) => {
+    const nodes = app.graph.nodes.filter(each => !kinds.length || kinds.includes(each.type));
+    const corners = nodes.map(({ pos, size }) => [pos[0], pos[1] - 30, pos[0] + size[0], pos[1] + size[1]]);
+    const all = (choose, at) => choose(...corners.map(each => each[at]));
+    const frame = app.canvas.canvas.getBoundingClientRect();
+    const onScreen = (x, y) => {
+        const [left, top] = app.canvas.ds.convertOffsetToCanvas([x, y]);
+        return [left + frame.left, top + frame.top];
+    };
+    return [...onScreen(all(Math.min, 0), all(Math.min, 1)), ...onScreen(all(Math.max, 2), all(Math.max, 3))];
+}"""
+VIEWERS = {
+    "a girl of ten": {"Age": 10, "Gender": "female"},
+    "grandfather": {"Age": 71, "Gender": "male", "Religion": "Islam"},
+    "the office": {"Age": 40, "Gender": "female"},
+}
+COMPARE = """() => {
+    const make = (kind, values = {}) => {
+        const node = LiteGraph.createNode(kind);
+        app.graph.add(node);
+        for (const [name, value] of Object.entries(values)) node.widgets.find(each => each.name === name).value = value;
+        return node;
+    };
+    const link = (from, output, to, input) =>
+        from.connect(output, to, to.inputs.findIndex(each => each.name === input));
+    const mini = make("PSALoadMini");
+    const compare = make("PSACompare", {
+        prompts: "a meadow with a red circle and a heart\\na sea with a yellow square and two bars that cross",
+        strengths: "0.5, 1", cfg: 3, steps: 12, scheduler: "normal",
+    });
+    ["model", "clip", "vae", "adapter"].forEach((input, output) => link(mini, output, compare, input));
+    const viewers = ["L1", "L5"].map(preset => make("PSAUserProfile", { preset }));
+    viewers.forEach((node, number) => {
+        link(node, 0, compare, number ? "profile_2" : "profile");
+        node.widgets.find(each => each.name === "preset").callback();
+        node.title = `Viewer ${node.widgets[0].value}`;
+    });
+    mini.pos = [0, 0];
+    viewers.forEach((node, number) => { node.pos = [0, 290 + number * 180]; });
+    compare.pos = [330, 0];
+    compare.setSize([760, 1130]);
+    app.canvas.ds.scale = 0.8;
+    app.canvas.ds.offset = [120, 150];
+}"""
+
+
+def six_viewers(page: Page, server: ComfyServer) -> list[float]:
+    open_template(page, "psa_1_start_here")
+    run(page, "SaveImage")
+    return page.evaluate(PLACE, [])
+
+
+def panel(page: Page, server: ComfyServer) -> list[float]:
+    for name, fields in VIEWERS.items():
+        profile = {"Religion": "None", "Physical_Condition": "healthy", "Mental_Condition": "healthy"}
+        profile |= fields | {"Rules": "protective"}
+        status, said = call(server, "/psa/profiles", {"name": name, "profile": profile})
+        assert status == 200, said
+    open_template(page, "psa_viewer_mini")
+    page.locator(".psa-viewers-tab-button").first.click()
+    first = next(iter(VIEWERS))
+    page.locator(".psa-viewers").get_by_text(first, exact=True).click()
+    page.locator(".psa-viewers .psa-chips span").first.wait_for()
+    box = page.locator(".psa-viewers").bounding_box()
+    return [0, box["y"] - 40, box["x"] + box["width"], box["y"] + 440]
+
+
+def compare(page: Page, server: ComfyServer) -> list[float]:
+    page.evaluate(COMPARE)
+    run(page, "PSACompare")
+    return page.evaluate(PLACE, [])
+
+
+def run(page: Page, kind: str) -> None:
+    """The open graph, until a node of this kind shows its pictures."""
+    page.evaluate("async () => fetch('/history', { method: 'POST', body: JSON.stringify({ clear: true }) })")
+    page.evaluate("() => app.queuePrompt(0, 1)")
+    wait_for_run(page)
+    page.wait_for_function(SHOWN, arg=kind)
+    page.wait_for_timeout(5000)  # what says that the run is done goes
+
+
+def keep(page: Page, place: list[float], name: str) -> None:
+    left, top, right, bottom = place
+    left, top = max(left - ROOM, 0), max(top - ROOM, 0)
+    clip = {"x": left, "y": top, "width": right + ROOM - left, "height": bottom + ROOM - top}
+    image = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
+    if image.width > WIDTH:
+        image = image.resize((WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS)
+    image.quantize(COLOURS, dither=Image.Dither.NONE).save(IMAGES / f"page-{name}.png", optimize=True)
+
+
+def main() -> None:
+    show: dict[str, Callable[[Page, ComfyServer], list[float]]] = {
+        "levels": six_viewers,
+        "viewers": panel,
+        "compare": compare,
+    }
+    with ComfyServer(installed()[-1], startup_timeout=600) as server:
+        for name, make in show.items():
+            settings = {"Comfy.Minimap.Visible": False, "Comfy.NodeBadge.NodeSourceBadgeMode": "None"}
+            with tempfile.TemporaryDirectory() as user, opened(server, find_chromium(), Path(user), settings) as page:
+                keep(page, make(page, server), name)
+
+
+if __name__ == "__main__":
+    main()
