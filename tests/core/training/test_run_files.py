@@ -654,7 +654,8 @@ def test_a_killed_run_leaves_its_folder_free(data, tmp_path):
         trainer(data, tmp_path / "run", steps=10_000, workers=1).train()
         os._exit(0)
     deadline = time.monotonic() + 60
-    while not (tmp_path / "run" / "last.safetensors").exists() and time.monotonic() < deadline:
+    saved = RunFolder(tmp_path / "run")  # the adapter is written before the state that knows the step
+    while ((state := saved.load()) is None or not state["step"]) and time.monotonic() < deadline:
         time.sleep(0.05)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
