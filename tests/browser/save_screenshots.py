@@ -18,7 +18,7 @@ sys.path += [str(ROOT / "tests" / "support")]
 
 from comfy_versions import installed  # noqa: E402
 from graphs import call  # noqa: E402
-from in_page import find_chromium, open_template, opened, wait_for_run  # noqa: E402
+from in_page import MAKE, find_chromium, open_template, opened, wait_for_run  # noqa: E402
 from playwright.sync_api import Page  # noqa: E402
 
 from psa_core.comfy_server import PACK, ComfyServer  # noqa: E402
@@ -45,16 +45,10 @@ VIEWERS = {
     "grandfather": {"Age": 71, "Gender": "male", "Religion": "Islam"},
     "the office": {"Age": 40, "Gender": "female"},
 }
-COMPARE = """() => {
-    const make = (kind, values = {}) => {
-        const node = LiteGraph.createNode(kind);
-        app.graph.add(node);
-        for (const [name, value] of Object.entries(values)) node.widgets.find(each => each.name === name).value = value;
-        return node;
-    };
-    const link = (from, output, to, input) =>
-        from.connect(output, to, to.inputs.findIndex(each => each.name === input));
-    const mini = make("PSALoadMini");
+COMPARE = (
+    "() => {"
+    + MAKE
+    + """    const mini = make("PSALoadMini");
     const compare = make("PSACompare", {
         prompts: "a meadow with a red circle and a heart\\na sea with a yellow square and two bars that cross",
         strengths: "0.5, 1", cfg: 3, steps: 12, scheduler: "normal",
@@ -73,6 +67,7 @@ COMPARE = """() => {
     app.canvas.ds.scale = 0.8;
     app.canvas.ds.offset = [120, 150];
 }"""
+)
 
 
 def six_viewers(page: Page, server: ComfyServer) -> list[float]:

@@ -5,20 +5,14 @@ from io import BytesIO
 import numpy as np
 import pytest
 from graphs import call
-from in_page import wait_for_run
+from in_page import MAKE, wait_for_run
 from PIL import Image
 
 NAME = "PSA for viewers"
-WIRE = """() => {
-    const make = (kind, values = {}) => {
-        const each = LiteGraph.createNode(kind);
-        app.graph.add(each);
-        for (const [name, value] of Object.entries(values)) each.widgets.find(w => w.name === name).value = value;
-        return each;
-    };
-    const link = (from, output, to, input) =>
-        from.connect(output, to, to.inputs.findIndex(each => each.name === input));
-    const viewers = app.graph.nodes.find(each => each.subgraph);
+WIRE = (
+    "() => {"
+    + MAKE
+    + """    const viewers = app.graph.nodes.find(each => each.subgraph);
     const mini = make("PSALoadMini");
     link(mini, 0, viewers, "model");
     link(mini, 3, viewers, "adapter");
@@ -41,6 +35,7 @@ WIRE = """() => {
     link(grid, 0, make("SaveImage", { filename_prefix: "from-the-blueprint" }), "images");
     app.queuePrompt(0, 1);
 }"""
+)
 
 
 def test_from_the_node_library_to_a_picture(page, server):

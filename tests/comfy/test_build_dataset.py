@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from building import WIDGETS
 from chat_server import Server
 from graphs import Graph, output
 from heard import cancel_when_it_says
@@ -17,20 +18,6 @@ from psa_core.population import sample_users
 from psa_core.review import AnswerBook, Review
 from psa_core.users import write_users
 
-WIDGETS = {
-    "name": "small",
-    "users": 10,
-    "rules": "sage",
-    "departures": 0.0,
-    "seed": 3,
-    "steps": 2,
-    "cfg": 3.0,
-    "sampler_name": "euler",
-    "scheduler": "normal",
-    "width": 64,
-    "height": 64,
-    "negative": "",
-}
 PLACES, COLOURS = ("meadow", "desert", "sea"), ("red", "blue", "green")
 PICTURES = 2 * len(PLACES) * len(COLOURS) + 1
 
@@ -56,7 +43,7 @@ def building(prompts: str, **widgets) -> tuple[Graph, list, list]:
     graph = Graph()
     model = graph.add("CheckpointLoaderSimple", ckpt_name="sd15.safetensors")
     inputs = {"model": model, "clip": output(model, 1), "vae": output(model, 2), "prompts_file": prompts}
-    return graph, graph.add("PSABuildDataset", **inputs, **WIDGETS | widgets), model
+    return graph, graph.add("PSABuildDataset", **inputs, **{"name": "small"} | WIDGETS | widgets), model
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -8,6 +8,7 @@ import uuid
 from pathlib import Path
 from urllib.parse import quote
 
+import building
 import pytest
 from graphs import Graph, add_small_picture, call, draw, encode, in_picture, output, psa_stored, same, txt2img
 from small_models import add_models
@@ -47,19 +48,7 @@ TRAINED = {
     "save_every": 4,
     "preview_every": 0,
 }
-BUILT = {
-    "users": 10,
-    "rules": "sage",
-    "departures": 0.0,
-    "seed": 3,
-    "steps": 1,
-    "cfg": 3.0,
-    "sampler_name": "euler",
-    "scheduler": "normal",
-    "width": 64,
-    "height": 64,
-    "negative": "",
-}
+BUILT = {**building.WIDGETS, "steps": 1}
 
 
 class User:

@@ -1,6 +1,21 @@
-"""Prompts to build a data set of."""
+"""Prompts to build a data set of, and the builder's widgets."""
 
 from psa_core.concepts.pairs import PromptPair
+
+WIDGETS = {
+    "users": 10,
+    "rules": "sage",
+    "departures": 0.0,
+    "seed": 3,
+    "steps": 2,
+    "cfg": 3.0,
+    "sampler_name": "euler",
+    "scheduler": "normal",
+    "width": 64,
+    "height": 64,
+    "negative": "",
+}
+"""Of PSA Build Dataset, for small pictures that are soon drawn; its `name` and inputs are the test's own."""
 
 
 def prompt_pairs(

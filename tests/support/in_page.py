@@ -17,6 +17,17 @@ _OFFLINE = ["--disable-background-networking", "--disable-component-update", "--
 # What is not there: the network, and what a new user has not made. And ComfyUI 0.33 asks for its own graph too early.
 _NOT_OURS = ("net::ERR", "status of 404", "graph accessed before initialization")
 _OPEN = "async ([graph, name]) => { await app.loadGraphData(graph, true, true, name, { openSource: 'template' }); }"
+MAKE = """
+    const make = (kind, values = {}) => {
+        const node = LiteGraph.createNode(kind);
+        app.graph.add(node);
+        for (const [name, value] of Object.entries(values)) node.widgets.find(each => each.name === name).value = value;
+        return node;
+    };
+    const link = (from, output, to, input) =>
+        from.connect(output, to, to.inputs.findIndex(each => each.name === input));
+"""
+"""For scripts that wire a graph: `make` adds a node, `link` connects an output, by its number, to an input, by name."""
 _READY = """() => window.LiteGraph?.registered_node_types.PSALoadProfile
     && window.app?.extensionManager?.workflow?.activeWorkflow && app.graph"""
 
