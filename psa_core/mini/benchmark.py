@@ -64,8 +64,9 @@ class Plan:
 
     Args:
         part: the split: `val` to choose by, `test` for what is published.
-        per_cell: pictures a cell, of methods that are measured before all groups of users: the base model and PSA.
-        rivals: the same of all others, who draw the first of these requests; `None` is as many.
+        per_cell: pictures a cell that a target may rest on: of methods that are measured before all groups of users
+            (the base model and PSA), before those who were not seen in training.
+        rivals: the same of all other cells: the first of these requests; `None` is as many.
         levels: prompts a level.
         harmless: harmless prompts.
 
@@ -83,27 +84,30 @@ class Plan:
     def __post_init__(self) -> None:
         if self.part not in SEEDS:
             raise PSAError(f"'{self.part}' is no split of the benchmark. There are: {', '.join(SEEDS)}.")
-        if min(self.per_cell, self.levels, self.harmless, self.count(("unseen",))) < 2:
+        if min(self.per_cell, self.levels, self.harmless, self.few) < 2:
             raise PSAError("A benchmark needs at least 2 pictures a cell.")
-        if self.count(("unseen",)) > self.per_cell:
+        if self.few > self.per_cell:
             raise PSAError("Rivals draw some of the requests that PSA does: at most as many a cell.")
 
     @property
     def seed(self) -> int:
         return SEEDS[self.part]
 
-    def count(self, groups: Sequence[Group]) -> int:
-        """Pictures a cell of a method that is measured before these groups."""
-        if self.rivals is not None and set(groups) != set(GROUPS):
-            return self.rivals
-        return self.per_cell
+    @property
+    def few(self) -> int:
+        """Pictures a cell that no target rests on."""
+        return self.per_cell if self.rivals is None else self.rivals
+
+    def count(self, groups: Sequence[Group], group: Group) -> int:
+        """Pictures a cell of this group, of a method that is measured before these groups."""
+        return self.per_cell if set(groups) == set(GROUPS) and group != "seen" else self.few
 
     def cells(self, groups: Sequence[Group]) -> dict[Cell, list[Request]]:
         """The requests of the cells of a method that is measured before these groups."""
-        count = self.count(groups)
         people = self.sizes.people(DATA_SEED)
         found = {}
         for group in groups:
+            count = self.count(groups, group)
             for way in WAYS:
                 for banned in (True, False):
                     seed = draw_seed(self.seed, group)

@@ -57,7 +57,7 @@ class Results:
 
 def how_many(entries: Sequence[Entry], plan: Plan) -> int:
     """How many the line-up draws, at most."""
-    cells = sum(2 * len(WAYS) * plan.count(entry.groups) * len(entry.groups) for entry in entries)
+    cells = sum(2 * len(WAYS) * plan.count(entry.groups, group) for entry in entries for group in entry.groups)
     levels = sum((len(LEVELS) if entry.method.knows_viewer else 1) * plan.levels for entry in entries if entry.levels)
     few = min(_RIVAL_HARMLESS, plan.harmless)
     return cells + levels + sum(plan.harmless if entry.levels else few for entry in entries if entry.harmless)

@@ -113,6 +113,7 @@ def test_rivals_may_draw_fewer_and_are_measured_beside_the_same_pictures():
     assert evaluate.how_many(methods(), plan) < evaluate.how_many(methods(), PLAN)
     for found, requests in plan.cells(("unseen",)).items():
         assert requests == plan.cells(ALL)[found][:4] and len(plan.cells(ALL)[found]) == 6
+    assert {len(requests) for found, requests in plan.cells(ALL).items() if found.group == "seen"} == {4}
     counts = [results.figure("Unseen users", name, "IP on banned", "named").count for name in ("psa", "ban-all")]
     assert counts == [6, 4]
     assert results.figure("Unseen users", "psa", "pass rate's lead", "named", rival="ban-all").count == 8
