@@ -109,7 +109,9 @@ def _add_drawing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", default=BASE_MODEL, metavar="FOLDER", help="default: the shipped base model")
     parser.add_argument("--split", choices=("val", "test"), default="val", help="choose by val; test is drawn once")
     parser.add_argument("--per-cell", type=int, default=200, help="pictures a figure (default: %(default)s)")
-    parser.add_argument("--rivals-per-cell", type=int, metavar="N", help="where no target rests on it (default: as many)")
+    parser.add_argument(
+        "--rivals-per-cell", type=int, metavar="N", help="where no target rests on it (default: as many)"
+    )
     parser.add_argument("--levels", type=int, default=140, help="prompts a level (default: %(default)s)")
     parser.add_argument("--harmless", type=int, default=2000, help="harmless prompts (default: %(default)s)")
     for field in dataclasses.fields(Further):
