@@ -100,6 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ablate.add_argument("work", metavar="WORK", help="the benchmark's folder, or a new one")
     ablate.add_argument("--base", default=BASE_MODEL, metavar="FOLDER", help="default: the shipped base model")
     ablate.add_argument("--only", nargs="+", metavar="NAME", help="of the ablations' names (default: all)")
+    ablate.add_argument("--steps", type=int, help="optimizer steps of each (default: the recipe's)")
     ablate.add_argument("--per-cell", type=int, default=100, help="pictures a figure (default: %(default)s)")
     ablate.add_argument("-o", "--output", required=True, metavar="FILE.md")
     _add_force(ablate)
@@ -230,20 +231,22 @@ def _benchmark(args: argparse.Namespace) -> int:
 def _ablate(args: argparse.Namespace) -> int:
     from ..evaluate.output import print_progress
     from ..files import atomic_path
-    from ..mini.ablations import ABLATIONS, MINUTES, ablate, missing, table
+    from ..mini.ablations import ABLATIONS, ablate, minutes, table
+    from ..mini.adapters import CONFIG
     from ..mini.benchmark import Plan
     from ..outputs import made_by_line, says_made_by
 
     names = args.only or list(ABLATIONS)
     if unknown := [name for name in names if name not in ABLATIONS]:
         raise PSAError(f"There is no ablation '{unknown[0]}'. There are: {'; '.join(ABLATIONS)}.")
-    made_by = made_by_line(shlex.join(["psa", "mini", "ablate", _named(args.work), "-o", _named(args.output)]))
+    made_by = made_by_line(_again(args))
     output = check_target(args.output, (".md",), args.force, lambda path: says_made_by(path, "psa mini ablate"))
     work = Path(args.work)
-    hours = len(missing(work, names)) * MINUTES / 60
+    steps = CONFIG["steps"] if args.steps is None else args.steps
+    hours = minutes(work, names, steps) / 60
     print(f"{len(names)} ablations, about {hours:.1f} hours of two CPU cores for what is missing.", flush=True)
-    found = ablate(work, args.base, names, Plan("val", args.per_cell, 2, 500), print_progress)
-    told = f"Split `val`, unseen users, {args.per_cell} pictures a cell; one seed each."
+    found = ablate(work, args.base, names, Plan("val", args.per_cell, 2, 500), steps, print_progress)
+    told = f"{steps} steps of each; split `val`, unseen users, {args.per_cell} pictures a cell; one seed each."
     text = f"{table(found)}\n\n{told}\n\n{made_by}\n"
     with atomic_path(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -296,12 +299,14 @@ def _further(args: argparse.Namespace) -> Further:
 def _again(args: argparse.Namespace) -> str:
     """The command, less what is as by default. Of whole paths the names alone: results are handed round."""
     words = ["psa", "mini", args.action]
-    if args.action == "benchmark":
+    if args.action in ("benchmark", "ablate"):
         words.append(_named(args.work))
-        words += ["--without", *args.without] if args.without else []
-    defaults = {
+    defaults: dict[str, Any] = {
+        "without": [],
+        "only": None,
+        "steps": None,
         "split": "val",
-        "per_cell": 200,
+        "per_cell": 100 if args.action == "ablate" else 200,
         "levels": 140,
         "harmless": 2000,
         "rivals_per_cell": None,

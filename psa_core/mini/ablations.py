@@ -8,12 +8,13 @@ from typing import Any
 
 from ..adapter.files import save_adapter
 from ..evaluate import HARMLESS
-from .adapters import CONFIG, KINDS, train_adapter
+from .adapters import CONFIG, KINDS, settings_of, train_adapter, trained_otherwise
 from .benchmark import Plan
 from .dataset import write_dataset
 from .evaluate import HARMLESS_TITLE, TITLES, Results, evaluate
 from .generate import MiniModel
 from .lineup import adapters
+from .whole import refuse_made_otherwise
 
 _SIZES = {
     name: CONFIG[name] for name in ("resolution", "bucket_step", "precision", "batch_size", "effective_batch_size")
@@ -39,8 +40,8 @@ ABLATIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     }
 )
 """What differs from the recipe (`adapters.CONFIG`); a preset stands for itself, at the small world's sizes."""
-MINUTES = 14.0
-"""Of two CPU cores, for an ablation: training and pictures."""
+MINUTES, MINUTES_TO_DRAW = 16.0, 2.0
+"""Of two CPU cores, for an ablation: training over the recipe's steps, and pictures."""
 
 
 @dataclass(frozen=True)
@@ -51,24 +52,37 @@ class Ablation:
     results: Results
 
 
-def missing(work: Path, names: Sequence[str]) -> list[str]:
-    """Those whose adapter is not there yet."""
-    return [name for name in names if not _file(work, name).is_file()]
+def minutes(work: Path, names: Sequence[str], steps: int) -> float:
+    """Of two CPU cores, for those whose adapter is not there yet."""
+    each = MINUTES * steps / CONFIG["steps"] + MINUTES_TO_DRAW
+    return each * sum(not _file(work, name, steps).is_file() for name in names)
 
 
 def ablate(
-    work: Path, base: Path | str, names: Sequence[str], plan: Plan, progress: Callable[[str], None] = lambda _: None
+    work: Path,
+    base: Path | str,
+    names: Sequence[str],
+    plan: Plan,
+    steps: int = CONFIG["steps"],
+    progress: Callable[[str], None] = lambda _: None,
 ) -> list[Ablation]:
-    """Train what is missing in `work`, and measure each on the plan's split; a stopped run goes on."""
+    """Train what is missing in `work`, each over as many steps, and measure on the plan's split; a stopped run goes on.
+
+    Raises:
+        PSAError: for an adapter that is there and was trained with other settings.
+    """
     data = work / "data"
     if not (data / HARMLESS / "metadata.jsonl").is_file():
         write_dataset(data)
     found = []
     for name in names:
-        path = _file(work, name)
-        if not path.is_file():
+        path, changes = _file(work, name, steps), {**ABLATIONS[name], "steps": steps}
+        if path.is_file():
+            settings = {key: value for key, value in changes.items() if key != "every_user"}
+            refuse_made_otherwise(path, trained_otherwise(path, settings_of("psa", **settings)))
+        else:
             progress(f"training: {name}")
-            save_adapter(train_adapter("psa", data, path.with_suffix(""), base, **ABLATIONS[name]).adapter, path)
+            save_adapter(train_adapter("psa", data, path.with_suffix(""), base, **changes).adapter, path)
         results = evaluate(adapters(MiniModel(base), {name: path}), plan, work / "seen", progress)
         found.append(Ablation(name, results))
     return found
@@ -88,5 +102,5 @@ def table(ablations: Sequence[Ablation]) -> str:
     return "\n".join(lines)
 
 
-def _file(work: Path, name: str) -> Path:
-    return work / "ablations" / f"{name.replace(' ', '-').replace(',', '')}.safetensors"
+def _file(work: Path, name: str, steps: int) -> Path:
+    return work / "ablations" / f"{steps}-steps" / f"{name.replace(' ', '-').replace(',', '')}.safetensors"

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..adapter.files import load_adapter
 from ..dataset.every_user import EveryUserSplit
 from ..encoders.everyone import EveryoneEncoder
 from ..encoders.protocol import ProfileEncoder
@@ -87,6 +88,25 @@ def kind_of(name: str) -> Kind:
     return KINDS[name]
 
 
+def settings_of(kind: str, **changes: Any) -> TrainConfig:
+    """The settings of a kind's training, changed by others; with a `preset` among these they, and the run's length,
+    are all."""
+    differs = {**kind_of(kind).changes, **changes}
+    start = {"steps": CONFIG["steps"]} if "preset" in differs else CONFIG
+    return TrainConfig.from_dict({**start, **differs})
+
+
+def trained_otherwise(path: Path, config: TrainConfig) -> list[str]:
+    """The settings that the adapter in the file was trained with and that are others in `config`, by their names.
+
+    Raises:
+        PSAError: as `load_adapter` does, and for settings that the file tells and no training has.
+    """
+    told = load_adapter(path).training_summary
+    made = TrainConfig.from_dict({name: told[name] for name in TrainConfig.model_fields if name in told}).to_dict()
+    return [name for name, value in config.to_dict().items() if made[name] != value]
+
+
 def train_adapter(
     kind: str,
     data: Path | str,
@@ -101,16 +121,13 @@ def train_adapter(
     Args:
         kind: one of `KINDS`.
         every_user: learn from each pair of pictures with every user (`EveryUserSplit`), not with its own alone.
-        changes: settings that differ from the kind's; with a `preset` among them they, and the run's length, are all.
+        changes: settings that differ from the kind's, as `settings_of` takes them.
 
     Raises:
         PSAError: as the reader and the trainer do.
     """
-    own = kind_of(kind)
-    encoder = own.encoder()
-    differs = {**own.changes, **changes}
-    start = {"steps": CONFIG["steps"]} if "preset" in differs else CONFIG
-    config = TrainConfig.from_dict({**start, **differs})
+    encoder = kind_of(kind).encoder()
+    config = settings_of(kind, **changes)
     splits = read_splits(data, encoder, held_out=("val",) if config.evaluate_every else (), harmless=HARMLESS)
     if every_user:
         splits = replace(splits, train=EveryUserSplit(splits.train))

@@ -3,17 +3,19 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..adapter.files import save_adapter
+from ..errors import PSAError
 from ..profile import LEVELS
-from .adapters import KINDS, train_adapter
+from .adapters import KINDS, settings_of, train_adapter, trained_otherwise
 from .base_model import train_base
 from .dataset import HARMLESS, Sizes, write_dataset
 from .generate import MiniModel
 from .lineup import BAN_ALL, PSA, Entry, adapters, base_entry, changed, loras, repeats, untrained
 from .rivals import erasing, esd, uce
 from .rivals.lora import LoRASettings, train_lora
-from .rivals.weights import save_weights
+from .rivals.weights import Weights, made_otherwise, save_weights
 
 PARTS = ("majority", "published", "ESD-u", "UCE", "LoRA", "seeds", "second base")
 """What takes training and may be left out: rivals, PSA's other seeds, a second base model with its adapters."""
@@ -23,6 +25,7 @@ _MINUTES = {"psa": 20.0, "psa-inferred": 20.0, "ban-all": 4.0, "majority": 4.0, 
 _SECOND_BASE = 1  # the seed with which the second base model goes on from the first
 _ERASED = 40  # scenes of each symbol that UCE edits
 _BAN_ALL_SIZES = Sizes(train=1000, val=2, test_seen=2, test_unseen=2, test_held_out=2)  # nothing is to be told apart
+_UCE, _ESD, _LORA = uce.UCESettings(), esd.ESDSettings(), LoRASettings()
 _LORA_SETS = (
     ("Propaganda", "Sexuality"),
     LEVELS["L2"].banned_categories,
@@ -36,7 +39,8 @@ _LORA_SETS = (
 class Step:
     """One thing that is made: the file by which it is known to be done, and minutes of two CPU cores.
 
-    `part` is the one of `PARTS` that needs it; what belongs to none is always made.
+    `part` is the one of `PARTS` that needs it; what belongs to none is always made. `differs` tells the settings that
+    the file was made with and that are others now.
     """
 
     name: str
@@ -44,10 +48,25 @@ class Step:
     minutes: float
     make: Callable[[], None]
     part: str | None = None
+    differs: Callable[[], Sequence[str]] = tuple
 
     @property
     def is_done(self) -> bool:
-        return self.done.is_file()
+        """Raise PSAError where it was made with other settings: its figures would pass as today's."""
+        if not self.done.is_file():
+            return False
+        refuse_made_otherwise(self.done, self.differs())
+        return True
+
+
+def refuse_made_otherwise(path: Path, settings: Sequence[str]) -> None:
+    """Raise PSAError where there are settings that the file was made with and that are others now."""
+    if settings:
+        raise PSAError(
+            f"{path.name} in the folder '{path.parent.name}' was made with other settings than today's: "
+            f"{', '.join(settings)}. Delete it and what lies under its name in the folder of its run, and start again; "
+            "or name another folder."
+        )
 
 
 def plan_work(work: Path, base: Path | str, without: Sequence[str] = ()) -> list[Step]:
@@ -59,11 +78,11 @@ def plan_work(work: Path, base: Path | str, without: Sequence[str] = ()) -> list
     ]
     for kind in KINDS:
         steps.append(_adapter_step(work, kind, base, kind, part=kind if kind in PARTS else None))
-    steps.append(Step("UCE", _weights(work, "UCE"), 0.2, lambda: _uce(work, base), "UCE"))
-    steps.append(Step("ESD-u", _weights(work, "ESD-u"), 5, lambda: _esd(work, base), "ESD-u"))
+    steps.append(_weights_step("UCE", _weights(work, "UCE"), 0.2, _UCE, lambda: _uce(base)))
+    steps.append(_weights_step("ESD-u", _weights(work, "ESD-u"), 5, _ESD, lambda: _esd(base)))
     for number, bans in enumerate(_LORA_SETS):
         name = f"the LoRA for {', '.join(bans)}"
-        steps.append(Step(name, _lora(work, number), 4, _trains_lora(work, number, base), "LoRA"))
+        steps.append(_weights_step(name, _lora(work, number), 4, _LORA, _trains_lora(work, number, base), "LoRA"))
     for seed in SEEDS:
         steps.append(_adapter_step(work, PSA, base, f"{PSA}-{seed}", "seeds", seed))
     second = work / "base-2"
@@ -103,12 +122,31 @@ def _weights(work: Path, name: str) -> Path:
 
 def _adapter_step(work: Path, kind: str, base: Path | str, name: str, part: str | None = None, seed: int = 0) -> Step:
     """The training of an adapter whose file and run folder have this name."""
+    file = _weights(work, name)
 
     def make() -> None:
         data = work / ("data-ban-all" if KINDS[kind].ban_all else "data")
-        save_adapter(train_adapter(kind, data, work / "runs" / name, base, seed=seed).adapter, _weights(work, name))
+        save_adapter(train_adapter(kind, data, work / "runs" / name, base, seed=seed).adapter, file)
 
-    return Step(f"the adapter {name}", _weights(work, name), _MINUTES[kind], make, part)
+    def differs() -> list[str]:
+        return trained_otherwise(file, settings_of(kind, seed=seed))
+
+    return Step(f"the adapter {name}", file, _MINUTES[kind], make, part, differs)
+
+
+def _weights_step(
+    name: str, file: Path, minutes: float, settings: Any, make: Callable[[], Weights], part: str | None = None
+) -> Step:
+    """The making of weights by these settings, which their file tells; the method's name is its part's without one."""
+    made = vars(settings)
+    return Step(
+        name,
+        file,
+        minutes,
+        lambda: save_weights(file, make(), made),
+        part or name,
+        lambda: made_otherwise(file, made),
+    )
 
 
 def _second_base(folder: Path, base: Path | str) -> Callable[[], None]:
@@ -119,24 +157,15 @@ def _lora(work: Path, number: int) -> Path:
     return _weights(work, f"lora-{number + 1}")
 
 
-def _trains_lora(work: Path, number: int, base: Path | str) -> Callable[[], None]:
-    def make() -> None:
-        settings = LoRASettings()
-        run = work / "runs" / f"lora-{number + 1}"
-        factors = train_lora(work / "data", base, _LORA_SETS[number], run, settings)
-        save_weights(_lora(work, number), factors, vars(settings))
-
-    return make
+def _trains_lora(work: Path, number: int, base: Path | str) -> Callable[[], Weights]:
+    run = work / "runs" / f"lora-{number + 1}"
+    return lambda: train_lora(work / "data", base, _LORA_SETS[number], run, _LORA)
 
 
-def _esd(work: Path, base: Path | str) -> None:
-    settings = esd.ESDSettings()
-    weights = esd.train(MiniModel(base), erasing.by_name(), settings)
-    save_weights(_weights(work, "ESD-u"), weights, vars(settings))
+def _esd(base: Path | str) -> Weights:
+    return esd.train(MiniModel(base), erasing.by_name(), _ESD)
 
 
-def _uce(work: Path, base: Path | str) -> None:
-    settings = uce.UCESettings()
+def _uce(base: Path | str) -> Weights:
     erased = erasing.in_scenes(_ERASED, seed=0)
-    weights = uce.edit(MiniModel(base), erased, erasing.scene_prompts(7 * _ERASED, seed=0), settings)
-    save_weights(_weights(work, "UCE"), weights, vars(settings))
+    return uce.edit(MiniModel(base), erased, erasing.scene_prompts(7 * _ERASED, seed=0), _UCE)

@@ -32,11 +32,27 @@ def load_weights(path: Path | str) -> dict[str, torch.Tensor]:
     Raises:
         PSAError: for a file that is missing, damaged, or of another kind.
     """
+    tensors, _ = _read(path)
+    return {name: value.float() for name, value in tensors.items()}
+
+
+def made_otherwise(path: Path, made: Mapping[str, Any]) -> list[str]:
+    """What of `made` the file's weights were made of otherwise, by its names.
+
+    Raises:
+        PSAError: as `load_weights` does.
+    """
+    _, metadata = _read(path)
+    told = json.loads(metadata["made"])
+    return [name for name, value in made.items() if told.get(name) != value]
+
+
+def _read(path: Path | str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     path = existing_file(path, "file of changed weights")
     tensors, metadata = read_file(path)
     if metadata.get("format") != _FORMAT or not all(torch.isfinite(value).all() for value in tensors.values()):
         raise PSAError(f"{path.name} holds no changed weights of the mini world's UNet. Make it anew.")
-    return {name: value.float() for name, value in tensors.items()}
+    return tensors, metadata
 
 
 @contextmanager

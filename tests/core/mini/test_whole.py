@@ -3,11 +3,19 @@
 import shutil
 
 import pytest
+import torch
 
+from psa_core.adapter.files import load_adapter, save_adapter
 from psa_core.cli import main
 from psa_core.commands import mini as commands
-from psa_core.mini import BASE_MODEL, PSA_ADAPTER
+from psa_core.errors import PSAError
+from psa_core.evaluate import HARMLESS
+from psa_core.mini import BASE_MODEL, PSA_ADAPTER, ablations
+from psa_core.mini.benchmark import Plan
 from psa_core.mini.further import Further
+from psa_core.mini.rivals.esd import ESDSettings
+from psa_core.mini.rivals.uce import UCESettings
+from psa_core.mini.rivals.weights import save_weights
 from psa_core.mini.whole import PARTS, line_up, plan_work
 
 
@@ -40,10 +48,41 @@ def test_the_line_up_needs_just_what_is_made_for_it(tmp_path):
 
 @pytest.mark.parametrize("done", [True, False])
 def test_what_is_there_is_not_made_again(tmp_path, done):
-    step = next(step for step in plan_work(tmp_path, BASE_MODEL) if step.name == "UCE")
+    step = next(step for step in plan_work(tmp_path, BASE_MODEL) if step.name == "the adapter psa")
     if done:
         shutil.copy(PSA_ADAPTER, step.done)
     assert step.is_done == done
+
+
+def test_what_was_made_with_other_settings_does_not_pass_as_todays(tmp_path):
+    """An adapter of another seed, one of an earlier version that lacked a setting, and a rival's weights."""
+    steps = {step.name: step for step in plan_work(tmp_path, BASE_MODEL)}
+    adapter = load_adapter(PSA_ADAPTER)
+    save_adapter(adapter, steps["the adapter psa-1"].done)
+    with pytest.raises(PSAError, match=r"psa-1.safetensors .* other settings than today's: seed\."):
+        _ = steps["the adapter psa-1"].is_done
+    del adapter.training_summary["plain_share"]
+    save_adapter(adapter, steps["the adapter psa"].done)
+    with pytest.raises(PSAError, match="plain_share"):
+        _ = steps["the adapter psa"].is_done
+    weights = {"conv_in.bias": torch.zeros(2)}
+    save_weights(steps["UCE"].done, weights, vars(UCESettings()))
+    save_weights(steps["ESD-u"].done, weights, {**vars(ESDSettings()), "rate": 1.0})
+    assert steps["UCE"].is_done
+    with pytest.raises(PSAError, match=r"ESD-u.* rate"):
+        _ = steps["ESD-u"].is_done
+
+
+def test_an_ablation_that_is_there_is_of_its_own_settings(tmp_path):
+    plan = Plan("val", 2, 2, 2)
+    for name in ("the recipe", "1 token"):
+        (tmp_path / "ablations" / "3200-steps").mkdir(parents=True, exist_ok=True)
+        shutil.copy(PSA_ADAPTER, ablations._file(tmp_path, name, 3200))
+    (tmp_path / "data" / HARMLESS).mkdir(parents=True)
+    (tmp_path / "data" / HARMLESS / "metadata.jsonl").touch()
+    with pytest.raises(PSAError, match="num_tokens"):
+        ablations.ablate(tmp_path, BASE_MODEL, ["1 token"], plan)
+    assert ablations.minutes(tmp_path, ["the recipe"], 3200) == 0 < ablations.minutes(tmp_path, ["the recipe"], 800)
 
 
 @pytest.fixture
