@@ -274,7 +274,7 @@ def _measure(args: argparse.Namespace, entries, output: Path, folder: Path | Non
     print(
         f"At most {count:,} pictures are to be drawn: about {minutes:.0f} CPU minutes, less what is kept.", flush=True
     )
-    drawings, drawn = count_drawing(output, plan)
+    drawings, drawn = count_drawing(output, plan, {entry.name: entry.short_digest for entry in entries})
     print(drawn, flush=True)
     results = measure_further(evaluate(entries, plan, folder, print_progress), sizes, folder, print_progress)
     strength = to_dict(results.calibration) if results.calibration else None

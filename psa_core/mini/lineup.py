@@ -63,6 +63,11 @@ class Entry:
     def name(self) -> str:
         return self.method.name
 
+    @property
+    def short_digest(self) -> str:
+        """The start of its weights' SHA-256."""
+        return hashlib.sha256(self.identity.encode()).hexdigest()[:12]
+
 
 def adapters(model: MiniModel, files: Mapping[str, Path]) -> list[Entry]:
     """The base model, and adapters by their names."""
@@ -148,7 +153,7 @@ def told(entries: Sequence[Entry]) -> dict[str, str]:
         what = _WHAT.get(entry.name, "An adapter.")
         is_shipped = entry.identity in {shipped + digest(path) for path in ADAPTERS.values() if path.is_file()}
         which = "Shipped weights" if is_shipped or entry.identity == shipped else "SHA-256"
-        found[entry.name] = f"{what} {which} {hashlib.sha256(entry.identity.encode()).hexdigest()[:12]}."
+        found[entry.name] = f"{what} {which} {entry.short_digest}."
     return found
 
 

@@ -1,6 +1,7 @@
 """How often a split has been drawn for a results file: a test is one the first time only."""
 
 import json
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -8,19 +9,35 @@ from typing import Any
 from .benchmark import Plan
 
 
-def count_drawing(output: Path, plan: Plan) -> tuple[list[dict[str, Any]], str]:
-    """What the results file tells of drawings before, with this one; and a sentence on it."""
+def count_drawing(output: Path, plan: Plan, methods: Mapping[str, str]) -> tuple[list[dict[str, Any]], str]:
+    """What the results file tells of drawings before, with this one; and a sentence on it.
+
+    Args:
+        methods: name -> digest of its weights, of all that take part. Who is measured later, beside methods whose
+            weights have not changed since the test, makes it no second test: the sentence names them.
+    """
     before = _told(output)
-    this = {"split": plan.part, "seed": plan.seed, "day": datetime.now(timezone.utc).date().isoformat()}
+    this = {"split": plan.part, "seed": plan.seed, "day": _today(), "methods": dict(methods)}
     alike = [each for each in before if (each.get("split"), each.get("seed")) == (plan.part, plan.seed)]
+    return [*before, this], _sentence(plan, alike, methods)
+
+
+def _sentence(plan: Plan, alike: Sequence[Mapping[str, Any]], methods: Mapping[str, str]) -> str:
     if plan.part != "test":
-        sentence = "Drawn from `val`, by which settings are chosen."
-    elif alike:
-        days = ", ".join(str(each.get("day")) for each in alike)
-        sentence = f"The test split has been drawn before with this seed ({days}): it is a test no more."
-    else:
-        sentence = "The test split was drawn once, by a seed that no setting was chosen with."
-    return [*before, this], sentence
+        return "Drawn from `val`, by which settings are chosen."
+    if not alike:
+        return "The test split was drawn once, by a seed that no setting was chosen with."
+    days = ", ".join(dict.fromkeys(str(each.get("day")) for each in alike))
+    known = [each.get("methods") for each in alike]
+    if not all(isinstance(each, dict) and each.items() <= methods.items() for each in known):
+        return f"The test split has been drawn before with this seed ({days}): it is a test no more."
+    added = [name for name in methods if name not in (known[0] or {})]
+    then = f"; measured since, on the same requests: {', '.join(added)}" if added else ""
+    return f"The test split was drawn once ({alike[0].get('day')}), by a seed that no setting was chosen with{then}."
+
+
+def _today() -> str:
+    return datetime.now(timezone.utc).date().isoformat()
 
 
 def _told(output: Path) -> list[dict[str, Any]]:

@@ -145,13 +145,26 @@ def test_the_page_has_a_row_for_each_method_and_an_answer_for_each_target(tmp_pa
 
 def test_a_test_is_one_the_first_time_only(tmp_path):
     output, plan = tmp_path / "results.json", replace(PLAN, part="test")
-    drawings, sentence = count_drawing(output, plan)
-    assert "drawn once" in sentence
+    methods = {"base": "0a", "psa": "1b"}
+    drawings, sentence = count_drawing(output, plan, methods)
+    assert "drawn once, by a seed" in sentence
     output.write_text(json.dumps({"drawings": drawings}))
-    assert "before" in count_drawing(output, plan)[1]
-    assert "before" not in count_drawing(output, PLAN)[1]
+    assert "no more" in count_drawing(output, plan, {**methods, "psa": "2c"})[1]
+    assert "no more" in count_drawing(output, plan, {"psa": "1b"})[1]
+    assert "before" not in count_drawing(output, PLAN, methods)[1]
     output.write_text("[" * 50_000)
-    assert count_drawing(output, plan) == (drawings, sentence)
+    assert count_drawing(output, plan, methods) == (drawings, sentence)
+
+
+def test_a_method_that_is_measured_later_makes_no_second_test_and_is_named(tmp_path):
+    output, plan = tmp_path / "results.json", replace(PLAN, part="test")
+    for methods, told in ({"psa": "1b"}, None), ({"psa": "1b"}, "chosen with."), ({"psa": "1b", "SLD": "3"}, ": SLD."):
+        drawings, sentence = count_drawing(output, plan, methods)
+        assert "drawn once" in sentence and (told is None or sentence.endswith(told))
+        output.write_text(json.dumps({"drawings": drawings}))
+    del drawings[0]["methods"]  # a page of an earlier version, which did not note them
+    output.write_text(json.dumps({"drawings": drawings}))
+    assert "no more" in count_drawing(output, plan, methods)[1]
 
 
 def test_a_studio_without_a_folder_keeps_nothing():
