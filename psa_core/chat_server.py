@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .errors import PSAError
+from .json_text import parse_json
 from .replies import CutOffError
 
 ATTEMPTS = 3
@@ -247,8 +248,8 @@ def read_completion(answer: bytes, what: str, whole: bool = False) -> str:
         TryAgainError: for an error that may pass.
     """
     try:
-        data = json.loads(answer)
-    except (ValueError, RecursionError):
+        data = parse_json(answer)
+    except ValueError:
         data = None
     choices = data.get("choices") if isinstance(data, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None

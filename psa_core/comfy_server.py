@@ -5,7 +5,6 @@ a person's models, outputs, settings or queue is touched.
 """
 
 import asyncio
-import json
 import os
 import re
 import shutil
@@ -24,6 +23,7 @@ from typing import Any
 
 from .errors import PSAError
 from .extras import require
+from .json_text import parse_json
 
 PACK = Path(__file__).absolute().parents[1]
 """The pack's folder, as far as the pack is there: an installed wheel holds `psa_core` alone."""
@@ -222,11 +222,11 @@ class ComfyServer:
 
     def object_info(self) -> dict[str, Any]:
         """Every node the server has: inputs, outputs, names."""
-        return json.loads(self._get("/object_info"))
+        return parse_json(self._get("/object_info"))
 
     def history(self, prompt_id: str) -> dict[str, Any]:
         """What the server remembers of a prompt: the graph, the outputs, the messages."""
-        return json.loads(self._get(f"/history/{prompt_id}")).get(prompt_id, {})
+        return parse_json(self._get(f"/history/{prompt_id}")).get(prompt_id, {})
 
     def image(self, filename: str, subfolder: str = "", type: str = "output") -> bytes:
         """An image file as the server serves it, by an entry of a node's `images` output."""
@@ -289,7 +289,7 @@ class ComfyServer:
                 raise PSAError(_validation_message(answer, prompt))
             async for message in socket:
                 if message.type == aiohttp.WSMsgType.TEXT:
-                    event = json.loads(message.data)
+                    event = parse_json(message.data)
                     data = event.get("data", {})
                     # In a thread: `on_progress` may call this server, to interrupt it.
                     if data.get("prompt_id") == answer["prompt_id"] and await asyncio.to_thread(

@@ -7,6 +7,7 @@ from typing import Any, BinaryIO
 
 from .errors import PSAError
 from .files import atomic_path, existing_file
+from .json_text import parse_json
 
 _LONGEST_LINE = 1 << 18  # bytes
 
@@ -65,8 +66,8 @@ def _object(line: bytes, place: str) -> dict[str, Any]:
     if len(line) > _LONGEST_LINE:
         raise PSAError(f"{place}: it is longer than {_LONGEST_LINE >> 10} KiB. Check the file.")
     try:
-        data = json.loads(line.decode())
-    except (ValueError, RecursionError):
+        data = parse_json(line.decode())
+    except ValueError:
         data = None
     if not isinstance(data, dict):
         raise PSAError(f"{place}: it is not a JSON object in UTF-8. Write one a line.")

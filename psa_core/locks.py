@@ -11,6 +11,7 @@ from typing import Any
 
 from .errors import PSAError
 from .files import MACHINE, NOT_THROUGH_LINKS, shown
+from .json_text import parse_json
 
 LOCK_FILE = ".lock"
 _LOCKED_BYTE = 1 << 20  # far behind the text: Windows lets nobody read what is locked
@@ -141,8 +142,8 @@ def _take_on_windows(handle: int) -> bool:
 def _read(handle: int) -> dict[str, Any]:
     try:
         os.lseek(handle, 0, os.SEEK_SET)
-        holder = json.loads(os.read(handle, 1000))
-    except (OSError, ValueError, RecursionError):
+        holder = parse_json(os.read(handle, 1000))
+    except (OSError, ValueError):
         return {}
     return holder if isinstance(holder, dict) else {}
 

@@ -10,6 +10,7 @@ import torch
 from .errors import PSAError
 from .extras import require
 from .files import printable, shown
+from .json_text import parse_json
 from .tensor_files import no_larger_than
 
 KIND_KEY = "_psa_kind"
@@ -48,13 +49,13 @@ def read_json(path: Path) -> dict[str, Any]:
             raise FileNotFoundError
         if path.stat().st_size > _MAX_JSON_BYTES:
             raise ValueError
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise PSAError(
             f"There is no {path.name} in {printable(path.parent)}. Give a base model in diffusers layout, such "
             "as a local copy of stable-diffusion-v1-5."
         ) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise PSAError(f"{printable(path)} is damaged. Copy or download the model again.") from error
     if not isinstance(data, dict):
         raise PSAError(f"{printable(path)} is damaged. Copy or download the model again.")

@@ -1,6 +1,5 @@
 """Reading a folder in transformers' layout: from this machine alone, without its code, and never from pickles."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from safetensors import SafetensorError
 from .errors import PSAError
 from .extras import require
 from .files import printable, shown, some
+from .json_text import parse_json
 from .tensor_files import no_larger_than, open_file
 
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
@@ -88,10 +88,10 @@ def weight_files(folder: Path, what: str) -> list[Path]:
         )
     try:
         with open(index, "rb") as file:
-            names = set(json.loads(file.read(_MAX_INDEX_BYTES))["weight_map"].values())
+            names = set(parse_json(file.read(_MAX_INDEX_BYTES))["weight_map"].values())
         weights = sorted(folder / name for name in names)
         missing = [path.name for path in weights if path.parent != folder or not path.is_file()]
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise PSAError(f"{index.name} in {folder} is damaged. {_AGAIN}") from error
     if missing or not weights:
         raise PSAError(f"{folder} holds no whole {what}: {some(missing, 3) or 'its weights'} is missing. {_AGAIN}")

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 from .errors import PSAError
 from .files import NameTakenError, atomic_path, is_plain_name, sweep_parts
+from .json_text import parse_json
 from .locks import held
 from .profile import UserProfile
 
@@ -57,8 +58,8 @@ class ProfileStore:
         if not path.is_file():
             raise self._not_stored(name)
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
+            data = parse_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
             raise PSAError(
                 f"The stored profile '{name}' cannot be read: its file is damaged or closed to you. Save it again."
             ) from None  # the cause carries the whole file

@@ -1,6 +1,5 @@
 """The mini model's files read without diffusers, and its architecture in the words that ComfyUI builds models from."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import torch
 
 from ...psa_core.errors import PSAError
+from ...psa_core.json_text import parse_json
 from ...psa_core.tensor_files import read_file
 
 _WEIGHTS = {
@@ -108,7 +108,7 @@ def text_weights(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise _broken(path) from error
     if not isinstance(content, dict):

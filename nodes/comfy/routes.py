@@ -1,6 +1,5 @@
 """What the pack's own HTTP routes have in common: they answer ComfyUI's own page alone, and in sentences."""
 
-import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -8,6 +7,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from ...psa_core.errors import PSAError, bug_sentence
+from ...psa_core.json_text import parse_json
 from .faults import log_places
 
 _Handler = Callable[[web.Request], Awaitable[dict[str, Any] | web.Response]]
@@ -72,6 +72,6 @@ async def read_json(request: web.Request, what: str, most: int) -> Any:
     if len(body) > most:
         raise PSAError(f"The request is longer than the {what} can be. Send at most {most} bytes.")
     try:
-        return json.loads(body.decode("utf-8"))
-    except (ValueError, RecursionError):
+        return parse_json(body.decode("utf-8"))
+    except ValueError:
         raise PSAError("The request's body is not JSON in UTF-8, or too deeply nested.") from None

@@ -3,11 +3,12 @@
 ComfyUI lists them as the disk happens to have them, and its page as it is told.
 """
 
-import json
 from pathlib import Path
 
 from aiohttp import web
 from server import PromptServer
+
+from ...psa_core.json_text import parse_json
 
 _PACK = Path(__file__).parents[2].name  # what ComfyUI calls the pack: its folder
 _ROUTES = ("/workflow_templates", "/api/workflow_templates")
@@ -25,5 +26,5 @@ async def _by_name(request: web.Request, handler):
     response = await handler(request)
     if request.path not in _ROUTES or not isinstance(response, web.Response) or response.status != 200:
         return response
-    listed = json.loads(response.text or "{}")
+    listed = parse_json(response.text or "{}")
     return web.json_response({**listed, _PACK: sorted(listed[_PACK])}) if _PACK in listed else response

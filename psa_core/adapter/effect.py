@@ -16,6 +16,7 @@ from ..encoders.protocol import ProfileEncoder
 from ..encoders.structured import InferredEncoder
 from ..errors import PSAError
 from ..files import atomic_path, existing_file, printable
+from ..json_text import parse_json
 from ..profile import UserProfile
 from ..stand_ins import follows_from_person, stand_in
 from ..tensor_files import content_digest, read_file, save_file
@@ -146,7 +147,7 @@ def load_effect(path: Path | str) -> PSAEffect:
         raise PSAError(f"{name} is no effect file. Give one that PSA Save Effect or `psa effect` wrote.")
     digest = metadata.pop("digest", None)
     try:
-        widths = json.loads(metadata["layer_widths"])
+        widths = parse_json(metadata["layer_widths"])
         dim = int(metadata["cross_attention_dim"])
         values = [tensors[f"values.{number}"] for number in range(len(widths))]
         keys = [tensors.get(f"keys.{number}") for number in range(len(widths))]
@@ -161,7 +162,7 @@ def load_effect(path: Path | str) -> PSAEffect:
             and len(tensors) == len(values) * (1 + several)
             and dim > 0
         )
-    except (KeyError, ValueError, TypeError, IndexError, RecursionError):
+    except (KeyError, ValueError, TypeError, IndexError):
         whole = False
     if not whole:
         raise PSAError(f"{name} is damaged: it was changed, or not copied whole. Copy or make it again.")

@@ -9,6 +9,7 @@ import torch
 
 from ..errors import PSAError
 from ..files import atomic_path, existing_file, printable, shown, some
+from ..json_text import parse_json
 from ..tensor_files import content_digest, read_file, save_file
 from ..torch_files import read_torch_file
 from .model import PSAAdapter
@@ -172,8 +173,8 @@ def _layer_count(tensors: dict[str, torch.Tensor]) -> int:
 
 def _training_summary(metadata: dict[str, str], name: str) -> dict:
     try:
-        summary = json.loads(metadata.get("training", "{}"))
-    except (ValueError, RecursionError) as error:
+        summary = parse_json(metadata.get("training", "{}"))
+    except ValueError as error:
         raise PSAError(f"{name} is damaged: its training summary is not JSON.") from error
     if not isinstance(summary, dict):
         raise PSAError(f"{name} is damaged: its training summary is no JSON object.")

@@ -5,7 +5,6 @@ seven sensitive categories, and the world's detector says what each picture show
 """
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -22,6 +21,7 @@ from ..encoders.structured import StructuredEncoder
 from ..errors import PSAError
 from ..extras import require
 from ..files import atomic_path
+from ..json_text import parse_json
 from ..mini import BASE_MODEL, LEVELS_GRAPH, PSA_ADAPTER, SYMBOLS, Detection, Detector, parse_prompt
 from ..mini.detector import to_pixels
 from ..pictures import open_picture, to_images
@@ -162,7 +162,7 @@ def _install(folder: Path, log_file: Path) -> None:
 def _draw_with_comfyui(comfyui: ComfyUI, base: Path) -> list[list[Image.Image]] | None:
     """The pictures; `None`, once it is said why, where that ComfyUI does not work and nobody asked for it by name."""
     print(f"Drawing in the ComfyUI at {comfyui.folder}.")
-    graph = json.loads(LEVELS_GRAPH.read_text(encoding="utf-8"))
+    graph = parse_json(LEVELS_GRAPH.read_text(encoding="utf-8"))
     rows = []
     try:
         with ComfyServer(comfyui, base, startup_timeout=_START_LIMIT) as server:

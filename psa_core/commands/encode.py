@@ -1,7 +1,6 @@
 """`psa encode`: profiles to embeddings, in our format or the published one."""
 
 import argparse
-import json
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -17,6 +16,7 @@ from ..encoders.protocol import ProfileEncoder
 from ..encoders.structured import BY_NAME
 from ..errors import PSAError
 from ..files import atomic_path, existing_file
+from ..json_text import parse_json
 from ..language_model import OnDevice
 from ..outputs import check_folder, check_not_there
 from ..processes import chosen_device
@@ -85,8 +85,8 @@ def given_profiles(args: argparse.Namespace) -> list[UserProfile]:
     path = existing_file(args.profile, "profile")
     try:
         with open(path, "rb") as file:
-            data = json.loads(file.read(_LONGEST_PROFILE).decode("utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
+            data = parse_json(file.read(_LONGEST_PROFILE).decode("utf-8-sig"))
+    except (OSError, ValueError):
         raise PSAError(f"{path.name} is not a JSON file in UTF-8. Write the profile as one JSON object.") from None
     return [UserProfile.from_dict(data)]
 

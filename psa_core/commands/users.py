@@ -11,6 +11,7 @@ from ..concepts.answers import Answer, AnswerLog
 from ..encoders.language_model import LanguageModelEncoder
 from ..errors import PSAError
 from ..files import atomic_path
+from ..json_text import parse_json
 from ..language_model import OnDevice
 from ..outputs import check_folder, write_output
 from ..pictures import write_picture
@@ -98,7 +99,7 @@ def _asked(users: list[UserProfile], encoder: LanguageModelEncoder, log: AnswerL
 
 def _kept(answer: Answer | None) -> tuple[str, ...] | None:
     try:
-        banned = None if answer is None else json.loads(answer.text)
-    except (ValueError, RecursionError):
+        banned = None if answer is None else parse_json(answer.text)
+    except ValueError:
         return None
     return tuple(banned) if isinstance(banned, list) and all(word in CATEGORIES for word in banned) else None

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field
 
 from ..errors import PSAError
 from ..files import appending
+from ..json_text import parse_json
 from ..replies import END_OF_THOUGHTS, object_in_reply, without_thoughts
 from ..settings import BaseSettings
 from .pairs import IMPLIED, NAMED, PromptPair, check_line
@@ -167,7 +168,7 @@ class AnswerLog:
             with open(path, encoding="ascii", errors="replace") as file:
                 while line := file.readline(_LONGEST_LINE):
                     try:
-                        data = json.loads(line)
+                        data = parse_json(line)
                         self._answers[str(data["key"])] = Answer(str(data["answer"]), data.get("cut_off") is True)
                     except (ValueError, KeyError, TypeError, RecursionError):
                         strange |= not (line.startswith(_BEGINNING) or _BEGINNING.startswith(line.rstrip()))

@@ -24,6 +24,7 @@ from typing import Any
 
 from ..errors import PSAError
 from ..files import inside
+from ..json_text import parse_json
 from ..schema import CATEGORIES
 from .split import Scene
 
@@ -128,6 +129,6 @@ def standing(answers: Iterable[Answer]) -> dict[tuple[str, tuple[str, ...]], Ans
 
 def _parsed(text: bytes) -> Any:
     try:
-        return json.loads(text.decode("utf-8"))
-    except (ValueError, RecursionError):
+        return parse_json(text.decode("utf-8"))
+    except ValueError:
         raise PSAError("this is not valid JSON.") from None

@@ -1,6 +1,5 @@
 """A look at a whole data set: what is in it, and what would spoil a training or a measurement with it."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -11,6 +10,7 @@ import numpy as np
 
 from ..errors import PSAError
 from ..files import shown
+from ..json_text import parse_json
 from .answers import picture_name
 from .check_result import LEAKAGE, NOTE, UNREADABLE, DatasetCheck, Finding, SplitCounts
 from .lists import settle
@@ -111,10 +111,10 @@ def _description(folder: Path, findings: list[Finding]) -> Mapping[str, Any]:
         return {}
     try:
         with open(path, "rb") as file:
-            data = json.loads(file.read(_MAX_DESCRIPTION))
+            data = parse_json(file.read(_MAX_DESCRIPTION))
         if isinstance(data, dict):
             return data
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         pass
     sentence = "dataset.json is no JSON object in UTF-8. Write it again, or take it away."
     findings.append(Finding(UNREADABLE, "dataset.json", 1, sentence))

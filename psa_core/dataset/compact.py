@@ -3,7 +3,6 @@
 Record i is pair i // U with user i % U. Their number costs no memory: kept are some bytes a pair and the users.
 """
 
-import json
 from array import array
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import numpy as np
 
 from ..errors import PSAError
 from ..files import inside, shown
+from ..json_text import parse_json
 from ..pictures import PictureChecks
 from ..profile import UserProfile
 from ..schema import CATEGORIES
@@ -131,8 +131,8 @@ class CompactSplit:
         with open(self.folder.parent / PAIRS, "rb") as file:
             file.seek(self.offsets[scene])
             try:
-                return PicturePair.of_line(json.loads(file.readline()))
-            except (ValueError, RecursionError):
+                return PicturePair.of_line(parse_json(file.readline()))
+            except ValueError:
                 raise PSAError(f"{self.folder.parent / PAIRS} has changed since it was read. Read it again.") from None
 
     def _record(self, pair: PicturePair, line: int, profile: UserProfile, swapped: bool) -> PairRecord:
@@ -302,7 +302,7 @@ def _checked(root: Path, index: _PairIndex, rows: np.ndarray, bad: _Bad) -> tupl
     def check(place: int) -> tuple[PicturePair, str | None]:
         with open(root / PAIRS, "rb") as file:
             file.seek(index.offsets[rows[place]])
-            pair = PicturePair.of_line(json.loads(file.readline()))
+            pair = PicturePair.of_line(parse_json(file.readline()))
         try:
             for path in dict.fromkeys(_pictures(root, pair)):
                 check_picture(path)

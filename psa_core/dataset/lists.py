@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..errors import PSAError
 from ..files import atomic_path
+from ..json_text import parse_json
 from ..locks import locked_folder
 from .answers import JUDGED
 from .pair_files import DESCRIPTION, PAIRS, PICTURES, USERS
@@ -98,8 +99,8 @@ def _gone(folder: Path, part: Path) -> list[str]:
 
 def _read_gone(ready: Path) -> list[str]:
     try:
-        names = json.loads((ready / _GONE).read_bytes())
-    except (FileNotFoundError, ValueError, RecursionError):  # once all is done the folder goes, piece by piece
+        names = parse_json((ready / _GONE).read_bytes())
+    except (FileNotFoundError, ValueError):  # once all is done the folder goes, piece by piece
         return []
     return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 

@@ -11,7 +11,6 @@ judged.jsonl                where a judge says who prefers which: its answers, a
 ```
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Any
 from ..errors import PSAError
 from ..files import is_text, own_file
 from ..json_lines import numbered, write_objects
+from ..json_text import parse_json
 from ..profile import UserProfile
 from ..schema import CATEGORIES
 
@@ -99,8 +99,8 @@ def read_description(folder: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MAX_DESCRIPTION:
             raise ValueError
-        data = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        data = parse_json(path.read_bytes())
+    except (OSError, ValueError):
         data = None
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise PSAError(f"{path} is damaged, or of a version that is not read here. Put a copy of it back.")
@@ -150,8 +150,8 @@ def _value(text: bytes) -> Any:
     if len(text) > _LONGEST_LINE:
         return PSAError(f"it is longer than {_LONGEST_LINE >> 10} KiB. Put the file back as it was written.")
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return parse_json(text)
+    except ValueError:
         return PSAError("this is not valid JSON. Put the file back as it was written.")
 
 

@@ -22,6 +22,7 @@ from ..encoders.stored import StoredEncoder
 from ..errors import PSAError
 from ..files import inside, is_text, own_file
 from ..json_lines import numbered
+from ..json_text import parse_json
 from ..pictures import PictureChecks
 from ..profile import UserProfile
 from ..schema import SAGE_FILE_NAME, known_category
@@ -224,8 +225,8 @@ class _Reader:
         if len(text) > _LONGEST_LINE:
             raise PSAError(f"the line is longer than {_LONGEST_LINE >> 10} KiB. Write the record again.")
         try:
-            data = json.loads(text)
-        except (ValueError, RecursionError):  # other bytes than UTF-8 and numbers of 5,000 digits among them
+            data = parse_json(text)
+        except ValueError:  # other bytes than UTF-8 and numbers of 5,000 digits among them
             raise PSAError("this is not valid JSON. Write the record again, as one JSON object on one line.") from None
         if not isinstance(data, dict):
             raise PSAError("this is not a JSON object with the fields chosen, rejected, caption and user_data.")

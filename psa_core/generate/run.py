@@ -15,6 +15,7 @@ from ..encoders.embedding import UserEmbedding
 from ..encoders.protocol import ProfileEncoder
 from ..errors import PSAError
 from ..files import NameTakenError, atomic_path, shown, sweep_parts
+from ..json_text import parse_json
 from ..locks import turn_in
 from ..own_key import keyed_hash
 from ..pictures import write_picture
@@ -282,8 +283,8 @@ def _viewers_in(record: Mapping[str, Any]) -> Mapping[str, Any]:
 def _read_record(path: Path) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
-            record = json.loads(file.read(_LONGEST_RECORD))
-    except (OSError, ValueError, RecursionError):
+            record = parse_json(file.read(_LONGEST_RECORD))
+    except (OSError, ValueError):
         record = None
     kinds = ("settings", dict), ("viewers", (dict, type(None)))
     if not isinstance(record, dict) or not all(isinstance(record.get(name), kind) for name, kind in kinds):

@@ -22,6 +22,7 @@ from PIL import Image
 
 from ..errors import PSAError
 from ..files import appending
+from ..json_text import parse_json
 from ..own_key import KEY_BYTES, own_key
 from .judging import Judge, Outcome, Pair, PairwiseJudge, Question, Tell, Verdict, tell_nobody
 
@@ -54,7 +55,7 @@ class Answers:
                     raise PSAError(f"{self._path} holds no answers of a judge. Move it, or give another output.")
                 for name, text, seal in _lines(file):
                     if hmac.compare_digest(seal.encode(), self._hash(f"{name} {text}").encode()):
-                        self._found[name] = json.loads(text)
+                        self._found[name] = parse_json(text)
 
     def __len__(self) -> int:
         return len(self._found)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..files import atomic_path
+from ..json_text import parse_json
 from ..model_folder import KIND_KEY, fingerprint, load_part
 from ..seeds import draw_seed
 from ..tensor_files import read_file, save_file
@@ -350,7 +351,7 @@ def _optimise(
 
 def _forget_place(config: Path) -> None:
     """A model that goes on from another's folder must not name that folder: it is its maker's business."""
-    told = json.loads(config.read_text(encoding="utf-8"))
+    told = parse_json(config.read_text(encoding="utf-8"))
     told.pop("_name_or_path", None)
     with atomic_path(config) as temporary:
         temporary.write_text(json.dumps(told, indent=2, sort_keys=True) + "\n", encoding="utf-8")

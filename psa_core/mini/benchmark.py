@@ -13,6 +13,7 @@ import torch
 
 from ..errors import PSAError
 from ..files import atomic_path, existing_file
+from ..json_text import parse_json
 from ..pictures import to_images
 from ..profile import LEVELS, UserProfile
 from ..seeds import draw_seed
@@ -233,8 +234,8 @@ def _read(path: Path) -> dict[str, Any] | None:
     if line_end and seal != _seal(path, text):  # the first version's have none
         return None
     try:
-        kept = json.loads(text)
-    except (ValueError, RecursionError):
+        kept = parse_json(text)
+    except ValueError:
         return None
     return kept if isinstance(kept, dict) else None
 

@@ -1,11 +1,11 @@
 """How often a split has been drawn for a results file: a test is one the first time only."""
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from ..json_text import parse_json
 from .benchmark import Plan
 
 
@@ -42,7 +42,7 @@ def _today() -> str:
 
 def _told(output: Path) -> list[dict[str, Any]]:
     try:
-        found = json.loads(output.read_text(encoding="utf-8")).get("drawings", [])
-    except (OSError, ValueError, AttributeError, RecursionError):
+        found = parse_json(output.read_text(encoding="utf-8")).get("drawings", [])
+    except (OSError, ValueError, AttributeError):
         return []
     return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..errors import PSAError
 from ..extras import require
 from ..files import appending, atomic_path
+from ..json_text import parse_json
 
 _SMOOTHING = 0.9
 
@@ -116,8 +117,8 @@ def _lost_its_check(entry: Mapping[str, float]) -> bool:
 def _entry(line: bytes) -> dict[str, float] | None:
     """A line's numbers by name; none where it holds anything else, or its check does not fit."""
     try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
+        entry = parse_json(line)
+    except ValueError:
         return None
     if not isinstance(entry, dict) or type(entry.get("step")) is not int or entry["step"] < 1:
         return None

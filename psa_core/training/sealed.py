@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from ..files import atomic_path
+from ..json_text import parse_json
 from ..tensor_files import open_file, save_file
 
 _ENTRY = "psa"
@@ -41,11 +42,11 @@ def read_sealed(path: Path, stands_for: str, *names: str) -> tuple[Any, dict[str
             seal, text = entry[:_DIGEST_HEX], entry[_DIGEST_HEX:]
             if seal != _hash(text.encode()):
                 raise SealError("its header is damaged")
-            head = json.loads(text)
+            head = parse_json(text)
             if head["stands_for"] != stands_for:
                 raise SealError("it stands for something else")
             tensors = {name: file.get_tensor(name) for name in names or head["digests"]}
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
         raise SealError("it is missing or damaged") from error
     for name, value in tensors.items():
         if head["digests"].get(name) != _digest(name, value):

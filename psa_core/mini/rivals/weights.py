@@ -10,6 +10,7 @@ import torch
 
 from ...errors import PSAError
 from ...files import atomic_path, existing_file
+from ...json_text import parse_json
 from ...tensor_files import read_file, save_file
 from ..generate import MiniModel
 from ..method import Request
@@ -43,7 +44,7 @@ def made_otherwise(path: Path, made: Mapping[str, Any]) -> list[str]:
         PSAError: as `load_weights` does.
     """
     _, metadata = _read(path)
-    told = json.loads(metadata["made"])
+    told = parse_json(metadata["made"])
     return [name for name, value in made.items() if told.get(name) != value]
 
 
