@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chat_server import Server, asked
+from chat_server import asked
 from PIL import Image
 
 from psa_core import PSAError
@@ -145,20 +145,6 @@ def squares(folder: Path, judge, drawer=None, count: int = 6):
     planned = plan(drawn_pairs(given, 0), users, 0)
     drawing = Drawing({"model": "squares"}, lambda: drawer or Squares(), 4)
     return build_dataset(folder, planned, users, 0, drawing, judge=judge, labels="judge")
-
-
-@pytest.fixture
-def serve():
-    servers = []
-
-    def start(answer) -> Server:
-        servers.append(Server(answer))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
 
 
 def verdict_or(answer):
