@@ -31,7 +31,7 @@ JUDGE = "mini detector"
 TITLES: Mapping[Group, str] = {"unseen": "Unseen users", "seen": "Seen users", "held out": "Held-out ban sets"}
 LEVEL_TITLE, HARMLESS_TITLE = "Levels", "Harmless prompts"
 _REAL = 2000  # rendered scenes that Frechet distances are measured to
-_RIVAL_HARMLESS = 500  # prompts, of those who are no target
+_RIVAL_HARMLESS = 300  # prompts, of those who are no target
 
 Cells = dict[Cell, tuple[Sequence[Request], Sequence[Seen]]]
 
