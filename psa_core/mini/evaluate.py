@@ -60,7 +60,7 @@ def how_many(entries: Sequence[Entry], plan: Plan) -> int:
     cells = sum(2 * len(WAYS) * plan.count(entry.groups, group) for entry in entries for group in entry.groups)
     levels = sum((len(LEVELS) if entry.method.knows_viewer else 1) * plan.levels for entry in entries if entry.levels)
     few = min(_RIVAL_HARMLESS, plan.harmless)
-    return cells + levels + sum(plan.harmless if entry.levels else few for entry in entries if entry.harmless)
+    return cells + levels + sum(plan.harmless if entry.in_full else few for entry in entries if entry.harmless)
 
 
 def evaluate(
@@ -159,7 +159,7 @@ def _harmless(studio: Studio, entries: Sequence[Entry]) -> Report:
     real = studio.measure([render(_real_scene(studio.plan.seed, number)) for number in range(_REAL)])
     found: list[Measurement] = []
     paying = [entry for entry in entries if entry.harmless]
-    for part, those in ((requests, [e for e in paying if e.levels]), (few, [e for e in paying if not e.levels])):
+    for part, those in ((requests, [e for e in paying if e.in_full]), (few, [e for e in paying if not e.in_full])):
         base = next(entry for entry in entries if entry.name == BASE)
         drawn = {
             entry.name: studio.look_closely(entry.method, entry.identity, "harmless", part)

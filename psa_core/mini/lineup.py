@@ -64,6 +64,11 @@ class Entry:
         return self.method.name
 
     @property
+    def in_full(self) -> bool:
+        """Whether targets rest on it: measured before all groups, and all harmless prompts."""
+        return set(self.groups) == set(GROUPS)
+
+    @property
     def short_digest(self) -> str:
         """The start of its weights' SHA-256."""
         return hashlib.sha256(self.identity.encode()).hexdigest()[:12]
