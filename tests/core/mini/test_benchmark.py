@@ -8,6 +8,7 @@ import torch
 from mini_drawings import Drawing
 
 from psa_core import PSAError, UserProfile
+from psa_core.evaluate import HARMLESS
 from psa_core.mini import evaluate, parse_prompt
 from psa_core.mini.benchmark import Cell, Plan, Seen, Studio
 from psa_core.mini.dataset import Sizes
@@ -116,6 +117,8 @@ def test_rivals_may_draw_fewer_and_are_measured_beside_the_same_pictures():
     assert {len(requests) for found, requests in plan.cells(ALL).items() if found.group == "seen"} == {4}
     counts = [results.figure("Unseen users", name, "IP on banned", "named").count for name in ("psa", "ban-all")]
     assert counts == [6, 4]
+    prices = [results.figure("Harmless prompts", name, "IP", HARMLESS).count for name in ("psa", "ban-all")]
+    assert prices == [4, 2]
     assert results.figure("Unseen users", "psa", "pass rate's lead", "named", rival="ban-all").count == 8
 
 
