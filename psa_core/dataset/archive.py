@@ -143,7 +143,7 @@ def _members(opened: zipfile.ZipFile) -> tuple[_Members, list[str]]:
     left_out, seen = [], set()
     for info in infos:
         path = _path(info)
-        if info.is_dir() or any(part.startswith(".") or part.lower() in _LEFTOVERS for part in path):
+        if not path or info.is_dir() or any(part.startswith(".") or part.lower() in _LEFTOVERS for part in path):
             continue
         name = "/".join(path)
         ending = PurePosixPath(path[-1]).suffix.lower()
@@ -163,13 +163,17 @@ def _members(opened: zipfile.ZipFile) -> tuple[_Members, list[str]]:
 
 
 def _path(info: zipfile.ZipInfo) -> tuple[str, ...]:
-    """The parts of a member's path; raises PSAError for a path that does not mean the same inside a folder anywhere."""
+    """The parts of a member's path, none for the folder of everything itself.
+
+    Raises:
+        PSAError: for a path that does not mean the same place inside a folder on every system.
+    """
     name = info.orig_filename  # the other one is cut at a NUL
     if not info.flag_bits & _UTF8:
         with suppress(ValueError):
             name = name.encode("cp437").decode("utf-8")  # macOS does not say so
     parts = tuple(part for part in name.removesuffix("/").split("/") if part != ".")
-    if not parts or not all(map(_is_portable, parts)) or len(parts) > _DEEPEST:
+    if not all(map(_is_portable, parts)) or len(parts) > _DEEPEST:
         raise PSAError(
             f"It holds a file that cannot be unpacked under its name, {shown(name)}. Rename it, or leave it out, and "
             "pack the folder anew."

@@ -80,6 +80,12 @@ def test_a_folder_around_the_data_set_is_taken_off(tmp_path, source, place, arou
     assert [path.name for path in place.iterdir()] == ["My set"]
 
 
+def test_paths_that_begin_with_a_dot(tmp_path, source, place):
+    more = [("./", b""), ("./practice/", b""), ("./practice/a.txt", b"x")]
+    imported = import_archive(packed(tmp_path, source, more), place, "practice.zip")
+    assert files(imported.folder) == files(source / "practice") | {"a.txt": b"x"}
+
+
 def test_both_forms_and_what_lies_beside_them(tmp_path, place):
     write_pair_set(tmp_path / "set", {"train": (range(4), 3), "val": (range(4), 2)}, harmless=2)
     more = [("LICENSE", b"CC0"), ("notes/read me.md", b"#"), ("users.csv", b"User_ID\n")]
