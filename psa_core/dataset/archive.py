@@ -211,12 +211,12 @@ def _check_size(size: int, room: int) -> None:
     if size > room:
         raise PSAError(
             f"It unpacks to more than {_RATIO} times its size, as no pictures do. If it is a data set of yours, unpack "
-            "it there by hand."
+            "it by hand."
         )
 
 
 def _too_many() -> PSAError:
-    return PSAError(f"It holds more than {_MOST_FILES:,} files. Unpack it there by hand.")
+    return PSAError(f"It holds more than {_MOST_FILES:,} files. Unpack it by hand.")
 
 
 def _read(folder: Path) -> str:
