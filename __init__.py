@@ -3,13 +3,14 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .nodes import NODES
-from .nodes.comfy import folders, profile_routes, review_routes, templates
+from .nodes.comfy import folders, profile_routes, review_routes, templates, upload_routes
 
 WEB_DIRECTORY = "./web"
 
 folders.register()
 profile_routes.register()
 review_routes.register()
+upload_routes.register()
 templates.register()
 
 

@@ -173,8 +173,8 @@ def _root(folder: str) -> Path:
 def _check_chosen(folder: str) -> None:
     if folder == NO_DATA_SET:
         raise PSAError(
-            "There is no data set in ComfyUI's input folder. Put one there and press R, or write its path into "
-            "elsewhere."
+            "There is no data set in ComfyUI's input folder. Upload one with the button on this node, put one there "
+            "and press R, or write its path into elsewhere."
         )
 
 

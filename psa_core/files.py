@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import stat
 import time
 import unicodedata
@@ -21,6 +22,7 @@ from .errors import PSAError
 _MAX_NAME_BYTES = 200  # file systems stop at 255, and an ending is to follow
 _RESERVED_ON_WINDOWS = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in "123456789¹²³"}
 _PART = re.compile(r"\.part-(?:([0-9a-f]{8})-(\d{1,9})-(\d+)-)?[0-9a-f]{16}(?:\..*)?", re.DOTALL)
+_SPARE = 1 << 28  # bytes of a disk that are to stay free
 _SHOWN_OF_A_PATH = 400  # characters
 _ABANDONED_S = 3600  # nothing was written for so long to a part of a process that cannot be seen from here
 NOT_THROUGH_LINKS = getattr(os, "O_NOFOLLOW", 0)
@@ -62,7 +64,7 @@ def atomic_path(path: Path | str, mode: int | None = None, replace: bool = True)
     """
     _check_path(path, "to write to")
     path = Path(path)
-    temporary = path.with_name(f".part-{_process_id()}-{secrets.token_hex(8)}{path.suffix}")
+    temporary = path.with_name(f"{_part_name()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if (folder := os.path.abspath(path.parent)) not in _swept:
@@ -105,18 +107,56 @@ def appending(path: Path, mode: int = 0o666, encoding: str = "ascii") -> Iterato
         yield file
 
 
-def sweep_parts(folder: Path | str) -> None:
-    """Delete what killed processes left half-written directly in `folder`: temporary files of `atomic_path`.
+@contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """Yield a new folder in `parent`, hidden there; it goes, with all that is in it, when the block ends.
 
-    Those of a process that lives stay. So do, for an hour after the last write, those of a process that cannot be
-    seen from here: of another machine or container, or from before a restart.
+    What a kill leaves of it is for `sweep_parts`.
+
+    Raises:
+        PSAError: where it cannot be made.
+    """
+    folder = parent / _part_name()
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise PSAError(
+            f"Nothing can be written to {printable(parent)}: {error.strerror}. Check the folder and its permissions."
+        ) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Raise PSAError where the disk that holds `folder` has no room for so many bytes and some to spare."""
+    free = shutil.disk_usage(folder).free
+    if free < size + _SPARE:
+        raise PSAError(
+            f"There is no room on the disk: it takes {size / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free. Make room, "
+            "some to spare included."
+        )
+
+
+def sweep_parts(folder: Path | str) -> None:
+    """Delete what killed processes left half-written directly in `folder`, by `atomic_path` or `temporary_folder`.
+
+    What is of a process that lives stays. So does, for an hour after the last write, what is of a process that cannot
+    be seen from here: of another machine or container, or from before a restart.
     """
     with suppress(OSError):
         for part in os.scandir(folder):
-            if (match := _PART.fullmatch(part.name)) and part.is_file(follow_symlinks=False):
+            if match := _PART.fullmatch(part.name):
                 with suppress(OSError):
-                    if _is_abandoned(match, part):
+                    if part.is_file(follow_symlinks=False) and _is_abandoned(match, part):
                         os.unlink(part.path)
+                    elif match[1] and part.is_dir(follow_symlinks=False) and _is_abandoned(match, part):
+                        shutil.rmtree(part.path)
+
+
+def _part_name() -> str:
+    return f".part-{_process_id()}-{secrets.token_hex(8)}"
 
 
 def _process_id() -> str:
@@ -145,7 +185,9 @@ def _is_abandoned(match: re.Match, part: os.DirEntry) -> bool:
     if machine == MACHINE and os.name != "nt":  # os.kill asks nothing there: it kills
         now, then = _start_of(int(pid)), int(start)
         return now is None or (now != then and 0 not in (now, then))
-    return time.time() - part.stat(follow_symlinks=False).st_mtime > _ABANDONED_S
+    within = Path(part.path).rglob("*") if part.is_dir(follow_symlinks=False) else ()
+    written = max(path.lstat().st_mtime for path in (Path(part.path), *within))
+    return time.time() - written > _ABANDONED_S
 
 
 def _place_once(temporary: Path, path: Path) -> None:
@@ -201,8 +243,13 @@ def is_plain_name(name: str) -> bool:
         and len(name.encode()) <= _MAX_NAME_BYTES
         and ".." not in name
         and name[-1] not in " ."
-        and name.split(".")[0].rstrip().lower() not in _RESERVED_ON_WINDOWS
+        and not is_device(name)
     )
+
+
+def is_device(name: str) -> bool:
+    """Whether Windows keeps a name for a device, with any ending."""
+    return name.split(".")[0].rstrip().lower() in _RESERVED_ON_WINDOWS
 
 
 def safe_file_name(name: str, what: str) -> str:

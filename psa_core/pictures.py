@@ -25,6 +25,8 @@ from PIL import Image, UnidentifiedImageError
 from .errors import PSAError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+"""What their files are commonly called."""
 MAX_PIXELS = 2**26
 """Larger pictures are refused before they are decoded; the environment variable PSA_MAX_PIXELS sets another limit."""
 _LARGE = 2**22  # pixels from which threads take turns

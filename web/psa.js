@@ -7,6 +7,7 @@ import { learnInputs } from "./psa_profile_form.js";
 import { setUpLoadProfile, setUpUserProfile } from "./psa_profile_nodes.js";
 import { listen, restore } from "./psa_results.js";
 import { colourSockets, setUpViewerInputs } from "./psa_sockets.js";
+import { setUpUpload } from "./psa_upload.js";
 import { addPanel } from "./psa_viewers.js";
 import { loadWords } from "./psa_words.js";
 
@@ -27,6 +28,7 @@ app.registerExtension({
     if (!node.comfyClass?.startsWith("PSA")) return;
     node.widgets ??= []; // as older ComfyUI leaves it once read: else undo sees a change, and forgets what to redo
     setUpViewerInputs(node);
+    if (["PSALoadDataset", "PSACheckDataset"].includes(node.comfyClass)) setUpUpload(node);
     setUpCounts(node);
     if (node.comfyClass === "PSAUserProfile") setUpUserProfile(node);
     if (node.comfyClass === "PSALoadProfile") setUpLoadProfile(node);

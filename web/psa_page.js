@@ -29,12 +29,14 @@ export const sentenceOf = (failure) => failure.message ?? String(failure);
 export async function send(method, path, body) {
   const headers = { "Content-Type": "application/json" };
   const response = await api.fetchApi(path, { method, headers, body: body && JSON.stringify(body) });
-  const answer = await response.json().catch(() => ({}));
-  if (!response.ok) {
-    const sentence = answer.error ?? `The server answered ${response.status}. See its log.`;
-    throw Object.assign(new Error(sentence), { status: response.status });
-  }
-  return answer;
+  return answered(response.status, await response.json().catch(() => null));
+}
+
+/** What one of the pack's routes answers; or an Error as `send` throws it. */
+export function answered(status, answer) {
+  if (status === 200 && answer) return answer;
+  const sentence = answer?.error ?? `The server answered ${status}. See its log.`;
+  throw Object.assign(new Error(sentence), { status });
 }
 
 export function make(tag, properties = {}, children = []) {

@@ -68,6 +68,17 @@ async function tell(prompt, id, text) {
   return kind;
 }
 
+/** To say on a node what is of no run; also once another workflow is open, or undo has made the node anew. */
+export function placeOf(node) {
+  const [workflow, kind] = [openWorkflow(), node.comfyClass];
+  const id = node.graph === rootGraph() ? String(node.id) : `${node.graph.id}:${node.id}`;
+  return {
+    tell: (said) => note(workflow, id, kind, { said, problem: undefined, isOf: undefined }),
+    fail: (problem) => note(workflow, id, kind, { said: undefined, problem, isOf: FAILED }),
+    node: () => (workflow === openWorkflow() ? nodeAt(id) : undefined),
+  };
+}
+
 function sayRefusals(workflow, errors) {
   for (const [id, { class_type: kind, errors: list }] of Object.entries(errors ?? {})) {
     if (!isOurs(kind)) continue;
@@ -111,7 +122,7 @@ function show(id) {
   const node = nodeAt(id);
   if (node?.comfyClass !== all.get(id).kind) return;
   showText(node, wordsAt(id));
-  const outermost = id.slice(0, id.indexOf(":") + 1); // "7:" of "7:5"
+  const outermost = /^\d+:/.exec(id)?.[0]; // "7:" of "7:5"
   if (!outermost) return;
   const within = [...all.keys()].filter((each) => each.startsWith(outermost)).map(wordsAt);
   showText(nodeAt(parseInt(outermost)), [...new Set(within.filter(Boolean))].join("\n"));

@@ -186,7 +186,7 @@ async function openReview(wanted) {
     split.onchange = load;
     await open();
     if (!names.length)
-      throw new Error("There is no data set in ComfyUI's input folder. Build one there, or copy one into it.");
+      throw new Error("There is no data set in ComfyUI's input folder. Build one there, upload one on Load PSA Dataset, or copy one into it.");
     if (wanted === null) throw new Error("Which data set this node reads shows only when it runs. Choose one here.");
     if (named === undefined)
       throw new Error(

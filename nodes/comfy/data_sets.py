@@ -16,7 +16,8 @@ _LISTS = (DESCRIPTION, USERS, PAIRS, JUDGED, ANSWERS)
 
 
 def data_sets() -> dict[str, Path]:
-    """The folders in ComfyUI's input folder, and in its folders, that hold a split, by their path there.
+    """The folders in ComfyUI's input folder, and in its folders, that hold a split, by their path there; none that is
+    hidden, as what is being unpacked.
 
     The paths have slashes on every system, and come from the folders' own lists: whoever looks a name up here reaches
     nothing else.
@@ -48,7 +49,7 @@ def _files_below(folder: Path) -> list[tuple[str, Stamp]]:
 def _folders_in(folder: Path) -> list[Path]:
     try:
         with os.scandir(folder) as entries:
-            return [folder / entry.name for entry in entries if _is_folder(entry)]
+            return [folder / entry.name for entry in entries if not entry.name.startswith(".") and _is_folder(entry)]
     except OSError:  # one that may not be read has none to show
         return []
 

@@ -1,6 +1,8 @@
 """What the pack's own HTTP routes have in common: they answer ComfyUI's own page alone, and in sentences."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -53,14 +55,8 @@ def is_ours(request: web.Request) -> bool:
 
 
 async def read_json(request: web.Request, what: str, most: int) -> Any:
-    """The body, `what` it is to hold: at most so many bytes as decoded, and JSON that says so.
-
-    Browsers ask before a page of another site may send that.
-    """
-    if request.content_type != "application/json":
-        raise PSAError(f"Send the {what} as Content-Type: application/json.")
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":  # a few bytes may unpack to gigabytes
-        raise PSAError(f"Send the {what} as it is, without Content-Encoding.")
+    """The body, `what` it is to hold: at most so many bytes as decoded, and JSON that says so."""
+    _check_type(request, what, "application/json")
     if (request.charset or "utf-8").lower() not in ("utf-8", "utf8"):
         raise PSAError(f"Send the {what} in UTF-8, as all JSON is.")
     body = b""
@@ -75,3 +71,31 @@ async def read_json(request: web.Request, what: str, most: int) -> Any:
         return parse_json(body.decode("utf-8"))
     except ValueError:
         raise PSAError("The request's body is not JSON in UTF-8, or too deeply nested.") from None
+
+
+async def receive(
+    request: web.Request, what: str, content_type: str, path: Path, check_size: Callable[[int], None]
+) -> None:
+    """Write the body, which says that it is of that type, to a new file as it comes.
+
+    Args:
+        check_size: told of the bytes so far before they are written; raises PSAError for too many.
+    """
+    _check_type(request, what, content_type)
+    size = 0
+    with open(path, "xb") as file:
+        try:
+            async for chunk in request.content.iter_any():
+                size += len(chunk)
+                check_size(size)
+                await asyncio.to_thread(file.write, chunk)
+        except (HttpProcessingError, web.RequestPayloadError, ConnectionError):
+            raise PSAError(f"The {what} did not come to its end. Send it again.") from None
+
+
+def _check_type(request: web.Request, what: str, content_type: str) -> None:
+    """Of such types browsers ask first whether a page of another site may send them."""
+    if request.content_type != content_type:
+        raise PSAError(f"Send the {what} as Content-Type: {content_type}.")
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":  # a few bytes may unpack to gigabytes
+        raise PSAError(f"Send the {what} as it is, without Content-Encoding.")

@@ -81,7 +81,7 @@ bodies = (
 )
 header_values = st.text(st.characters(min_codepoint=32, max_codepoint=255, blacklist_characters="\x7f"), max_size=30)
 headers = st.fixed_dictionaries(
-    {"Content-Type": st.just("application/json") | header_values},
+    {"Content-Type": st.sampled_from(["application/json", "application/zip"]) | header_values},
     optional={
         "Content-Encoding": st.sampled_from(["gzip", "deflate", "br", "zstd", "identity", "none"]),
         "Origin": st.sampled_from(["", "null", "http://evil.example", "x"]),  # ComfyUI itself stumbles over some others
@@ -100,6 +100,7 @@ def joined(*parts: str | st.SearchStrategy) -> st.SearchStrategy[str]:
 
 
 paths = st.sampled_from(["/psa/profiles", "/psa/banned", "/psa/datasets", "/psa/review/pairs/train"]) | st.one_of(
+    joined("/psa/upload?name=", names.map(quoted), st.sampled_from([".zip", ""]), st.sampled_from(["&size=9", ""])),
     joined("/psa/profiles/", names.map(quoted), st.sampled_from(["", "/read", "/copy", "/rename", "/x"])),
     joined("/psa/review/", (st.just("pairs") | names).map(quoted), "/", (st.just("train") | names).map(quoted)),
     joined("/psa/review/pairs/train/", (st.integers(-1, 9) | names).map(quoted), st.sampled_from(["/left", "/up", ""])),
@@ -109,11 +110,11 @@ methods = st.sampled_from(["GET", "POST", "DELETE", "PUT"])
 
 def routes_hold(server, examples: int) -> None:
     client, user = Client(server.url), server.base / "user"
-    pairs = server.base / "input" / "pairs"
+    given = server.base / "input"
 
     def others() -> dict:
         """Every file but the stored profiles and the answers to the review."""
-        files = [path for folder in (user, pairs) for path in folder.rglob("*") if path.is_file()]
+        files = [path for folder in (user, given) for path in folder.rglob("*") if path.is_file()]
         files = [path for path in files if "__psa_profiles" not in path.parts and path.name != "answers.jsonl"]
         return {path: path.stat().st_size for path in files if not path.name.startswith("comfyui.db")}
 
@@ -124,7 +125,7 @@ def routes_hold(server, examples: int) -> None:
         assert status in (200, 400, 403, 404, 405, 409), (request, status, said)
         if said is not None and status in (400, 409):
             assert said["error"].endswith("."), said
-        if status == 200 and said is not None:  # a picture is no JSON
+        if status == 200 and said:  # a picture is no JSON, and an upload that may be is nothing
             assert set(said) in ANSWERS, (request, said)
 
     before = others()

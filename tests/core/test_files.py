@@ -13,7 +13,7 @@ from permissions import permissions_bind
 from safetensors import SafetensorError
 
 from psa_core import PSAError
-from psa_core.files import NameTakenError, atomic_path, existing_file, sweep_parts
+from psa_core.files import NameTakenError, atomic_path, existing_file, sweep_parts, temporary_folder
 
 KILLED_IN_THE_MIDDLE = """
 import os, signal, sys
@@ -213,3 +213,32 @@ def test_parts_of_unknown_processes_are_swept_when_old_and_nothing_else_is(tmp_p
 def test_sweeping_a_folder_that_is_not_there_does_nothing(tmp_path):
     sweep_parts(tmp_path / "absent")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_temporary_folder_goes_with_its_block_or_its_dead_process(tmp_path):
+    with pytest.raises(ZeroDivisionError), temporary_folder(tmp_path / "new") as folder:
+        (folder / "a" / "b").mkdir(parents=True)
+        (folder / "a" / "b" / "c.txt").write_text("half")
+        sweep_parts(folder.parent)
+        assert (folder / "a" / "b" / "c.txt").is_file()
+        raise ZeroDivisionError
+    assert os.listdir(tmp_path / "new") == []
+    with temporary_folder(tmp_path) as folder:
+        name = folder.name
+    assert name.startswith(".part-")
+    elsewhere = tmp_path / ".part-00000000-12-345-0123456789abcdef"
+    (elsewhere / "a").mkdir(parents=True)
+    (elsewhere / "a" / "b.txt").write_text("half")
+    for path in (elsewhere, elsewhere / "a"):
+        os.utime(path, (time.time() - 4000,) * 2)
+    sweep_parts(tmp_path)
+    assert elsewhere.is_dir(), "a file in it was written a moment ago"
+    os.utime(elsewhere / "a" / "b.txt", (time.time() - 4000,) * 2)
+    sweep_parts(tmp_path)
+    assert not elsewhere.exists()
+
+
+def test_no_temporary_folder_where_none_can_be(tmp_path):
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(PSAError, match="Nothing can be written"), temporary_folder(tmp_path / "file"):
+        pass

@@ -43,6 +43,7 @@ from psa_core.concepts.requests import Request
 from psa_core.concepts.scenes import Scene, TemplateScenes
 from psa_core.concepts.words import ConceptNames
 from psa_core.dataset.answers import Answer, read_answers, standing
+from psa_core.dataset.archive import import_archive
 from psa_core.dataset.check import _concept_leaks, _description
 from psa_core.dataset.pair_files import PICTURES
 from psa_core.dataset.scan import scan_scenes
@@ -500,6 +501,24 @@ def drawn_batch(folder: Path) -> Case:
         assert not [*path.parent.iterdir()]
 
     return folder / PICTURES / ".drawn-batch", read
+
+
+@case
+def archive(folder: Path) -> Case:
+    write_split(folder / "set", "train", range(2), 1)
+    with zipfile.ZipFile(folder / "set.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        for path in (folder / "set" / "train").iterdir():
+            packed.write(path, f"set/train/{path.name}")
+    place = folder / "input"
+    place.mkdir()
+
+    def read(path: Path) -> None:
+        try:
+            shutil.rmtree(import_archive(path, place, "set.zip").folder)
+        finally:
+            assert not [*place.iterdir()]
+
+    return folder / "set.zip", read
 
 
 @case
