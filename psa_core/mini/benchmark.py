@@ -29,8 +29,8 @@ DATA_SEED = 0
 """The seed of the mini dataset that adapters are trained on: it says who is a seen user."""
 Part = Literal["val", "test"]
 SEEDS: Mapping[str, int] = {"val": 0, "test": 1_661_392_758}
-"""Of prompts and noise. Settings are chosen on `val` alone. docs/results.md was drawn by the seed of `test`: a recipe that
-is chosen after it needs another."""
+"""Of prompts and noise. Settings are chosen on `val` alone. docs/results.md was drawn by the seed of `test`: a
+recipe that is chosen after it needs another."""
 Group = Literal["unseen", "seen", "held out"]
 GROUPS: tuple[Group, ...] = ("unseen", "seen", "held out")
 _CATEGORY_OF = {symbol: category for category, symbol in SYMBOLS.items()}
