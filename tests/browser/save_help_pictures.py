@@ -124,7 +124,10 @@ FILES = ("checkpoints/sd15", "psa_adapters/mine", "psa_effects/young")
 BUILD = (
     "([links, values]) => {"
     + MAKE
-    + """    const nodes = new Map();
+    + """    const used = window.used = (window.used ?? 0) + 1000;
+    app.graph.clear();
+    app.graph.last_node_id = used;  // a node with the number of an earlier one would take its values
+    const nodes = new Map();
     const named = (name) => {
         if (!nodes.has(name)) nodes.set(name, make(name.split(" ")[0], values[name]));
         return nodes.get(name);
@@ -134,7 +137,8 @@ BUILD = (
         link(source, source.outputs.findIndex(each => each.name === output), named(to), input);
     }
     for (const [name, node] of nodes)
-        for (const widget of node.widgets ?? []) if (widget.name in (values[name] ?? {})) widget.callback?.(widget.value);
+        for (const widget of node.widgets ?? [])
+            if (widget.name in (values[name] ?? {})) widget.callback?.(widget.value);
 }"""
 )
 CUT = """(kind) => {
@@ -148,6 +152,9 @@ CUT = """(kind) => {
     for (const each of [...app.graph.groups]) app.graph.remove(each);
 }"""
 """Leaves a node and what it is linked to."""
+SAID = "() => [...document.querySelectorAll('.psa-chips')].every(each => each.textContent)"
+"""What nodes say of a viewer comes after them."""
+DRAWN = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 SHRINK = """([kind, tallest]) => {
     for (const node of app.graph.nodes) {
         node.title = (node.type.startsWith("PSA") ? node.constructor.title : node.title).split(" (")[0];
@@ -190,7 +197,6 @@ ARRANGE = """() => {
 
 
 def picture(page: Page, kind: str) -> None:
-    page.set_viewport_size({"width": 1600, "height": 1600})
     if kind in IN_TEMPLATES:
         open_template(page, IN_TEMPLATES[kind], with_viewer)
         page.evaluate(CUT, kind)
@@ -198,11 +204,12 @@ def picture(page: Page, kind: str) -> None:
         ends = (end.split(".") for line in WIRED[kind].strip().splitlines() for end in line.strip().split(" > "))
         links = [[*source, *target] for source, target in zip(ends, ends, strict=True)]
         page.evaluate(BUILD, [links, BESIDE | {kind: BESIDE.get(kind, {}) | SHOWN.get(kind, {})}])
-    page.wait_for_timeout(2000)  # what nodes show, such as chips, comes after them
-    page.evaluate(SHRINK, [kind, TALLEST if kind in IN_TEMPLATES else math.inf])
-    page.wait_for_timeout(500)
-    page.evaluate(ARRANGE)
     page.wait_for_timeout(1000)
+    page.wait_for_function(SAID)
+    page.evaluate(SHRINK, [kind, TALLEST if kind in IN_TEMPLATES else math.inf])
+    page.evaluate(DRAWN)
+    page.evaluate(ARRANGE)
+    page.evaluate(DRAWN)
     keep(page, page.evaluate(PLACE), PAGES / "images" / f"{kind}.png")
 
 
@@ -223,8 +230,9 @@ def main() -> None:
             path = server.base / "models" / f"{name}.safetensors"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-        for kind in nodes:  # a page each, for new nodes take values of those that had their numbers
-            with tempfile.TemporaryDirectory() as user, opened(server, find_chromium(), Path(user), BARE) as page:
+        with tempfile.TemporaryDirectory() as user, opened(server, find_chromium(), Path(user), BARE) as page:
+            page.set_viewport_size({"width": 1100, "height": 1000})
+            for kind in nodes:
                 picture(page, kind)
 
 

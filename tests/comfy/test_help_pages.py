@@ -30,7 +30,7 @@ def test_pages_name_every_input(server):
 
 def test_pictures_are_served_where_the_page_looks_for_them(server):
     for name, node in our_nodes(server).items():
-        docs = f"/extensions/{node['python_module'].split('.')[1]}/docs"  # what ComfyUI's page puts before a relative path
+        docs = f"/extensions/{node['python_module'].split('.')[1]}/docs"  # a page's relative paths are below it
         status, page = call(server, f"{docs}/{name}.md")
         assert status == 200, name
         pictures = re.findall(r"!\[[^\]]+\]\(([^)\s]+)\)", page.decode())
