@@ -166,7 +166,7 @@ def measure_guard(studio: Studio, model: MiniModel, adapter: PSAAdapter, identit
         identity: of base model, adapter and judge.
         count: pictures of each kind.
     """
-    plan = replace(studio.plan, per_cell=count, harmless=count)
+    plan = replace(studio.plan, per_cell=count, harmless=count, rivals=None)
 
     def make() -> dict[str, Any]:
         return {"rows": [asdict(row) for row in guard_rows(model, adapter, plan, studio.progress)]}

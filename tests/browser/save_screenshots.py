@@ -27,11 +27,14 @@ IMAGES = PACK / "docs" / "images"
 WIDTH = 1200  # pixels; more is lost on a page that is narrower
 COLOURS = 96
 ROOM = 12  # around what is shown
+BARE = {"Comfy.Minimap.Visible": False, "Comfy.NodeBadge.NodeSourceBadgeMode": "None"}
+"""ComfyUI's settings for a page without what would lie over nodes."""
 SHOWN = "(kind) => app.graph.nodes.find(each => each.type === kind).imgs?.every(each => each.complete)"
-# Left, top, right and bottom of nodes on the screen.
-PLACE = """(kinds) => {
-    const nodes = app.graph.nodes.filter(each => !kinds.length || kinds.includes(each.type));
-    const corners = nodes.map(({ pos, size }) => [pos[0], pos[1] - 30, pos[0] + size[0], pos[1] + size[1]]);
+# Left, top, right and bottom of all nodes on the screen.
+PLACE = """() => {
+    const corners = app.graph.nodes.map(({ pos, size, flags, _collapsed_width }) => flags.collapsed
+        ? [pos[0], pos[1] - 30, pos[0] + _collapsed_width, pos[1]]
+        : [pos[0], pos[1] - 30, pos[0] + size[0], pos[1] + size[1]]);
     const all = (choose, at) => choose(...corners.map(each => each[at]));
     const frame = app.canvas.canvas.getBoundingClientRect();
     const onScreen = (x, y) => {
@@ -73,15 +76,11 @@ COMPARE = (
 def six_viewers(page: Page, server: ComfyServer) -> list[float]:
     open_template(page, "psa_1_start_here")
     run(page, "SaveImage")
-    return page.evaluate(PLACE, [])
+    return page.evaluate(PLACE)
 
 
 def panel(page: Page, server: ComfyServer) -> list[float]:
-    for name, fields in VIEWERS.items():
-        profile = {"Religion": "None", "Physical_Condition": "healthy", "Mental_Condition": "healthy"}
-        profile |= fields | {"Rules": "protective"}
-        status, said = call(server, "/psa/profiles", {"name": name, "profile": profile})
-        assert status == 200, said
+    store_viewers(server, VIEWERS)
     open_template(page, "psa_viewer_mini")
     page.locator(".psa-viewers-tab-button").first.click()
     first = next(iter(VIEWERS))
@@ -91,10 +90,18 @@ def panel(page: Page, server: ComfyServer) -> list[float]:
     return [0, box["y"] - 40, box["x"] + box["width"], box["y"] + 440]
 
 
+def store_viewers(server: ComfyServer, viewers: dict[str, dict[str, object]]) -> None:
+    for name, fields in viewers.items():
+        profile = {"Religion": "None", "Physical_Condition": "healthy", "Mental_Condition": "healthy"}
+        profile |= fields | {"Rules": "protective"}
+        status, said = call(server, "/psa/profiles", {"name": name, "profile": profile})
+        assert status == 200, said
+
+
 def compare(page: Page, server: ComfyServer) -> list[float]:
     page.evaluate(COMPARE)
     run(page, "PSACompare")
-    return page.evaluate(PLACE, [])
+    return page.evaluate(PLACE)
 
 
 def run(page: Page, kind: str) -> None:
@@ -106,14 +113,16 @@ def run(page: Page, kind: str) -> None:
     page.wait_for_timeout(5000)  # what says that the run is done goes
 
 
-def keep(page: Page, place: list[float], name: str) -> None:
+def keep(page: Page, place: list[float], path: Path) -> None:
+    """Writes what lies at `place`, and a little more, as a PNG of few colours."""
     left, top, right, bottom = place
     left, top = max(left - ROOM, 0), max(top - ROOM, 0)
     clip = {"x": left, "y": top, "width": right + ROOM - left, "height": bottom + ROOM - top}
     image = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
     if image.width > WIDTH:
         image = image.resize((WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS)
-    image.quantize(COLOURS, dither=Image.Dither.NONE).save(IMAGES / f"page-{name}.png", optimize=True)
+    # An octree keeps the colours of thin links, which the median cut loses.
+    image.quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def main() -> None:
@@ -124,9 +133,8 @@ def main() -> None:
     }
     with ComfyServer(installed()[-1], startup_timeout=600) as server:
         for name, make in show.items():
-            settings = {"Comfy.Minimap.Visible": False, "Comfy.NodeBadge.NodeSourceBadgeMode": "None"}
-            with tempfile.TemporaryDirectory() as user, opened(server, find_chromium(), Path(user), settings) as page:
-                keep(page, make(page, server), name)
+            with tempfile.TemporaryDirectory() as user, opened(server, find_chromium(), Path(user), BARE) as page:
+                keep(page, make(page, server), IMAGES / f"page-{name}.png")
 
 
 if __name__ == "__main__":

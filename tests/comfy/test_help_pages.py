@@ -1,6 +1,10 @@
-"""Every node has a help page that names all its inputs, as the server describes them."""
+"""Every node has a help page that names all its inputs, as the server describes them, and shows it wired."""
 
 import re
+from io import BytesIO
+
+from graphs import call
+from PIL import Image
 
 from psa_core.comfy_server import PACK
 
@@ -22,6 +26,19 @@ def test_pages_name_every_input(server):
         inputs = [each for kind in ("required", "optional") for each in node["input"].get(kind, {})]
         missing += [(name, each) for each in inputs if not names(page, each)]
     assert missing == []
+
+
+def test_pictures_are_served_where_the_page_looks_for_them(server):
+    for name, node in our_nodes(server).items():
+        docs = f"/extensions/{node['python_module'].split('.')[1]}/docs"  # a page's relative paths are below it
+        status, page = call(server, f"{docs}/{name}.md")
+        assert status == 200, name
+        pictures = re.findall(r"!\[[^\]]+\]\(([^)\s]+)\)", page.decode())
+        assert pictures, name
+        for picture in pictures:
+            status, content = call(server, f"{docs}/{picture}")
+            assert status == 200, picture
+            Image.open(BytesIO(content)).verify()
 
 
 def names(page: str, name: str) -> bool:

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from psa_core import LEVELS
+from psa_core.mini import guarded
+from psa_core.mini.benchmark import Plan, Studio
 from psa_core.mini.guarded import MORE, outcomes
 from psa_core.mini.judge import MiniClassifierJudge
 from psa_core.mini.method import Request
@@ -54,3 +56,10 @@ def test_what_is_fine_at_last_is_shown_and_no_longer_drawn(tries):
     assert [each.tries for each in found] == [0, 2, 2, 0]
     assert not any(each.hidden or each.shows_banned for each in found)
     assert [each.is_fine for each in found] == [True] * 4
+
+
+def test_the_guard_may_look_at_fewer_pictures_than_a_rival_draws(monkeypatch):
+    plans = []
+    monkeypatch.setattr(guarded, "guard_rows", lambda _model, _adapter, plan, _progress: plans.append(plan) or [])
+    guarded.measure_guard(Studio(Plan(per_cell=200, rivals=60)), None, None, "x", 20)
+    assert [len(requests) for requests in plans[0].cells(("unseen",)).values()] == [20] * 8
