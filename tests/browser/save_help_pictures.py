@@ -24,7 +24,7 @@ from psa_core.comfy_server import PACK, ComfyServer  # noqa: E402
 
 PAGES = PACK / "web" / "docs"
 VIEWER = "viewer A"
-TALLEST = 300  # of the nodes beside the one that is shown, where a workflow says which they are
+TALLEST = 250  # of the nodes beside the one that is shown, where a workflow says which they are
 IN_TEMPLATES = {
     "PSAApply": "psa_viewer_mini",
     "PSABuildDataset": "psa_words_mini",
