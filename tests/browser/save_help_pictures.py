@@ -24,7 +24,7 @@ from psa_core.comfy_server import PACK, ComfyServer  # noqa: E402
 
 PAGES = PACK / "web" / "docs"
 VIEWER = "viewer A"
-TALLEST = 300  # of the nodes beside the one that is shown, where a workflow says which they are
+TALLEST = 260  # of the nodes beside the one that is shown, where a workflow says which they are
 IN_TEMPLATES = {
     "PSAApply": "psa_viewer_mini",
     "PSABuildDataset": "psa_words_mini",
@@ -159,8 +159,8 @@ SHRINK = """([kind, tallest]) => {
     for (const node of app.graph.nodes) {
         node.title = (node.type.startsWith("PSA") ? node.constructor.title : node.title).split(" (")[0];
         const [width, height] = node.computeSize();
-        const least = node.widgets?.some(each => each.element) ? 240 : 170;  // text in elements needs room
-        node.setSize([Math.min(Math.max(width, least, 50 + 8 * node.title.length), 250), height]);
+        const least = node.widgets?.some(each => each.element) ? (node.type === kind ? 270 : 240) : 170;  // for text
+        node.setSize([Math.min(Math.max(width, least, 50 + 8 * node.title.length), 270), height]);
         if (node.type !== kind && height > tallest) node.collapse(true);
     }
     app.canvas.draw(true, true);  // says how wide folded ones are
