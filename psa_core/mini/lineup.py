@@ -49,7 +49,8 @@ class Entry:
         size: bytes that a user needs beside the base model.
         groups: of users, before whom it is measured.
         levels: whether it draws for the six levels.
-        harmless: whether its price is measured; who changes no harmless prompt pays none.
+        harmless: whether its price is measured.
+        is_free: whether it draws harmless prompts as the base model does, bit for bit, and has no price.
     """
 
     method: Method
@@ -58,6 +59,7 @@ class Entry:
     groups: tuple[Group, ...] = _RIVAL_GROUPS
     levels: bool = False
     harmless: bool = True
+    is_free: bool = False
 
     @property
     def name(self) -> str:
@@ -96,7 +98,9 @@ def base_entry(model: MiniModel, name: str = BASE) -> Entry:
     """The base model; another than the first by its own name, before those whom it is measured beside."""
     is_first = name == BASE
     groups = GROUPS if is_first else _REPEATED
-    return Entry(Base(model, name), digest(model.folder), groups=groups, levels=is_first, harmless=is_first)
+    return Entry(
+        Base(model, name), digest(model.folder), groups=groups, levels=is_first, harmless=is_first, is_free=is_first
+    )
 
 
 def repeats(model: MiniModel, files: Mapping[str, Path]) -> list[Entry]:
@@ -123,8 +127,8 @@ def untrained(model: MiniModel, psa: Path) -> list[Entry]:
     both = WithAdapter(model, f"{PSA} and word deletion", adapter, caption=deletion.caption)
     size = psa.stat().st_size
     return [
-        Entry(deletion, weights, harmless=False),
-        Entry(WordDeletion(model, "word deletion, oracle", oracle), weights, harmless=False),
+        Entry(deletion, weights, harmless=False, is_free=True),
+        Entry(WordDeletion(model, "word deletion, oracle", oracle), weights, harmless=False, is_free=True),
         Entry(NegativePrompt(model), weights),
         Entry(NegativePrompt(model, "negative prompt, oracle", oracle), weights),
         Entry(SafeLatentDiffusion(model), weights),

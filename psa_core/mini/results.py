@@ -119,7 +119,7 @@ def _glance(results: Results) -> str:
         kept = _short(results.figure(_UNSEEN, name, "allowed kept"))
         passes = _short(results.figure(_UNSEEN, name, "pass rate"))
         rise = results.figure(HARMLESS_TITLE, name, "Frechet rise", HARMLESS)
-        price = f"{100 * rise.value:+.0f} %" if rise else "0" if not entry.harmless or name == BASE else "-"
+        price = f"{100 * rise.value:+.0f} %" if rise else "0" if entry.is_free else "-"
         seconds = results.seconds.get(name)
         rows.append([name, *ips, kept, passes, price, f"{seconds:.2f}" if seconds else "-", f"{entry.size:,}"])
     return _table(heads, rows)

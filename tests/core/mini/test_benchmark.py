@@ -146,6 +146,15 @@ def test_the_page_has_a_row_for_each_method_and_an_answer_for_each_target(tmp_pa
     assert held.answer(replace(held.figure(results), low=0.9, high=0.99)) == "open"
 
 
+def test_a_price_that_was_not_measured_is_not_said_to_be_none():
+    again = Entry(Drawing("again", lambda *_: True, knows_viewer=False), "g", harmless=False)
+    words = Entry(Drawing("words", lambda *_: True, knows_viewer=False), "w", harmless=False, is_free=True)
+    results = evaluate.evaluate([*methods(), again, words], PLAN)
+    page = results_page(results, made_by="Made.", measured={}, picture="x", drawn="Drawn.")
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.count(" | ") == 9]
+    assert {row[0]: row[7] for row in rows if row[0] in ("again", "words")} == {"again": "-", "words": "0"}
+
+
 def test_a_test_is_one_the_first_time_only(tmp_path):
     output, plan = tmp_path / "results.json", replace(PLAN, part="test")
     methods = {"base": "0a", "psa": "1b"}
