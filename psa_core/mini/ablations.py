@@ -13,8 +13,8 @@ from .benchmark import Plan
 from .dataset import write_dataset
 from .evaluate import HARMLESS_TITLE, TITLES, Results, evaluate
 from .generate import MiniModel
-from .lineup import adapters
-from .whole import refuse_made_otherwise
+from .lineup import PSA, adapters
+from .whole import MINUTES, refuse_made_otherwise
 
 _SIZES = {
     name: CONFIG[name] for name in ("resolution", "bucket_step", "precision", "batch_size", "effective_batch_size")
@@ -40,8 +40,7 @@ ABLATIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     }
 )
 """What differs from the recipe (`adapters.CONFIG`); a preset stands for itself, at the small world's sizes."""
-MINUTES, MINUTES_TO_DRAW = 16.0, 2.0
-"""Of two CPU cores, for an ablation: training over the recipe's steps, and pictures."""
+_MINUTES_TO_DRAW = 2.0  # of two CPU cores
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Ablation:
 
 def minutes(work: Path, names: Sequence[str], steps: int) -> float:
     """Of two CPU cores, for those whose adapter is not there yet."""
-    each = MINUTES * steps / CONFIG["steps"] + MINUTES_TO_DRAW
+    each = MINUTES[PSA] * steps / CONFIG["steps"] + _MINUTES_TO_DRAW
     return each * sum(not _file(work, name, steps).is_file() for name in names)
 
 
@@ -79,10 +78,10 @@ def ablate(
         path, changes = _file(work, name, steps), {**ABLATIONS[name], "steps": steps}
         if path.is_file():
             settings = {key: value for key, value in changes.items() if key != "every_user"}
-            refuse_made_otherwise(path, trained_otherwise(path, settings_of("psa", **settings)))
+            refuse_made_otherwise(path, trained_otherwise(path, settings_of(PSA, **settings)))
         else:
             progress(f"training: {name}")
-            save_adapter(train_adapter("psa", data, path.with_suffix(""), base, **changes).adapter, path)
+            save_adapter(train_adapter(PSA, data, path.with_suffix(""), base, **changes).adapter, path)
         results = evaluate(adapters(MiniModel(base), {name: path}), plan, work / "seen", progress)
         found.append(Ablation(name, results))
     return found

@@ -99,11 +99,13 @@ def settings_of(kind: str, **changes: Any) -> TrainConfig:
 def trained_otherwise(path: Path, config: TrainConfig) -> list[str]:
     """The settings that the adapter in the file was trained with and that are others in `config`, by their names.
 
+    One that the file does not tell came later, and was at its default then, whatever today's preset has.
+
     Raises:
         PSAError: as `load_adapter` does, and for settings that the file tells and no training has.
     """
     told = load_adapter(path).training_summary
-    made = TrainConfig.from_dict({name: told[name] for name in TrainConfig.model_fields if name in told}).to_dict()
+    made = TrainConfig(**{name: told[name] for name in TrainConfig.model_fields if name in told}).to_dict()
     return [name for name, value in config.to_dict().items() if made[name] != value]
 
 

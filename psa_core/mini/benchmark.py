@@ -37,6 +37,11 @@ _CATEGORY_OF = {symbol: category for category, symbol in SYMBOLS.items()}
 _AT_ONCE = 64
 
 
+def in_full(groups: Sequence[Group]) -> bool:
+    """Whether targets rest on a method that is measured before these groups: on one that is before all."""
+    return set(groups) == set(GROUPS)
+
+
 @dataclass(frozen=True)
 class Cell:
     """Pictures that a figure rests on: of a group's users before prompts that come to a symbol in one way."""
@@ -102,7 +107,7 @@ class Plan:
 
     def count(self, groups: Sequence[Group], group: Group) -> int:
         """Pictures a cell of this group, of a method that is measured before these groups."""
-        return self.per_cell if set(groups) == set(GROUPS) and group != "seen" else self.few
+        return self.per_cell if in_full(groups) and group != "seen" else self.few
 
     def cells(self, groups: Sequence[Group]) -> dict[Cell, list[Request]]:
         """The requests of the cells of a method that is measured before these groups."""

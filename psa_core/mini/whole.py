@@ -21,7 +21,8 @@ PARTS = ("majority", "published", "ESD-u", "UCE", "LoRA", "seeds", "second base"
 """What takes training and may be left out: rivals, PSA's other seeds, a second base model with its adapters."""
 SEEDS = (1, 2)
 """Of the trainings of PSA beside that with seed 0."""
-_MINUTES = {"psa": 20.0, "psa-inferred": 20.0, "ban-all": 4.0, "majority": 4.0, "published": 20.0}
+MINUTES = {"psa": 20.0, "psa-inferred": 20.0, "ban-all": 4.0, "majority": 4.0, "published": 20.0}
+"""Of two CPU cores, for the training of a kind."""
 _SECOND_BASE = 1  # the seed with which the second base model goes on from the first
 _ERASED = 40  # scenes of each symbol that UCE edits
 _BAN_ALL_SIZES = Sizes(train=1000, val=2, test_seen=2, test_unseen=2, test_held_out=2)  # nothing is to be told apart
@@ -131,7 +132,7 @@ def _adapter_step(work: Path, kind: str, base: Path | str, name: str, part: str 
     def differs() -> list[str]:
         return trained_otherwise(file, settings_of(kind, seed=seed))
 
-    return Step(f"the adapter {name}", file, _MINUTES[kind], make, part, differs)
+    return Step(f"the adapter {name}", file, MINUTES[kind], make, part, differs)
 
 
 def _weights_step(

@@ -61,10 +61,12 @@ def test_what_was_made_with_other_settings_does_not_pass_as_todays(tmp_path):
     save_adapter(adapter, steps["the adapter psa-1"].done)
     with pytest.raises(PSAError, match=r"psa-1.safetensors .* other settings than today's: seed\."):
         _ = steps["the adapter psa-1"].is_done
-    del adapter.training_summary["plain_share"]
-    save_adapter(adapter, steps["the adapter psa"].done)
-    with pytest.raises(PSAError, match="plain_share"):
-        _ = steps["the adapter psa"].is_done
+    # plain_share is none of the preset's; winner_weight is, and was at its default where a file does not tell it.
+    for lacking in ("plain_share", "winner_weight"):
+        del adapter.training_summary[lacking]
+        save_adapter(adapter, steps["the adapter psa"].done)
+        with pytest.raises(PSAError, match=lacking):
+            _ = steps["the adapter psa"].is_done
     weights = {"conv_in.bias": torch.zeros(2)}
     save_weights(steps["UCE"].done, weights, vars(UCESettings()))
     save_weights(steps["ESD-u"].done, weights, {**vars(ESDSettings()), "rate": 1.0})
