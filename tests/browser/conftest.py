@@ -10,7 +10,7 @@ from psa_core.comfy_server import ComfyServer
 
 pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install -e '.[browser]'")
 
-from graphs import call
+from graphs import call, forget
 from in_page import find_chromium, opened
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def settings() -> dict[str, object]:
 @pytest.fixture
 def page(server, chromium, settings, tmp_path) -> Iterator["Page"]:
     """ComfyUI's page with an empty graph; what ours throw fails the test."""
-    call(server, "/free", {"free_memory": True})  # what another test ran is run again, not taken from the cache
+    forget(server)  # what another test ran is run again, not taken from the cache
     with opened(server, chromium, tmp_path / "user-data", settings) as page:
         yield page
         thrown = [stack for stack in page.thrown if "comfyui-psa" in stack]

@@ -10,12 +10,12 @@ from checkpoints import small_unet
 from graphs import (
     Graph,
     apply,
-    call,
     close,
     differ,
     draw,
     draw_all,
     encode,
+    forget,
     profile_node,
     psa,
     psa_embedding,
@@ -66,7 +66,7 @@ def test_one_prompt_and_seed_differ_from_viewer_to_viewer(server):
 
 def test_the_same_seed_twice_is_bit_identical(server):
     first = draw(server, txt2img(psa("L3")))
-    call(server, "/free", {"free_memory": True, "unload_models": True})  # the cache starts anew
+    forget(server)
     second = draw(server, txt2img(psa("L3")))
     assert {"KSampler", "PSAApply", "PSALoadAdapter", "CheckpointLoaderSimple"} <= second.ran
     assert same(first, second)

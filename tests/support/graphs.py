@@ -224,6 +224,18 @@ def add_small_picture(graph: Graph) -> None:
     graph.add("SaveImage", images=image, filename_prefix="small")
 
 
+def forget(server: ComfyServer) -> None:
+    """Empty ComfyUI's cache and unload its models, before the next prompt.
+
+    `/free` only leaves a note. The thread that runs prompts reads it after a prompt, so one that is queued at once may
+    still be answered from the cache: another one goes before it.
+    """
+    call(server, "/free", {"free_memory": True, "unload_models": True})
+    graph = Graph()
+    add_small_picture(graph)
+    server.run(graph.prompt)
+
+
 def in_picture(server: ComfyServer, history: dict[str, Any]) -> dict[str, Any]:
     """The graph in a finished prompt's picture, with the fingerprints (`is_changed`) that ComfyUI keeps there."""
     (image,) = (image for entry in history["outputs"].values() for image in entry.get("images", ()))
