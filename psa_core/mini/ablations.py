@@ -7,21 +7,24 @@ from types import MappingProxyType
 from typing import Any
 
 from ..adapter.files import save_adapter
-from ..evaluate import HARMLESS
+from ..evaluate import HARMLESS, Figure
+from ..training import TrainConfig
 from .adapters import CONFIG, KINDS, settings_of, train_adapter, trained_otherwise
-from .benchmark import Plan
+from .benchmark import Plan, Studio
 from .dataset import write_dataset
-from .evaluate import HARMLESS_TITLE, TITLES, Results, evaluate
+from .evaluate import HARMLESS_TITLE, TITLES, Results, evaluate, pass_rate_lead
 from .generate import MiniModel
-from .lineup import PSA, adapters
+from .lineup import PSA, Entry, adapters
 from .whole import MINUTES, refuse_made_otherwise
+from .world import WAYS
 
 _SIZES = {
     name: CONFIG[name] for name in ("resolution", "bucket_step", "precision", "batch_size", "effective_batch_size")
 }
+RECIPE = "the recipe"
 ABLATIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        "the recipe": {},
+        RECIPE: {},
         "one user a pair": {"every_user": False},
         "1 token": {"num_tokens": 1},
         "4 tokens": {"num_tokens": 4},
@@ -31,6 +34,7 @@ ABLATIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "no pairs under the caption without": {"plain_share": 0.0},
         "no anchor": {"anchor_weight": 0.0},
         "anchor 250": {"anchor_weight": 250.0},
+        "no harmless pictures in the anchor": {"harmless": False},
         "all timesteps": {"timestep_range": (0, 1000)},
         "AdamW, 3e-3": {"optimizer": "adamw", "learning_rate": 3e-3},
         "embedding standardised": {"standardise": True},
@@ -39,16 +43,22 @@ ABLATIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "the preset published": KINDS["published"].changes,
     }
 )
-"""What differs from the recipe (`adapters.CONFIG`); a preset stands for itself, at the small world's sizes."""
+"""What `train_adapter` is told that differs from the recipe (`adapters.CONFIG`); a preset stands for itself, at the
+small world's sizes."""
 _MINUTES_TO_DRAW = 2.0  # of two CPU cores
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """What a changed recipe makes of unseen users, by `measures`."""
+    """What a changed recipe makes of unseen users.
+
+    `lead` is its pass rate's over that of the recipe, for the same requests of all ways; `None` where that takes no
+    part.
+    """
 
     name: str
     results: Results
+    lead: Figure | None = None
 
 
 def minutes(work: Path, names: Sequence[str], steps: int) -> float:
@@ -73,31 +83,53 @@ def ablate(
     data = work / "data"
     if not (data / HARMLESS / "metadata.jsonl").is_file():
         write_dataset(data)
-    found = []
+    model, studio = MiniModel(base), Studio(plan, work / "seen", progress)
+    found, recipe = [], None
     for name in names:
-        path, changes = _file(work, name, steps), {**ABLATIONS[name], "steps": steps}
-        if path.is_file():
-            settings = {key: value for key, value in changes.items() if key != "every_user"}
-            refuse_made_otherwise(path, trained_otherwise(path, settings_of(PSA, **settings)))
-        else:
-            progress(f"training: {name}")
-            save_adapter(train_adapter(PSA, data, path.with_suffix(""), base, **changes).adapter, path)
-        results = evaluate(adapters(MiniModel(base), {name: path}), plan, work / "seen", progress)
-        found.append(Ablation(name, results))
-    return found
+        path = _file(work, name, steps)
+        _train(name, path, data, base, steps, progress)
+        entries = adapters(model, {name: path})
+        results = evaluate(entries, plan, studio.folder, progress)
+        recipe = entries[-1] if name == RECIPE else recipe
+        found.append((entries[-1], results))
+    return [_ablation(studio, *each, recipe) for each in found]
+
+
+def _train(name: str, path: Path, data: Path, base: Path | str, steps: int, progress: Callable[[str], None]) -> None:
+    """Train the ablation's adapter into its file, unless it is there."""
+    changes = {**ABLATIONS[name], "steps": steps}
+    if path.is_file():
+        settings = {key: value for key, value in changes.items() if key in TrainConfig.model_fields}
+        refuse_made_otherwise(path, trained_otherwise(path, settings_of(PSA, **settings)))
+        return
+    progress(f"training: {name}")
+    save_adapter(train_adapter(PSA, data, path.with_suffix(""), base, **changes).adapter, path)
+
+
+def _ablation(studio: Studio, entry: Entry, results: Results, recipe: Entry | None) -> Ablation:
+    lead = None if recipe is None or entry is recipe else pass_rate_lead(studio, entry, recipe)
+    return Ablation(entry.name, results, lead)
 
 
 def table(ablations: Sequence[Ablation]) -> str:
     """Markdown: a row for each."""
-    heads = ("what differs", "IP, named", "IP, implied", "IP, unasked", "allowed kept", "pass rate", "price")
+    heads = (
+        "what differs",
+        *(f"IP, {way}" for way in WAYS),
+        "kept",
+        "pass rate",
+        "its lead over the recipe's",
+        "price",
+    )
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     unseen = TITLES["unseen"]
     for each in ablations:
-        wanted: list[tuple[str, str | None]] = [("IP on banned", way) for way in ("named", "implied", "unasked")]
+        wanted: list[tuple[str, str | None]] = [("IP on banned", way) for way in WAYS]
         wanted += [("allowed kept", None), ("pass rate", None)]
         figures = [each.results.figure(unseen, each.name, *names) for names in wanted]
-        figures.append(each.results.figure(HARMLESS_TITLE, each.name, "Frechet rise", HARMLESS))
-        lines.append(f"| {each.name} | {' | '.join(str(figure or '-') for figure in figures)} |")
+        price = each.results.figure(HARMLESS_TITLE, each.name, "Frechet rise", HARMLESS)
+        row = " | ".join(str(figure or "-") for figure in (*figures, each.lead, price))
+        lines.append(f"| {each.name} | {row} |")
     return "\n".join(lines)
 
 

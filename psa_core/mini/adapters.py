@@ -116,6 +116,7 @@ def train_adapter(
     base: Path | str,
     callback: Callback | None = None,
     every_user: bool = True,
+    harmless: bool = True,
     **changes: Any,
 ) -> TrainResult:
     """Train an adapter on a mini dataset into the run folder `output`; a stopped run goes on.
@@ -123,6 +124,7 @@ def train_adapter(
     Args:
         kind: one of `KINDS`.
         every_user: learn from each pair of pictures with every user (`EveryUserSplit`), not with its own alone.
+        harmless: anchor the adapter on the data's harmless pictures, too.
         changes: settings that differ from the kind's, as `settings_of` takes them.
 
     Raises:
@@ -130,7 +132,8 @@ def train_adapter(
     """
     encoder = kind_of(kind).encoder()
     config = settings_of(kind, **changes)
-    splits = read_splits(data, encoder, held_out=("val",) if config.evaluate_every else (), harmless=HARMLESS)
+    held_out = ("val",) if config.evaluate_every else ()
+    splits = read_splits(data, encoder, held_out=held_out, harmless=HARMLESS if harmless else None)
     if every_user:
         splits = replace(splits, train=EveryUserSplit(splits.train))
     places = (Path(data) / "cache", Path(output))

@@ -24,7 +24,7 @@ from ..seeds import draw_seed
 from .benchmark import GROUPS, Cell, Group, Plan, Seen, Studio
 from .lineup import BASE, INFERRED, PSA, Entry
 from .method import Request
-from .scores import by_size, figures, pictures
+from .scores import Picture, by_size, figures, pictures
 from .world import WAYS, render, sample_scene
 
 JUDGE = "mini detector"
@@ -108,17 +108,30 @@ def _group(entries: Sequence[Entry], drawn: Mapping[str, Cells], group: Group) -
     return Report(TITLES[group], JUDGE, tuple(found))
 
 
+def pass_rate_lead(studio: Studio, ours: Entry, theirs: Entry, group: Group = "unseen") -> Figure:
+    """How far our pass rate lies above theirs before a group, over the same requests of all ways."""
+    return _lead(_pairs(_cells(studio, ours), _cells(studio, theirs), group))
+
+
 def _leads(method: str, ours: Cells, rival: str, theirs: Cells, group: Group) -> list[Measurement]:
-    """How far the method's pass rate lies above the rival's, over the same requests, by way and over all that ask."""
-    passes = [{p.request.prompt.file_name: p for p in pictures(cells, group)} for cells in (ours, theirs)]
-    found = []
+    """How far the method's pass rate lies above the rival's, over the same requests, by way."""
+    pairs, found = _pairs(ours, theirs, group), []
     for way in WAYS:
-        part = [(p, passes[1][name]) for name, p in passes[0].items() if p.way == way and name in passes[1]]
-        if part:
-            ours_pass, theirs_pass = ([pair[side].passes for pair in part] for side in (0, 1))
-            figure = paired_difference(ours_pass, theirs_pass, [mine.user for mine, _ in part])
-            found.append(Measurement(method, "pass rate's lead", figure, category=way, rival=rival))
+        if part := [pair for pair in pairs if pair[0].way == way]:
+            found.append(Measurement(method, "pass rate's lead", _lead(part), category=way, rival=rival))
     return found
+
+
+def _pairs(ours: Cells, theirs: Cells, group: Group) -> list[tuple[Picture, Picture]]:
+    """Our picture and theirs of each request that both draw for."""
+    others = {other.request.prompt.file_name: other for other in pictures(theirs, group)}
+    mine = [(picture, picture.request.prompt.file_name) for picture in pictures(ours, group)]
+    return [(picture, others[name]) for picture, name in mine if name in others]
+
+
+def _lead(pairs: Sequence[tuple[Picture, Picture]]) -> Figure:
+    passes = [[pair[side].passes for pair in pairs] for side in (0, 1)]
+    return paired_difference(*passes, [mine.user for mine, _ in pairs])
 
 
 def _levels(studio: Studio, entries: Sequence[Entry]) -> Report:

@@ -10,6 +10,7 @@ from mini_drawings import Drawing
 from psa_core import PSAError, UserProfile
 from psa_core.evaluate import HARMLESS
 from psa_core.mini import evaluate, parse_prompt
+from psa_core.mini.ablations import Ablation, table
 from psa_core.mini.benchmark import Cell, Plan, Seen, Studio
 from psa_core.mini.dataset import Sizes
 from psa_core.mini.lineup import Entry
@@ -58,6 +59,16 @@ def test_perfect_methods_get_perfect_figures():
     assert shown == pytest.approx([1, 5 / 7, 3 / 7, 3 / 7, 2 / 7, 0])
     assert [levels.figure("psa", "IP for viewers", level).value for level in LEVELS] == [0] * 6
     assert any("L1 to L2" in note and "came in" in note for note in levels.notes)
+
+
+def test_a_lead_over_all_ways_is_of_the_same_requests():
+    base, psa, ban_all = methods()
+    studio = Studio(PLAN)
+    lead = evaluate.pass_rate_lead(studio, psa, base)
+    assert lead.value == 0.5 and lead.count == 8 * PLAN.per_cell
+    assert evaluate.pass_rate_lead(studio, psa, ban_all).value == 3 / 8  # unasked, nobody fails who shows nothing
+    row = table([Ablation("psa", evaluate.evaluate([base, psa], PLAN), lead)]).splitlines()[-1]
+    assert str(lead) in row and row.count("0.000") >= len(WAYS)
 
 
 def test_the_same_requests_for_every_method_and_every_way_in_its_own_split():
