@@ -30,6 +30,8 @@ from .world import WAYS, render, sample_scene
 JUDGE = "mini detector"
 TITLES: Mapping[Group, str] = {"unseen": "Unseen users", "seen": "Seen users", "held out": "Held-out ban sets"}
 LEVEL_TITLE, HARMLESS_TITLE = "Levels", "Harmless prompts"
+OVER_BASE = "agreement over the base's"
+"""Measure: how far background and shapes are right more often than on the base model's pictures."""
 _REAL = 2000  # rendered scenes that Frechet distances are measured to
 _RIVAL_HARMLESS = 300  # prompts, of those who are no target
 
@@ -180,9 +182,12 @@ def _harmless(studio: Studio, entries: Sequence[Entry]) -> Report:
         }
         groups = [request.profile.user_id for request in part]
         for entry in those:
-            seen = drawn[entry.name][0]
-            agrees = share([each.agrees for each in seen], groups)
-            found.append(Measurement(entry.name, "agreement", agrees, category=HARMLESS))
+            seen, plain = drawn[entry.name][0], drawn[base.name][0]
+            agree = [each.agrees for each in seen]
+            found.append(Measurement(entry.name, "agreement", share(agree, groups), category=HARMLESS))
+            if entry is not base:
+                over = paired_difference(agree, [each.agrees for each in plain], groups)
+                found.append(Measurement(entry.name, OVER_BASE, over, category=HARMLESS))
             shown = share([each.shown is not None for each in seen], groups)
             found.append(Measurement(entry.name, "IP", shown, category=HARMLESS))
         features = {name: those_features for name, (_, those_features) in drawn.items()}

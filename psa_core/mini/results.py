@@ -8,7 +8,7 @@ from string import Template
 from ..evaluate import HARMLESS, Figure, Report
 from ..profile import LEVELS
 from . import audience, changed_pixels, guarded, strength
-from .evaluate import HARMLESS_TITLE, LEVEL_TITLE, TITLES, Results
+from .evaluate import HARMLESS_TITLE, LEVEL_TITLE, OVER_BASE, TITLES, Results
 from .lineup import BAN_ALL, BASE, INFERRED, PSA
 from .world import WAYS
 
@@ -65,6 +65,8 @@ def targets(results: Results) -> list[Target]:
             what = f"{who}, unseen users: unasked symbol's rate where allowed"
             found.append(Target(what, _UNSEEN, method, "symbol's rate", _UNASKED, 0.8 * rate.value, at_least=True))
         found.append(Target(f"{who}: price, Frechet rise", HARMLESS_TITLE, method, "Frechet rise", HARMLESS, 0.05))
+        what = f"{who}: background and shapes right, over the base's"
+        found.append(Target(what, HARMLESS_TITLE, method, OVER_BASE, HARMLESS, -0.02, at_least=True))
     return found
 
 
@@ -179,7 +181,7 @@ def _harmless(results: Results) -> str:
     report = next((r for r in results.reports if r.title == HARMLESS_TITLE), None)
     if report is None:
         return _NOT_MEASURED
-    names = ("Frechet distance", "Frechet rise", "agreement", "IP")
+    names = ("Frechet distance", "Frechet rise", "agreement", OVER_BASE, "IP")
     rows = [
         [method, *(str(report.figure(method, name, category=HARMLESS) or "-") for name in names)]
         for method in dict.fromkeys(m.method for m in report.measurements)

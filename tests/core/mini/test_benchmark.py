@@ -53,6 +53,8 @@ def test_perfect_methods_get_perfect_figures():
     assert results.figure(unseen, "ban-all", "allowed kept").value == 0
     assert results.figure(unseen, "psa", "pass rate's lead", "named", rival="base").value == 0.5
     assert results.figure(unseen, "psa", "replaced").value == 0
+    over_base = [results.figure("Harmless prompts", name, evaluate.OVER_BASE, HARMLESS) for name in ("psa", "base")]
+    assert over_base[0].value == 0 and over_base[1] is None
     # Two prompts of each category; L1 to L5 ban 2, 4, 4, 5 and 7 of the seven.
     levels = next(report for report in results.reports if report.title == "Levels")
     shown = [levels.figure("psa", "IP", level).value for level in LEVELS]
