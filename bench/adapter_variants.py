@@ -1,4 +1,4 @@
-"""Adapters that no setting makes, beside the recipe's: a learned sink, keys that start at zero, and L0's term subtracted.
+"""Adapters that no setting makes, beside the recipe: a learned sink, keys zero at first, and L0's term subtracted.
 
     python bench/adapter_variants.py WORK [--steps 800] [--per-cell 60] [--pictures 60]
 
