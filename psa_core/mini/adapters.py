@@ -17,6 +17,7 @@ from ..errors import PSAError
 from ..processes import make_accelerator
 from ..training import TrainConfig, TrainResult
 from ..training.assembly import folder_trainer, read_splits
+from ..training.config import MEASURED
 from ..training.trainer import Callback
 from .dataset import HARMLESS
 from .world import SIZE
@@ -99,14 +100,15 @@ def settings_of(kind: str, **changes: Any) -> TrainConfig:
 def trained_otherwise(path: Path, config: TrainConfig) -> list[str]:
     """The settings that the adapter in the file was trained with and that are others in `config`, by their names.
 
-    One that the file does not tell came later, and was at its default then, whatever today's preset has.
+    One that the file does not tell came later, and was at its default then, whatever today's preset has. Of a range of
+    timesteps that is to be measured the file tells what was measured: any is as asked.
 
     Raises:
         PSAError: as `load_adapter` does, and for settings that the file tells and no training has.
     """
     told = load_adapter(path).training_summary
     made = TrainConfig(**{name: told[name] for name in TrainConfig.model_fields if name in told}).to_dict()
-    return [name for name, value in config.to_dict().items() if made[name] != value]
+    return [name for name, value in config.to_dict().items() if made[name] != value and value != MEASURED]
 
 
 def train_adapter(

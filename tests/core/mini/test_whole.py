@@ -11,6 +11,7 @@ from psa_core.commands import mini as commands
 from psa_core.errors import PSAError
 from psa_core.evaluate import HARMLESS
 from psa_core.mini import BASE_MODEL, PSA_ADAPTER, ablations
+from psa_core.mini.adapters import trained_otherwise
 from psa_core.mini.benchmark import Plan
 from psa_core.mini.further import Further
 from psa_core.mini.rivals.esd import ESDSettings
@@ -84,6 +85,11 @@ def test_an_ablation_that_is_there_is_of_its_own_settings(tmp_path):
     (tmp_path / "data" / HARMLESS / "metadata.jsonl").touch()
     with pytest.raises(PSAError, match="num_tokens"):
         ablations.ablate(tmp_path, BASE_MODEL, ["1 token"], plan)
+    adapter = load_adapter(PSA_ADAPTER)
+    asked = ablations.settings_of("psa", preset="recommended")
+    adapter.training_summary.update(asked.to_dict(), timestep_range=[400, 800])  # what was measured
+    save_adapter(adapter, tmp_path / "measured.safetensors")
+    assert trained_otherwise(tmp_path / "measured.safetensors", asked) == []
     assert ablations.minutes(tmp_path, ["the recipe"], 3200) == 0 < ablations.minutes(tmp_path, ["the recipe"], 800)
 
 
