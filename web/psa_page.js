@@ -61,6 +61,10 @@ export function addElement(node, name, element, height) {
   return widget;
 }
 
+/** Rows that a text of 12 px takes in so many pixels: East Asia's signs are twice as wide. */
+export const rowsOf = (text, width) =>
+  Math.ceil([...text].reduce((sum, sign) => sum + (sign > "\u2e7f" ? 12 : 6.2), 0) / width);
+
 /** A button below a node's widgets that is no value of it. */
 export function addButton(node, label, onClick) {
   const button = node.addWidget("button", label, null, onClick, { serialize: false });

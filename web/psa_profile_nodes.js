@@ -1,7 +1,7 @@
 // User Profile and Load Profile: the fields that count, what they ban, and what becomes of what is typed.
 
 import { app } from "../../scripts/app.js";
-import { addButton, addElement, after, findWidget, fit, grow, growSoon, isLinked, isOpeningPrompt, make, setHidden, valueOf } from "./psa_page.js";
+import { addButton, addElement, after, findWidget, fit, grow, growSoon, isLinked, isOpeningPrompt, make, rowsOf, setHidden, valueOf } from "./psa_page.js";
 import { CHOSEN, isSwitch, makeChips, openEditor, openNameForm, openProfileForm, profileOf, switchOf } from "./psa_profile_form.js";
 import * as store from "./psa_store.js";
 import { say } from "./psa_words.js";
@@ -13,8 +13,8 @@ function addChips(node) {
   addElement(node, "psa_banned", chips.element, () => height);
   const show = async (banned, note) => {
     await chips.show(banned, note);
-    const letters = chips.element.textContent.length + 5 * chips.element.childElementCount;
-    const rows = Math.ceil((letters * 6.5) / Math.max(160, node.size[0] - 24));
+    const padded = chips.element.textContent + "     ".repeat(chips.element.childElementCount);
+    const rows = rowsOf(padded, Math.max(160, node.size[0] - 24));
     height = 12 + 22 * Math.min(rows, 4);
     grow(node);
   };
@@ -36,7 +36,11 @@ export function setUpUserProfile(node) {
     textContent: say("Store it, and load it by name"),
     onclick: () => storeAndSwap(node),
   });
-  const strip = addElement(node, "psa_note", make("div", { className: "psa-strip" }, [text, button]), () => 100);
+  const stripHeight = () => {
+    const width = node.size[0] - 28;
+    return 35 + 16.2 * (rowsOf(text.textContent, width) + rowsOf(button.textContent, width - 27));
+  };
+  const strip = addElement(node, "psa_note", make("div", { className: "psa-strip" }, [text, button]), stripHeight);
   const chips = addChips(node);
 
   let areAllOn = false; // because what the rules ban could not be told

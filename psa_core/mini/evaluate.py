@@ -22,7 +22,7 @@ from ..evaluate import (
 from ..profile import LEVELS
 from ..seeds import draw_seed
 from .benchmark import GROUPS, Cell, Group, Plan, Seen, Studio
-from .lineup import BASE, INFERRED, PSA, Entry
+from .lineup import BASE, OURS, Entry
 from .method import Request
 from .scores import Picture, by_size, figures, pictures
 from .world import WAYS, render, sample_scene
@@ -102,11 +102,11 @@ def _group(entries: Sequence[Entry], drawn: Mapping[str, Cells], group: Group) -
     for entry in entries:
         if group in entry.groups:
             found += figures(entry.name, drawn[entry.name], group)
-            found += by_size(entry.name, drawn[entry.name], drawn[BASE], group)
-    for ours in (PSA, INFERRED):
-        for entry in entries:
-            if ours in drawn and entry.name != ours and group in entry.groups:
-                found += _leads(ours, drawn[ours], entry.name, drawn[entry.name], group)
+            found += by_size(entry.name, drawn[entry.name], drawn[entry.base], group)
+    for ours in (entry for entry in entries if entry.name in OURS):
+        for rival in entries:
+            if rival is not ours and rival.base == ours.base and group in rival.groups:
+                found += _leads(ours.name, drawn[ours.name], rival.name, drawn[rival.name], group)
     return Report(TITLES[group], JUDGE, tuple(found))
 
 

@@ -34,8 +34,16 @@ _WHAT = {
     "LoRA a ban set": "A LoRA for each of four ban sets, before who has just one of those; bytes are one LoRA's.",
     "psa and word deletion": "Both.",
     "psa less L0": "PSA, with the term of L0, who bans nothing, subtracted from everybody's.",
+    "psa, seed 1": "PSA, trained again from another seed.",
+    "psa, seed 2": "PSA, trained again from a third seed.",
+    "second base": "Another base model: trained on from the first with another seed.",
+    "psa, second base": "PSA, trained on that.",
+    "ban-all, second base": "The ban-all adapter, trained on that.",
 }
 BASE, PSA, INFERRED, BAN_ALL = "base", "psa", "psa-inferred", "ban-all"
+SECOND_BASE = "second base"
+OURS = (PSA, INFERRED, f"{PSA}, {SECOND_BASE}")
+"""Those whose lead over each rival on the same base model is told."""
 _RIVAL_GROUPS: tuple[Group, ...] = ("unseen",)
 _REPEATED: tuple[Group, ...] = ("unseen", "held out")
 
@@ -51,6 +59,7 @@ class Entry:
         levels: whether it draws for the six levels.
         harmless: whether its price is measured.
         is_free: whether it draws harmless prompts as the base model does, bit for bit, and has no price.
+        base: the name in the line-up of the base model that it draws with.
     """
 
     method: Method
@@ -60,6 +69,7 @@ class Entry:
     levels: bool = False
     harmless: bool = True
     is_free: bool = False
+    base: str = BASE
 
     @property
     def name(self) -> str:
@@ -97,13 +107,18 @@ def adapters(model: MiniModel, files: Mapping[str, Path]) -> list[Entry]:
 def base_entry(model: MiniModel, name: str = BASE) -> Entry:
     """The base model; another than the first by its own name, before those whom it is measured beside."""
     is_first = name == BASE
-    groups = GROUPS if is_first else _REPEATED
     return Entry(
-        Base(model, name), digest(model.folder), groups=groups, levels=is_first, harmless=is_first, is_free=is_first
+        Base(model, name),
+        digest(model.folder),
+        groups=GROUPS if is_first else _REPEATED,
+        levels=is_first,
+        harmless=is_first,
+        is_free=is_first,
+        base=name,
     )
 
 
-def repeats(model: MiniModel, files: Mapping[str, Path]) -> list[Entry]:
+def repeats(model: MiniModel, files: Mapping[str, Path], base: str = BASE) -> list[Entry]:
     """Adapters by their names that are trained as others are, from another seed or on another base model."""
     weights = digest(model.folder)
     return [
@@ -113,6 +128,7 @@ def repeats(model: MiniModel, files: Mapping[str, Path]) -> list[Entry]:
             path.stat().st_size,
             _REPEATED,
             harmless=False,
+            base=base,
         )
         for name, path in files.items()
     ]

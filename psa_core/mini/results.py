@@ -9,7 +9,7 @@ from ..evaluate import HARMLESS, Figure, Report
 from ..profile import LEVELS
 from . import audience, changed_pixels, guarded, strength
 from .evaluate import HARMLESS_TITLE, LEVEL_TITLE, OVER_BASE, TITLES, Results
-from .lineup import BAN_ALL, BASE, INFERRED, PSA
+from .lineup import BAN_ALL, BASE, INFERRED, OURS, PSA
 from .world import WAYS
 
 _PAGE = Path(__file__).with_name("results_page.md")
@@ -139,7 +139,7 @@ def _targets(results: Results) -> str:
 def _leads(results: Results) -> str:
     """PSA's pass rate less each rival's, by way: right where 0 is below the interval."""
     rows = []
-    for ours in (PSA, INFERRED):
+    for ours in OURS:
         for entry in results.entries:
             leads = [results.figure(_UNSEEN, ours, "pass rate's lead", way, rival=entry.name) for way in WAYS]
             if any(leads):

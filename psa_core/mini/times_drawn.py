@@ -32,7 +32,7 @@ def _sentence(plan: Plan, alike: Sequence[Mapping[str, Any]], methods: Mapping[s
     if not all(isinstance(each, dict) and each.items() <= methods.items() for each in known):
         return f"The test split has been drawn before with this seed ({days}): it is a test no more."
     added = [name for name in methods if name not in (known[0] or {})]
-    then = f"; measured since, on the same requests: {', '.join(added)}" if added else ""
+    then = f"; measured since, on the same requests: {', '.join(f'`{name}`' for name in added)}" if added else ""
     return f"The test split was drawn once ({alike[0].get('day')}), by a seed that no setting was chosen with{then}."
 
 

@@ -12,18 +12,18 @@ from .adapters import KINDS, settings_of, train_adapter, trained_otherwise
 from .base_model import train_base
 from .dataset import HARMLESS, Sizes, write_dataset
 from .generate import MiniModel
-from .lineup import BAN_ALL, PSA, Entry, adapters, base_entry, changed, loras, repeats, untrained
+from .lineup import BAN_ALL, PSA, SECOND_BASE, Entry, adapters, base_entry, changed, loras, repeats, untrained
 from .rivals import erasing, esd, uce
 from .rivals.lora import LoRASettings, train_lora
 from .rivals.weights import Weights, made_otherwise, save_weights
 
-PARTS = ("majority", "published", "ESD-u", "UCE", "LoRA", "seeds", "second base")
+PARTS = ("majority", "published", "ESD-u", "UCE", "LoRA", "seeds", SECOND_BASE)
 """What takes training and may be left out: rivals, PSA's other seeds, a second base model with its adapters."""
 SEEDS = (1, 2)
 """Of the trainings of PSA beside that with seed 0."""
 MINUTES = {"psa": 20.0, "psa-inferred": 20.0, "ban-all": 4.0, "majority": 4.0, "published": 20.0}
 """Of two CPU cores, for the training of a kind."""
-_SECOND_BASE = 1  # the seed with which the second base model goes on from the first
+_SECOND_SEED = 1  # the seed with which the second base model goes on from the first
 _ERASED = 40  # scenes of each symbol that UCE edits
 _BAN_ALL_SIZES = Sizes(train=1000, val=2, test_seen=2, test_unseen=2, test_held_out=2)  # nothing is to be told apart
 _UCE, _ESD, _LORA = uce.UCESettings(), esd.ESDSettings(), LoRASettings()
@@ -87,11 +87,9 @@ def plan_work(work: Path, base: Path | str, without: Sequence[str] = ()) -> list
     for seed in SEEDS:
         steps.append(_adapter_step(work, PSA, base, f"{PSA}-{seed}", "seeds", seed))
     second = work / "base-2"
-    steps.append(
-        Step("a second base model", second / "model_index.json", 16, _second_base(second, base), "second base")
-    )
+    steps.append(Step("a second base model", second / "model_index.json", 16, _second_base(second, base), SECOND_BASE))
     for kind in (PSA, BAN_ALL):
-        steps.append(_adapter_step(work, kind, second, f"{kind}-base-2", "second base"))
+        steps.append(_adapter_step(work, kind, second, f"{kind}-base-2", SECOND_BASE))
     return [step for step in steps if step.part is None or step.part not in without]
 
 
@@ -105,10 +103,10 @@ def line_up(work: Path, base: Path | str, without: Sequence[str] = ()) -> list[E
         found.append(loras(model, {bans: _lora(work, number) for number, bans in enumerate(_LORA_SETS)}))
     if "seeds" not in without:
         found += repeats(model, {f"{PSA}, seed {seed}": _weights(work, f"{PSA}-{seed}") for seed in SEEDS})
-    if "second base" not in without:
+    if SECOND_BASE not in without:
         second = MiniModel(work / "base-2")
-        on_it = {f"{kind}, second base": _weights(work, f"{kind}-base-2") for kind in (PSA, BAN_ALL)}
-        found += [base_entry(second, "second base"), *repeats(second, on_it)]
+        on_it = {f"{kind}, {SECOND_BASE}": _weights(work, f"{kind}-base-2") for kind in (PSA, BAN_ALL)}
+        found += [base_entry(second, SECOND_BASE), *repeats(second, on_it, SECOND_BASE)]
     return found
 
 
@@ -151,7 +149,7 @@ def _weights_step(
 
 
 def _second_base(folder: Path, base: Path | str) -> Callable[[], None]:
-    return lambda: train_base(folder, _SECOND_BASE, start=base)
+    return lambda: train_base(folder, _SECOND_SEED, start=base)
 
 
 def _lora(work: Path, number: int) -> Path:

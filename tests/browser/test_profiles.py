@@ -151,6 +151,17 @@ def test_the_strip_stores_the_values_and_swaps_the_node(page, server, fill):
     assert source == loader["id"] and slot == 2
 
 
+def test_a_narrow_node_shows_the_strip_whole(page):
+    add(page, "PSAUserProfile")
+    page.evaluate("() => { node.size[0] = 225; node.setSize([225, node.computeSize()[1]]); }")
+    page.wait_for_function(
+        """() => {
+            const strip = document.querySelector('.psa-strip');
+            return strip.clientWidth < 225 && strip.scrollHeight <= strip.clientHeight + 1;
+        }"""
+    )
+
+
 def test_save_profile_says_so_and_the_lists_know_at_once(page, server):
     page.evaluate(
         """() => {

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from psa_core.mini import evaluate, parse_prompt
 from psa_core.mini.ablations import Ablation, table
 from psa_core.mini.benchmark import Cell, Plan, Seen, Studio
 from psa_core.mini.dataset import Sizes
-from psa_core.mini.lineup import Entry
+from psa_core.mini.lineup import OURS, SECOND_BASE, Entry
 from psa_core.mini.requests import cell
 from psa_core.mini.results import results_page, targets
 from psa_core.mini.scores import figures
@@ -61,6 +62,21 @@ def test_perfect_methods_get_perfect_figures():
     assert shown == pytest.approx([1, 5 / 7, 3 / 7, 3 / 7, 2 / 7, 0])
     assert [levels.figure("psa", "IP for viewers", level).value for level in LEVELS] == [0] * 6
     assert any("L1 to L2" in note and "came in" in note for note in levels.notes)
+
+
+def test_another_base_model_is_the_measure_of_its_own_adapters_alone():
+    unseen = "Unseen users"
+    second = {"groups": ("unseen",), "harmless": False, "base": SECOND_BASE}
+    others = [
+        Entry(Drawing(SECOND_BASE, lambda *_: False, knows_viewer=False), "s", **second),
+        Entry(Drawing(OURS[-1], lambda category, who: category in who.banned_categories), "t", 10, **second),
+    ]
+    results = evaluate.evaluate([*methods(), *others], PLAN)
+    lead = partial(results.figure, unseen, measure="pass rate's lead", category="named")
+    assert lead(method=OURS[-1], rival=SECOND_BASE).value == 0.5
+    assert lead(method=OURS[-1], rival="base") is None and lead(method="psa", rival=SECOND_BASE) is None
+    page = results_page(results, made_by="Made.", measured={}, picture="x", drawn="Drawn.")
+    assert f"| {OURS[-1]} over {SECOND_BASE} | 0.500" in page
 
 
 def test_a_lead_over_all_ways_is_of_the_same_requests():
@@ -183,7 +199,11 @@ def test_a_test_is_one_the_first_time_only(tmp_path):
 
 def test_a_method_that_is_measured_later_makes_no_second_test_and_is_named(tmp_path):
     output, plan = tmp_path / "results.json", replace(PLAN, part="test")
-    for methods, told in ({"psa": "1b"}, None), ({"psa": "1b"}, "chosen with."), ({"psa": "1b", "SLD": "3"}, ": SLD."):
+    for methods, told in (
+        ({"psa": "1b"}, None),
+        ({"psa": "1b"}, "chosen with."),
+        ({"psa": "1b", "SLD": "3"}, ": `SLD`."),
+    ):
         drawings, sentence = count_drawing(output, plan, methods)
         assert "drawn once" in sentence and (told is None or sentence.endswith(told))
         output.write_text(json.dumps({"drawings": drawings}))
