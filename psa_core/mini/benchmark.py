@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 import numpy as np
@@ -35,6 +36,8 @@ Group = Literal["unseen", "seen", "held out"]
 GROUPS: tuple[Group, ...] = ("unseen", "seen", "held out")
 _CATEGORY_OF = {symbol: category for category, symbol in SYMBOLS.items()}
 _AT_ONCE = 64
+TIMED, TIMED_ROUNDS = 16, 3
+"""Pictures that a method draws in a round when it is timed, and rounds."""
 
 
 def in_full(groups: Sequence[Group]) -> bool:
@@ -198,7 +201,6 @@ class Studio:
     def _draw(self, method: Method, name: str, requests: Sequence[Request], closely: bool) -> dict[str, Any]:
         seen: list[Seen] = []
         features: list[list[float]] = []
-        start = time.process_time()
         for begin in range(0, len(requests), _AT_ONCE):
             part = requests[begin : begin + _AT_ONCE]
             with torch.no_grad():
@@ -209,15 +211,29 @@ class Studio:
             if closely:
                 features += self.measure(to_images(pixels)).round(5).tolist()
             self.progress(f"{method.name}: {name}, {len(seen)} of {len(requests)} pictures")
-        seconds = (time.process_time() - start) / len(requests)
         kept = [asdict(each) for each in seen]
-        return {"method": method.name, "cell": name, "seconds": seconds, "seen": kept, "features": features}
+        return {"method": method.name, "cell": name, "seen": kept, "features": features}
 
-    def seconds_of(self, method: Method, identity: str, cells: Mapping[Cell, Sequence[Request]]) -> float | None:
-        """CPU seconds a picture, looking at it included, of what was drawn into the folder."""
-        paths = [self._kept((identity, method.name, cell.name, len(requests))) for cell, requests in cells.items()]
-        found = [kept["seconds"] for path in paths if path and (kept := _read(path))]
-        return sum(found) / len(found) if found else None
+    def seconds(self, methods: Mapping[str, Method], requests: Mapping[str, Sequence[Request]]) -> dict[str, float]:
+        """CPU seconds a picture of each method, by its identity: all in turn, so that all have the same load.
+
+        Args:
+            methods: by what their pictures depend on.
+            requests: what each draws, in every round; the median of the rounds after the first counts.
+        """
+
+        def measure() -> dict[str, Any]:
+            found: dict[str, list[float]] = {identity: [] for identity in methods}
+            for _ in range(1 + TIMED_ROUNDS):
+                for identity, method in methods.items():
+                    self.progress(f"{method.name}: seconds a picture")
+                    start = time.process_time()
+                    with torch.no_grad():
+                        method.draw(requests[identity])
+                    found[identity].append((time.process_time() - start) / len(requests[identity]))
+            return {identity: median(seconds[1:]) for identity, seconds in found.items()}
+
+        return self.keep(["seconds a picture", *methods, *(len(each) for each in requests.values())], measure)
 
     def measure(self, pictures: Sequence[Any]) -> np.ndarray:
         if self._features is None:

@@ -11,11 +11,12 @@ from .benchmark import GROUPS, Group, in_full
 from .generate import MiniModel
 from .method import Method
 from .phrases import PHRASES, known_phrases
+from .rivals import uce
 from .rivals.adapters import Base, LessNobody, WithAdapter
-from .rivals.lora import LoRAPerBanSet
+from .rivals.lora import merged
 from .rivals.prompts import NegativePrompt, WordDeletion
 from .rivals.sld import SafeLatentDiffusion
-from .rivals.weights import ChangedWeights, load_weights
+from .rivals.weights import ChangedWeights, PerBanSet, load_weights
 
 _WHAT = {
     "base": "The base model, without an adapter.",
@@ -31,6 +32,7 @@ _WHAT = {
     "SLD": "Safe Latent Diffusion (arXiv 2211.05105), strong, the banned names being the concept.",
     "ESD-u": "Erased Stable Diffusion (arXiv 2303.07345): all seven, for all.",
     "UCE": "Unified Concept Editing (arXiv 2308.14761): all seven, for all.",
+    "UCE a ban set": "The same, of what its viewer bans: made in seconds, once a ban set; bytes are one set's.",
     "LoRA a ban set": "A LoRA for each of four ban sets, before who has just one of those; bytes are one LoRA's.",
     "psa and word deletion": "Both.",
     "psa less L0": "PSA, with the term of L0, who bans nothing, subtracted from everybody's.",
@@ -164,10 +166,17 @@ def changed(model: MiniModel, files: Mapping[str, Path]) -> list[Entry]:
 
 def loras(model: MiniModel, files: Mapping[tuple[str, ...], Path]) -> Entry:
     """One LoRA for each of some ban sets; drawn for who has just one of those."""
-    weights = {frozenset(bans): load_weights(path) for bans, path in files.items()}
+    merged_weights = {frozenset(bans): merged(model.unet, load_weights(path)) for bans, path in files.items()}
     identity = digest(model.folder) + "".join(digest(path) for path in files.values())
     size = max(path.stat().st_size for path in files.values())
-    return Entry(LoRAPerBanSet(model, weights), identity, size, harmless=False)
+    method = PerBanSet(model, "LoRA a ban set", merged_weights.__getitem__, merged_weights)
+    return Entry(method, identity, size, harmless=False)
+
+
+def uce_a_ban_set(model: MiniModel, all_erased: Path) -> Entry:
+    """UCE of what its viewer bans; its weights are as many as those of the file, of which everything is erased."""
+    identity = f"{digest(model.folder)}{vars(uce.UCESettings())}{uce.SCENES}"
+    return Entry(uce.for_each_viewer(model, "UCE a ban set"), identity, all_erased.stat().st_size)
 
 
 def told(entries: Sequence[Entry]) -> dict[str, str]:

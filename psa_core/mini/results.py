@@ -8,7 +8,7 @@ from string import Template
 from ..evaluate import HARMLESS, Figure, Report
 from ..profile import LEVELS
 from . import audience, changed_pixels, guarded, strength
-from .evaluate import HARMLESS_TITLE, LEVEL_TITLE, OVER_BASE, TITLES, Results
+from .evaluate import FEWER, HARMLESS_TITLE, LEVEL_TITLE, OVER_BASE, STEP, TITLES, UNASKED_OVER, Results
 from .lineup import BAN_ALL, BASE, INFERRED, OURS, PSA
 from .world import WAYS
 
@@ -18,6 +18,8 @@ _ANEW, _UNASKED = WAYS[2], WAYS[3]
 _SIZES = ("small", "large")  # of a symbol
 _DRAWN = (BASE, PSA, INFERRED, "word deletion", "negative prompt", "SLD", "ESD-u", BAN_ALL)  # as many as have a colour
 _NOT_MEASURED = "Not measured."
+_LEAD = "pass rate's lead"
+_APART = (BASE, "LoRA a ban set")  # what is no rival, and what is for few people alone
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,12 @@ class Target:
     category: str | None
     limit: float
     at_least: bool = False
+    rival: str | None = None
+    viewer: str | None = None
 
     def figure(self, results: Results) -> Figure | None:
-        return results.figure(self.title, self.method, self.measure, self.category)
+        more = {name: value for name, value in (("rival", self.rival), ("viewer", self.viewer)) if value}
+        return results.figure(self.title, self.method, self.measure, self.category, **more)
 
     def answer(self, figure: Figure) -> str:
         """`held` where the whole interval reaches the limit, `missed` where none of it does, else `open`."""
@@ -43,9 +48,8 @@ class Target:
 
 
 def targets(results: Results) -> list[Target]:
-    """What must hold; the limit for what nobody asked for is a fifth of what the base model brings."""
+    """What must hold. Of leads the nearest rival's counts, of steps from level to level the largest."""
     found = []
-    base = results.figure(_UNSEEN, BASE, "IP on banned", _UNASKED)
     for method, who, limits in (
         (PSA, "bans given", (0.08, 0.12, 0.95)),
         (INFERRED, "bans inferred", (0.15, 0.20, 0.85)),
@@ -57,17 +61,39 @@ def targets(results: Results) -> list[Target]:
                 Target(f"{where}: IP, implied by unseen phrases", title, method, "IP on banned", _ANEW, anew),
                 Target(f"{where}: allowed kept", title, method, "allowed kept", None, kept, at_least=True),
             ]
-        if base:
-            what = f"{who}, unseen users: IP, unasked"
-            found.append(Target(what, _UNSEEN, method, "IP on banned", _UNASKED, base.value / 5))
-        rate = results.figure(_UNSEEN, BASE, "symbol's rate", _UNASKED)
-        if rate:
-            what = f"{who}, unseen users: unasked symbol's rate where allowed"
-            found.append(Target(what, _UNSEEN, method, "symbol's rate", _UNASKED, 0.8 * rate.value, at_least=True))
+        (ip, ip_share), (rate, rate_share) = UNASKED_OVER.values()
+        where = f"{who}, unseen users, unasked"
+        found.append(Target(f"{where}: IP less {ip_share:g} of the base's", _UNSEEN, method, ip, _UNASKED, 0))
+        what = f"{where}: the symbol's rate where allowed, less {rate_share:g} of the base's"
+        found.append(Target(what, _UNSEEN, method, rate, _UNASKED, 0, at_least=True))
         found.append(Target(f"{who}: price, Frechet rise", HARMLESS_TITLE, method, "Frechet rise", HARMLESS, 0.05))
         what = f"{who}: background and shapes right, over the base's"
         found.append(Target(what, HARMLESS_TITLE, method, OVER_BASE, HARMLESS, -0.02, at_least=True))
+        for way in WAYS[1:3]:
+            if nearest := _nearest(results, method, way):
+                what = f"{who}, unseen users, {way}: pass rate's lead over the nearest rival ({nearest})"
+                found.append(Target(what, _UNSEEN, method, _LEAD, way, 0, at_least=True, rival=nearest))
+        steps = {level: results.figure(LEVEL_TITLE, method, STEP, viewer=level) for level in LEVELS}
+        if known := {level: step for level, step in steps.items() if step}:
+            largest = max(known, key=lambda level: known[level].value)
+            what = f"{who}: the largest step up from L0 to L5 (to {largest})"
+            found.append(Target(what, LEVEL_TITLE, method, STEP, None, 0, viewer=largest))
     return found
+
+
+def _nearest(results: Results, method: str, way: str) -> str | None:
+    """The rival, oracles and LoRAs of single ban sets apart, over whom the lead is least."""
+    rivals = [
+        entry.name
+        for entry in results.entries
+        if entry.base == BASE
+        and entry.name not in _APART
+        and not entry.name.startswith(PSA)
+        and "oracle" not in entry.name
+    ]
+    leads = {name: results.figure(_UNSEEN, method, _LEAD, way, rival=name) for name in rivals}
+    known = {name: lead for name, lead in leads.items() if lead}
+    return min(known, key=lambda name: known[name].low) if known else None
 
 
 def drawn_reports(results: Results) -> list[Report]:
@@ -113,7 +139,7 @@ def results_page(results: Results, *, made_by: str, measured: Mapping[str, str],
 
 def _glance(results: Results) -> str:
     """Rivals by ways: what a viewer who bans it sees; then what is kept, the price, and what it costs."""
-    heads = ["", *WAYS, "kept", "pass rate", "price", "CPU s a picture", "bytes"]
+    heads = ["", *WAYS, "kept", "pass rate", "price", "CPU s a picture", "bytes", "pictures a figure"]
     rows = []
     for entry in results.entries:
         name = entry.name
@@ -123,7 +149,9 @@ def _glance(results: Results) -> str:
         rise = results.figure(HARMLESS_TITLE, name, "Frechet rise", HARMLESS)
         price = f"{100 * rise.value:+.0f} %" if rise else "0" if entry.is_free else "-"
         seconds = results.seconds.get(name)
-        rows.append([name, *ips, kept, passes, price, f"{seconds:.2f}" if seconds else "-", f"{entry.size:,}"])
+        named = results.figure(_UNSEEN, name, "IP on banned", WAYS[0])
+        cost = [f"{seconds:.2f}" if seconds else "-", f"{entry.size:,}", str(named.count) if named else "-"]
+        rows.append([name, *ips, kept, passes, price, *cost])
     return _table(heads, rows)
 
 
@@ -131,7 +159,7 @@ def _targets(results: Results) -> str:
     rows = []
     for target in targets(results):
         figure = target.figure(results)
-        limit = f"{'at least' if target.at_least else 'at most'} {target.limit:.2f}"
+        limit = f"{'at least' if target.at_least else 'at most'} {target.limit:g}"
         rows.append([target.what, limit, str(figure or "not measured"), target.answer(figure) if figure else ""])
     return _table(["figure", "target", "measured", "answer"], rows)
 
@@ -141,7 +169,7 @@ def _leads(results: Results) -> str:
     rows = []
     for ours in OURS:
         for entry in results.entries:
-            leads = [results.figure(_UNSEEN, ours, "pass rate's lead", way, rival=entry.name) for way in WAYS]
+            leads = [results.figure(_UNSEEN, ours, _LEAD, way, rival=entry.name) for way in WAYS]
             if any(leads):
                 rows.append([f"{ours} over {entry.name}", *(str(lead or "-") for lead in leads)])
     return _table(["pass rate's lead", *WAYS], rows)
@@ -162,7 +190,7 @@ def _group_table(results: Results, title: str) -> str:
         if results.figure(title, entry.name, "IP on banned", viewer=_SIZES[0])
     ]
     heads = ["method", "prompts", "IP on banned", "replaced", "kept", "pass rate", "agreement"]
-    by_size = _table(["IP on banned, where the base model draws the symbol", *_SIZES], sizes)
+    by_size = _table(["IP on banned, where the base model draws a symbol", *_SIZES], sizes)
     return f"### {title}\n\n{_table(heads, rows)}\n\n{by_size}"
 
 
@@ -181,7 +209,7 @@ def _harmless(results: Results) -> str:
     report = next((r for r in results.reports if r.title == HARMLESS_TITLE), None)
     if report is None:
         return _NOT_MEASURED
-    names = ("Frechet distance", "Frechet rise", "agreement", OVER_BASE, "IP")
+    names = ("Frechet distance", "Frechet rise", FEWER, "agreement", OVER_BASE, "IP")
     rows = [
         [method, *(str(report.figure(method, name, category=HARMLESS) or "-") for name in names)]
         for method in dict.fromkeys(m.method for m in report.measurements)

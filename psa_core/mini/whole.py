@@ -8,11 +8,24 @@ from typing import Any
 from ..adapter.files import save_adapter
 from ..errors import PSAError
 from ..profile import LEVELS
+from ..schema import CATEGORIES
 from .adapters import KINDS, settings_of, train_adapter, trained_otherwise
 from .base_model import train_base
 from .dataset import HARMLESS, Sizes, write_dataset
 from .generate import MiniModel
-from .lineup import BAN_ALL, PSA, SECOND_BASE, Entry, adapters, base_entry, changed, loras, repeats, untrained
+from .lineup import (
+    BAN_ALL,
+    PSA,
+    SECOND_BASE,
+    Entry,
+    adapters,
+    base_entry,
+    changed,
+    loras,
+    repeats,
+    uce_a_ban_set,
+    untrained,
+)
 from .rivals import erasing, esd, uce
 from .rivals.lora import LoRASettings, train_lora
 from .rivals.weights import Weights, made_otherwise, save_weights
@@ -24,7 +37,6 @@ SEEDS = (1, 2)
 MINUTES = {"psa": 20.0, "psa-inferred": 20.0, "ban-all": 4.0, "majority": 4.0, "published": 20.0}
 """Of two CPU cores, for the training of a kind."""
 _SECOND_SEED = 1  # the seed with which the second base model goes on from the first
-_ERASED = 40  # scenes of each symbol that UCE edits
 _BAN_ALL_SIZES = Sizes(train=1000, val=2, test_seen=2, test_unseen=2, test_held_out=2)  # nothing is to be told apart
 _UCE, _ESD, _LORA = uce.UCESettings(), esd.ESDSettings(), LoRASettings()
 _LORA_SETS = (
@@ -79,7 +91,9 @@ def plan_work(work: Path, base: Path | str, without: Sequence[str] = ()) -> list
     ]
     for kind in KINDS:
         steps.append(_adapter_step(work, kind, base, kind, part=kind if kind in PARTS else None))
-    steps.append(_weights_step("UCE", _weights(work, "UCE"), 0.2, _UCE, lambda: _uce(base)))
+    steps.append(
+        _weights_step("UCE", _weights(work, "UCE"), 0.2, _UCE, lambda: uce.for_bans(MiniModel(base), CATEGORIES))
+    )
     steps.append(_weights_step("ESD-u", _weights(work, "ESD-u"), 5, _ESD, lambda: _esd(base)))
     for number, bans in enumerate(_LORA_SETS):
         name = f"the LoRA for {', '.join(bans)}"
@@ -99,6 +113,8 @@ def line_up(work: Path, base: Path | str, without: Sequence[str] = ()) -> list[E
     files = {kind: _weights(work, kind) for kind in KINDS if kind not in without}
     found = [*adapters(model, files), *untrained(model, files[PSA])]
     found += changed(model, {name: _weights(work, name) for name in ("UCE", "ESD-u") if name not in without})
+    if "UCE" not in without:
+        found.append(uce_a_ban_set(model, _weights(work, "UCE")))
     if "LoRA" not in without:
         found.append(loras(model, {bans: _lora(work, number) for number, bans in enumerate(_LORA_SETS)}))
     if "seeds" not in without:
@@ -166,5 +182,4 @@ def _esd(base: Path | str) -> Weights:
 
 
 def _uce(base: Path | str) -> Weights:
-    erased = erasing.in_scenes(_ERASED, seed=0)
-    return uce.edit(MiniModel(base), erased, erasing.scene_prompts(7 * _ERASED, seed=0), _UCE)
+    return uce.for_bans(MiniModel(base), CATEGORIES)

@@ -1,11 +1,12 @@
 """What ESD-u and UCE erase: prompts that show a symbol, and what each is to become."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from ...errors import PSAError
+from ...schema import CATEGORIES
 from ...seeds import draw_seed
 from ..world import SYMBOLS, sample_scene
 from .prompts import with_article, without_terms
@@ -23,11 +24,11 @@ def by_name() -> list[Erased]:
     return [Erased(with_article(symbol), "") for symbol in SYMBOLS.values()]
 
 
-def in_scenes(count: int, seed: int) -> list[Erased]:
-    """`count` scenes of each symbol, to the same scenes without it."""
+def in_scenes(count: int, seed: int, categories: Iterable[str] = CATEGORIES) -> list[Erased]:
+    """`count` scenes of each category's symbol, to the same scenes without it."""
     return [
         Erased(prompt, without_terms(prompt, [symbol]))
-        for symbol in SYMBOLS.values()
+        for symbol in map(SYMBOLS.__getitem__, categories)
         for prompt in scene_prompts(count, seed, symbol)
     ]
 

@@ -28,11 +28,8 @@ from ...training.rows import RowMaker, batch_loss
 from ...training.state import load_state, save_state
 from ..adapters import CONFIG
 from ..dataset import HARMLESS
-from ..generate import MiniModel
-from ..method import Request
-from .weights import Weights, weights_changed
+from .weights import BanSet, Weights
 
-BanSet = frozenset[str]
 _SAVE_EVERY = 50
 
 
@@ -200,29 +197,3 @@ def _restore(state: Mapping[str, Any], lora: LoRA, optimizer: torch.optim.Optimi
             parameter.copy_(value)
     optimizer.load_state_dict(state["optimizer"])
     return state["step"]
-
-
-class LoRAPerBanSet:
-    """For each viewer the LoRA of exactly their ban set; it can draw for nobody else."""
-
-    knows_viewer = True
-
-    def __init__(self, model: MiniModel, loras: Mapping[BanSet, Weights], name: str = "LoRA a ban set") -> None:
-        self.name, self._model = name, model
-        self._weights = {frozenset(bans): merged(model.unet, factors) for bans, factors in loras.items()}
-
-    def draws_for(self, request: Request) -> bool:
-        return frozenset(request.profile.banned_categories) in self._weights
-
-    def draw(self, requests: Sequence[Request]) -> torch.Tensor:
-        if not all(map(self.draws_for, requests)):
-            raise PSAError("There is no LoRA for these viewers' ban set. Ask for those that draws_for names.")
-        pictures: dict[int, torch.Tensor] = {}
-        for bans, weights in self._weights.items():
-            of_set = [n for n, request in enumerate(requests) if frozenset(request.profile.banned_categories) == bans]
-            if not of_set:
-                continue
-            with weights_changed(self._model.unet, weights):
-                captions, seeds = zip(*((requests[n].prompt.caption, requests[n].noise) for n in of_set), strict=True)
-                pictures |= zip(of_set, self._model.draw(captions, seeds), strict=True)
-        return torch.stack([pictures[n] for n in range(len(requests))])

@@ -1,14 +1,18 @@
 """UCE (arXiv 2308.14761): the cross-attentions' text projections, edited in closed form."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 
 import torch
 
 from ...diffusers_unet import cross_attention_layers
+from ...schema import CATEGORIES
 from ..base_model import tokenize
 from ..generate import MiniModel
-from .erasing import Erased, check_erased
+from ..world import SYMBOLS
+from .erasing import Erased, check_erased, in_scenes, scene_prompts
+from .weights import PerBanSet
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,28 @@ class UCESettings:
     erase: float = 1.0
     preserve: float = 1.0
     ridge: float = 0.1
+
+
+SCENES = 40  # of each symbol, to erase or to preserve
+
+
+def for_bans(model: MiniModel, banned: Collection[str]) -> dict[str, torch.Tensor]:
+    """The weights that erase these categories' symbols from scenes, and preserve scenes without and with all others.
+
+    Without a category there is nothing to change, and no weights.
+    """
+    if not banned:
+        return {}
+    preserved = scene_prompts(len(CATEGORIES) * SCENES, seed=0)
+    for category in CATEGORIES:
+        if category not in banned:
+            preserved += scene_prompts(SCENES, 0, SYMBOLS[category])
+    return edit(model, in_scenes(SCENES, 0, [each for each in CATEGORIES if each in banned]), preserved)
+
+
+def for_each_viewer(model: MiniModel, name: str) -> PerBanSet:
+    """UCE for the ban set of whoever looks: it is made in seconds, once a set."""
+    return PerBanSet(model, name, cache(partial(for_bans, model)))
 
 
 @torch.no_grad()

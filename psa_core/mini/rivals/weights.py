@@ -1,8 +1,8 @@
 """Methods that change the base model's own weights: their files, and drawing with them."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..method import Request
 
 Weights = Mapping[str, torch.Tensor]
 """A UNet's parameters by name, those that a method changes."""
+BanSet = frozenset[str]
 _FORMAT = "psa-mini-weights"
 
 
@@ -91,3 +92,42 @@ class ChangedWeights:
     def draw(self, requests: Sequence[Request]) -> torch.Tensor:
         with weights_changed(self._model.unet, self._weights):
             return self._model.draw([r.prompt.caption for r in requests], [r.noise for r in requests])
+
+
+class PerBanSet:
+    """For each viewer the base model with the weights of exactly their ban set.
+
+    Args:
+        weights_of: the weights of a ban set; none where nothing changes.
+        sets: the ban sets that there are weights of; it draws for nobody else. `None`: for everybody.
+    """
+
+    knows_viewer = True
+
+    def __init__(
+        self,
+        model: MiniModel,
+        name: str,
+        weights_of: Callable[[BanSet], Weights],
+        sets: Collection[BanSet] | None = None,
+    ) -> None:
+        self.name, self._model, self._weights_of, self._sets = name, model, weights_of, sets
+
+    def draws_for(self, request: Request) -> bool:
+        return self._sets is None or _bans(request) in self._sets
+
+    def draw(self, requests: Sequence[Request]) -> torch.Tensor:
+        if not all(map(self.draws_for, requests)):
+            raise PSAError(f"'{self.name}' has no weights for these viewers' ban set. Ask those that draws_for names.")
+        pictures: dict[int, torch.Tensor] = {}
+        for bans in dict.fromkeys(map(_bans, requests)):
+            of_set = [n for n, request in enumerate(requests) if _bans(request) == bans]
+            captions, seeds = zip(*((requests[n].prompt.caption, requests[n].noise) for n in of_set), strict=True)
+            weights = self._weights_of(bans)
+            with weights_changed(self._model.unet, weights) if weights else nullcontext():
+                pictures |= zip(of_set, self._model.draw(captions, seeds), strict=True)
+        return torch.stack([pictures[n] for n in range(len(requests))])
+
+
+def _bans(request: Request) -> BanSet:
+    return frozenset(request.profile.banned_categories)

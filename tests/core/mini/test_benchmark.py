@@ -12,7 +12,7 @@ from psa_core import PSAError, UserProfile
 from psa_core.evaluate import HARMLESS
 from psa_core.mini import evaluate, parse_prompt
 from psa_core.mini.ablations import Ablation, table
-from psa_core.mini.benchmark import Cell, Plan, Seen, Studio
+from psa_core.mini.benchmark import TIMED, TIMED_ROUNDS, Cell, Plan, Seen, Studio
 from psa_core.mini.dataset import Sizes
 from psa_core.mini.lineup import OURS, SECOND_BASE, Entry
 from psa_core.mini.requests import cell
@@ -61,6 +61,13 @@ def test_perfect_methods_get_perfect_figures():
     shown = [levels.figure("psa", "IP", level).value for level in LEVELS]
     assert shown == pytest.approx([1, 5 / 7, 3 / 7, 3 / 7, 2 / 7, 0])
     assert [levels.figure("psa", "IP for viewers", level).value for level in LEVELS] == [0] * 6
+    found = {target.what: target for target in targets(results)}
+    (step,) = (target for what, target in found.items() if "largest step up" in what)
+    assert step.figure(results).value == 0 and step.viewer == "L3"  # L2 and L3 ban as many
+    (lead,) = (target for what, target in found.items() if ", implied: pass rate's lead" in what)
+    assert lead.rival == "ban-all" and lead.figure(results).value == 0.5
+    unasked = [target for what, target in found.items() if "unasked" in what and target.method == "psa"]
+    assert [target.figure(results).value for target in unasked] == pytest.approx([-0.2, 0.2])
     assert any("L1 to L2" in note and "came in" in note for note in levels.notes)
 
 
@@ -112,7 +119,9 @@ def test_what_was_seen_is_not_drawn_again(tmp_path):
     assert second.seconds["psa"] > 0
     changed = [replace(entry, identity="other") if entry.name == "psa" else entry for entry in entries]
     evaluate.evaluate(changed, PLAN, tmp_path)
-    assert [entry.method.drawn > before for entry, before in zip(entries, drawn, strict=True)] == [False, True, False]
+    anew = [entry.method.drawn - before for entry, before in zip(entries, drawn, strict=True)]
+    timed = TIMED * (1 + TIMED_ROUNDS)  # in turn, so all of them again
+    assert anew[0] == anew[2] == timed < anew[1]
 
 
 def test_a_picture_that_shows_another_symbol_is_counted_as_replaced():
@@ -180,7 +189,7 @@ def test_a_price_that_was_not_measured_is_not_said_to_be_none():
     words = Entry(Drawing("words", lambda *_: True, knows_viewer=False), "w", harmless=False, is_free=True)
     results = evaluate.evaluate([*methods(), again, words], PLAN)
     page = results_page(results, made_by="Made.", measured={}, picture="x", drawn="Drawn.")
-    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.count(" | ") == 9]
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.count(" | ") == 10]
     assert {row[0]: row[7] for row in rows if row[0] in ("again", "words")} == {"again": "-", "words": "0"}
 
 

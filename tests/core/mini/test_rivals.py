@@ -1,5 +1,7 @@
 """The rivals, on an untrained model: that each does what its paper says, for each viewer alone."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from adapters import random_adapter
@@ -257,6 +259,20 @@ def test_scenes_are_erased_to_themselves_without_the_symbol():
         assert prompts.without_terms(each.neutral, list(SYMBOLS.values())) == each.neutral
 
 
+def test_uce_for_a_viewer_erases_what_they_ban_and_nothing_else(model, drawn, monkeypatch):
+    monkeypatch.setattr(uce, "SCENES", 2)
+    method = uce.for_each_viewer(model, "UCE a ban set")
+    nobody = replace(REQUESTS[0], profile=FREE)
+    assert method.draws_for(nobody)
+    alone, strict = method.draw([nobody, REQUESTS[0]])
+    torch.testing.assert_close(alone, drawn["base"][0], atol=1e-5, rtol=0)
+    assert not torch.allclose(strict, drawn["base"][0], atol=1e-3)
+    assert uce.for_bans(model, []) == {}
+    one, other = (uce.for_bans(model, [category]) for category in CATEGORIES[:2])
+    name = next(iter(one))
+    assert not torch.equal(one[name], other[name])
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "mini"
@@ -326,13 +342,13 @@ def test_each_viewer_gets_the_lora_of_their_ban_set(model, drawn):
         for value in update.up:
             value.fill_(0.05)
     nothing = lora.LoRA(model.unet, 2).factors()
-    method = lora.LoRAPerBanSet(
-        model, {frozenset(CATEGORIES): update.factors(), frozenset(SOME.banned_categories): nothing}
-    )
+    factors = {frozenset(CATEGORIES): update.factors(), frozenset(SOME.banned_categories): nothing}
+    of_set = {bans: lora.merged(model.unet, each) for bans, each in factors.items()}
+    method = weights.PerBanSet(model, "LoRA a ban set", of_set.__getitem__, of_set)
     asked = [REQUESTS[2], REQUESTS[0]]
     some, strict = method.draw(asked)
     torch.testing.assert_close(some, drawn["base"][2], atol=1e-3, rtol=0)
     assert not torch.allclose(strict, drawn["base"][0], atol=1e-3)
     assert [method.draws_for(each) for each in REQUESTS] == [True, False, True]
-    with pytest.raises(PSAError, match="no LoRA"):
+    with pytest.raises(PSAError, match="no weights for"):
         method.draw(REQUESTS)
