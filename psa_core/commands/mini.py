@@ -211,11 +211,12 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 def _benchmark(args: argparse.Namespace) -> int:
     from ..evaluate.output import check_output
-    from ..mini.whole import line_up, plan_work
+    from ..mini.whole import check_base, line_up, plan_work
 
     output = check_output(args.output, args.force, [_VIEWERS])
     sizes = _further(args)
     work = Path(args.work)
+    check_base(work, args.base)
     steps = plan_work(work, args.base, args.without)
     missing = [step for step in steps if not step.is_done]
     minutes = sum(step.minutes for step in missing)

@@ -15,7 +15,7 @@ from .dataset import write_dataset
 from .evaluate import HARMLESS_TITLE, TITLES, Results, evaluate, pass_rate_lead
 from .generate import MiniModel
 from .lineup import PSA, Entry, adapters
-from .whole import MINUTES, refuse_made_otherwise
+from .whole import MINUTES, check_base, refuse_made_otherwise
 from .world import WAYS
 
 _SIZES = {
@@ -78,8 +78,9 @@ def ablate(
     """Train what is missing in `work`, each over as many steps, and measure on the plan's split; a stopped run goes on.
 
     Raises:
-        PSAError: for an adapter that is there and was trained with other settings.
+        PSAError: for an adapter that is there and was trained with other settings, or a folder of another base model.
     """
+    check_base(work, base)
     data = work / "data"
     if not (data / HARMLESS / "metadata.jsonl").is_file():
         write_dataset(data)

@@ -173,8 +173,8 @@ def _pairs(ours: Cells, theirs: Cells, group: Group) -> list[tuple[Picture, Pict
 
 
 def _lead(pairs: Sequence[tuple[Picture, Picture]]) -> Figure:
-    passes = [[pair[side].passes for pair in pairs] for side in (0, 1)]
-    return paired_difference(*passes, [mine.user for mine, _ in pairs])
+    ours, theirs = ([pair[side].passes for pair in pairs] for side in (0, 1))
+    return paired_difference(ours, theirs, [mine.user for mine, _ in pairs])
 
 
 def _levels(studio: Studio, entries: Sequence[Entry]) -> Report:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..adapter.files import save_adapter
 from ..errors import PSAError
+from ..files import atomic_path
 from ..profile import LEVELS
 from ..schema import CATEGORIES
 from .adapters import KINDS, settings_of, train_adapter, trained_otherwise
@@ -21,6 +22,7 @@ from .lineup import (
     adapters,
     base_entry,
     changed,
+    digest,
     loras,
     repeats,
     uce_a_ban_set,
@@ -36,6 +38,7 @@ SEEDS = (1, 2)
 """Of the trainings of PSA beside that with seed 0."""
 MINUTES = {"psa": 20.0, "psa-inferred": 20.0, "ban-all": 4.0, "majority": 4.0, "published": 20.0}
 """Of two CPU cores, for the training of a kind."""
+_BASE_NOTE = "base-model.sha256"
 _SECOND_SEED = 1  # the seed with which the second base model goes on from the first
 _BAN_ALL_SIZES = Sizes(train=1000, val=2, test_seen=2, test_unseen=2, test_held_out=2)  # nothing is to be told apart
 _UCE, _ESD, _LORA = uce.UCESettings(), esd.ESDSettings(), LoRASettings()
@@ -80,6 +83,21 @@ def refuse_made_otherwise(path: Path, settings: Sequence[str]) -> None:
             f"{', '.join(settings)}. Delete it and what lies under its name in the folder of its run, and start again; "
             "or name another folder."
         )
+
+
+def check_base(work: Path, base: Path | str) -> None:
+    """Note in the folder whose adapters it holds; raise PSAError where they are another base model's."""
+    note, own = work / _BASE_NOTE, digest(Path(base))
+    if note.is_file():
+        if note.read_text(encoding="utf-8", errors="replace") != own:
+            raise PSAError(
+                f"What the folder '{work.name}' holds was made with another base model. Name that one with --base, or "
+                "another folder."
+            )
+        return
+    work.mkdir(parents=True, exist_ok=True)
+    with atomic_path(note) as temporary:
+        temporary.write_text(own, encoding="utf-8")
 
 
 def plan_work(work: Path, base: Path | str, without: Sequence[str] = ()) -> list[Step]:

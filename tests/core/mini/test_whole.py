@@ -17,7 +17,7 @@ from psa_core.mini.further import Further
 from psa_core.mini.rivals.esd import ESDSettings
 from psa_core.mini.rivals.uce import UCESettings
 from psa_core.mini.rivals.weights import save_weights
-from psa_core.mini.whole import PARTS, line_up, plan_work
+from psa_core.mini.whole import PARTS, check_base, line_up, plan_work
 
 
 def names(steps):
@@ -45,6 +45,17 @@ def test_the_line_up_needs_just_what_is_made_for_it(tmp_path):
     assert {"second base", "psa, second base", "ban-all, second base"} <= entries
     fewer = {entry.name for entry in line_up(tmp_path, BASE_MODEL, PARTS)}
     assert fewer < entries and {"base", "psa", "psa-inferred", "ban-all"} <= fewer
+
+
+def test_a_folder_is_of_one_base_model(tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(BASE_MODEL, other)
+    for _ in range(2):
+        check_base(tmp_path / "work", BASE_MODEL)
+    check_base(tmp_path / "work", other)  # the same weights, wherever they are
+    (other / "unet" / "more.safetensors").write_bytes(b"0")
+    with pytest.raises(PSAError, match=r"folder .work. .* another base model"):
+        check_base(tmp_path / "work", other)
 
 
 @pytest.mark.parametrize("done", [True, False])
