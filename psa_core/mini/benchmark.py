@@ -21,6 +21,7 @@ from ..seeds import draw_seed
 from .dataset import Sizes
 from .detector import Detector
 from .features import MiniFeatures
+from .generate import GUIDANCE, STEPS
 from .method import Method, Request
 from .people import People
 from .requests import cell, harmless_requests, level_requests
@@ -173,19 +174,29 @@ class Studio:
     def _looked(
         self, method: Method, identity: str, name: str, requests: Sequence[Request], closely: bool = False
     ) -> tuple[list[Seen], np.ndarray]:
-        what = (identity, method.name, name, len(requests))
-        found = self.keep(what, lambda: self._draw(method, name, requests, closely))
+        what, asked = (identity, method.name, name, len(requests)), _asked(method, requests)
+        found = self.keep(
+            what,
+            lambda: {**self._draw(method, name, requests, closely), "asked": asked},
+            lambda kept: kept.get("asked", asked) == asked,  # an earlier version's do not tell
+        )
         return [Seen(**each) for each in found["seen"]], np.array(found["features"])
 
-    def keep(self, what: Sequence[int | str], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def keep(
+        self,
+        what: Sequence[int | str],
+        make: Callable[[], dict[str, Any]],
+        fits: Callable[[Mapping[str, Any]], bool] = lambda _: True,
+    ) -> dict[str, Any]:
         """What `make` returns, or once returned: JSON-compatible.
 
         Args:
             what: all that it depends on beside the plan's split and people.
+            fits: whether what was kept is what is asked for.
         """
         path = self._kept(what)
         kept = _read(path) if path else None
-        if kept is not None:
+        if kept is not None and fits(kept):
             return kept
         found = make()
         if path is not None:
@@ -245,6 +256,12 @@ class Studio:
             return None
         number = draw_seed(*what, self.plan.part, self.plan.seed, repr(self.plan.sizes))
         return self.folder / f"{number:016x}.json"
+
+
+def _asked(method: Method, requests: Sequence[Request]) -> str:
+    """A digest of what is drawn: prompts, noise, viewers where the method knows them, and the sampler's settings."""
+    each = [(r.prompt.caption, r.noise, r.profile.to_dict() if method.knows_viewer else None) for r in requests]
+    return hashlib.blake2b(repr((GUIDANCE, STEPS, each)).encode(), digest_size=16).hexdigest()
 
 
 def _read(path: Path) -> dict[str, Any] | None:

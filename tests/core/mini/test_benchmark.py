@@ -221,6 +221,15 @@ def test_a_method_that_is_measured_later_makes_no_second_test_and_is_named(tmp_p
     assert "no more" in count_drawing(output, plan, methods)[1]
 
 
+def test_what_was_seen_of_other_requests_is_not_taken_for_these(tmp_path):
+    """A cell of the same name and size, after the prompts have changed."""
+    studio, requests = Studio(PLAN, tmp_path), PLAN.harmless_cell()
+    method = Drawing("base", lambda *_: False)
+    for asked, drawn in ((requests, 4), (requests, 4), (requests[::-1], 8)):
+        studio.look(method, "b", "harmless", asked)
+        assert method.drawn == drawn
+
+
 def test_a_studio_without_a_folder_keeps_nothing():
     studio, method = Studio(PLAN), methods()[0].method
     requests = PLAN.harmless_cell()
