@@ -16,7 +16,16 @@ _PAGE = Path(__file__).with_name("results_page.md")
 _UNSEEN, _HELD_OUT = TITLES["unseen"], TITLES["held out"]
 _ANEW, _UNASKED = WAYS[2], WAYS[3]
 _SIZES = ("small", "large")  # of a symbol
-_DRAWN = (BASE, PSA, INFERRED, "word deletion", "negative prompt", "SLD", "ESD-u", BAN_ALL)  # as many as have a colour
+_DRAWN = (
+    BASE,
+    PSA,
+    INFERRED,
+    "word deletion",
+    "negative prompt",
+    "SLD",
+    "UCE a ban set",
+    BAN_ALL,
+)  # as many as have a colour
 _NOT_MEASURED = "Not measured."
 _LEAD = "pass rate's lead"
 _APART = (BASE, "LoRA a ban set")  # what is no rival, and what is for few people alone
