@@ -258,7 +258,7 @@ def _ablate(args: argparse.Namespace) -> int:
 def _measure(args: argparse.Namespace, entries, output: Path, folder: Path | None) -> int:
     from ..evaluate.output import print_progress, write_results
     from ..mini.benchmark import Plan
-    from ..mini.evaluate import evaluate, how_many
+    from ..mini.evaluate import evaluate, how_many, timed
     from ..mini.further import measure_further
     from ..mini.lineup import told
     from ..mini.results import drawn_reports, results_page
@@ -277,7 +277,8 @@ def _measure(args: argparse.Namespace, entries, output: Path, folder: Path | Non
     )
     drawings, drawn = count_drawing(output, plan, {entry.name: entry.short_digest for entry in entries})
     print(drawn, flush=True)
-    results = measure_further(evaluate(entries, plan, folder, print_progress), sizes, folder, print_progress)
+    results = timed(evaluate(entries, plan, folder, print_progress), folder, print_progress)
+    results = measure_further(results, sizes, folder, print_progress)
     strength = to_dict(results.calibration) if results.calibration else None
     command = _again(args)
     page = results_page(

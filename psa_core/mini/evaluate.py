@@ -1,7 +1,7 @@
 """The mini world's benchmark: what each method draws, as reports of figures."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -51,12 +51,12 @@ Cells = dict[Cell, tuple[Sequence[Request], Sequence[Seen]]]
 @dataclass(frozen=True)
 class Results:
     """What was measured: a report for each group of users, one of the levels, one of harmless prompts, and those of
-    `further`."""
+    `further`; CPU seconds a picture by method, where they were `timed`."""
 
     plan: Plan
     entries: tuple[Entry, ...]
     reports: tuple[Report, ...]
-    seconds: Mapping[str, float]
+    seconds: Mapping[str, float] = field(default_factory=dict)
     calibration: Calibration | None = None
 
     def report(self, title: str) -> Report | None:
@@ -70,7 +70,7 @@ class Results:
 def how_many(entries: Sequence[Entry], plan: Plan) -> int:
     """How many the line-up draws, at most."""
     cells = sum(2 * len(WAYS) * plan.count(entry.groups, group) for entry in entries for group in entry.groups)
-    cells += TIMED * (1 + TIMED_ROUNDS) * len(entries)
+    cells += TIMED * (1 + TIMED_ROUNDS) * len(entries)  # by `timed`
     levels = sum((len(LEVELS) if entry.method.knows_viewer else 1) * plan.levels for entry in entries if entry.levels)
     few = min(_RIVAL_HARMLESS, plan.harmless)
     return cells + levels + sum(plan.harmless if entry.in_full else few for entry in entries if entry.harmless)
@@ -90,35 +90,33 @@ def evaluate(
     drawn = {entry.name: _cells(studio, entry) for entry in entries}
     reports = [_group(entries, drawn, group) for group in GROUPS]
     reports += [_levels(studio, entries), _harmless(studio, entries)]
-    seconds = _seconds(studio, entries, drawn)
-    return Results(plan, tuple(entries), tuple(report for report in reports if report.measurements), seconds)
+    return Results(plan, tuple(entries), tuple(report for report in reports if report.measurements))
 
 
-def _seconds(studio: Studio, entries: Sequence[Entry], drawn: Mapping[str, Cells]) -> dict[str, float]:
-    """By the entries' names: over requests for what viewers ban, so that who changes nothing else has work, too."""
-    names = {f"{entry.name} {entry.identity}": entry for entry in entries}
-    requests = {
-        key: [
-            request
-            for cell, (own, _) in drawn[entry.name].items()
-            if cell.group == "unseen" and cell.banned
-            for request in own
-        ][:TIMED]
-        for key, entry in names.items()
-    }
-    timed = {key: entry.method for key, entry in names.items() if requests[key]}
-    found = studio.seconds(timed, {key: requests[key] for key in timed})
-    return {names[key].name: seconds for key, seconds in found.items()}
+def timed(results: Results, folder: Path | None = None, progress: Callable[[str], None] = lambda _: None) -> Results:
+    """The results with each method's CPU seconds a picture, over requests for what viewers ban: all have work there."""
+    plan, entries = results.plan, {f"{entry.name} {entry.identity}": entry for entry in results.entries}
+    requests = {}
+    for key, entry in entries.items():
+        cells = [asked for cell, asked in plan.cells(entry.groups).items() if cell.group == "unseen" and cell.banned]
+        requests[key] = _drawable(entry, [request for asked in cells for request in asked])[:TIMED]
+    methods = {key: entry.method for key, entry in entries.items() if requests[key]}
+    found = Studio(plan, folder, progress).seconds(methods, {key: requests[key] for key in methods})
+    return replace(results, seconds={entries[key].name: seconds for key, seconds in found.items()})
 
 
 def _cells(studio: Studio, entry: Entry) -> Cells:
     """What a method draws, of the requests that it can draw for: one LoRA a ban set is for few people."""
-    draws_for = getattr(entry.method, "draws_for", lambda _: True)
     found: Cells = {}
     for cell, requests in studio.plan.cells(entry.groups).items():
-        if own := [request for request in requests if draws_for(request)]:
+        if own := _drawable(entry, requests):
             found[cell] = (own, studio.look(entry.method, entry.identity, cell.name, own))
     return found
+
+
+def _drawable(entry: Entry, requests: Sequence[Request]) -> list[Request]:
+    draws_for = getattr(entry.method, "draws_for", lambda _: True)
+    return [request for request in requests if draws_for(request)]
 
 
 def _group(entries: Sequence[Entry], drawn: Mapping[str, Cells], group: Group) -> Report:

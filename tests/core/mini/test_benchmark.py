@@ -116,12 +116,23 @@ def test_what_was_seen_is_not_drawn_again(tmp_path):
     second = evaluate.evaluate(entries, PLAN, tmp_path)
     assert [entry.method.drawn for entry in entries] == drawn
     assert [report.to_dict() for report in first.reports] == [report.to_dict() for report in second.reports]
-    assert second.seconds["psa"] > 0
     changed = [replace(entry, identity="other") if entry.name == "psa" else entry for entry in entries]
     evaluate.evaluate(changed, PLAN, tmp_path)
-    anew = [entry.method.drawn - before for entry, before in zip(entries, drawn, strict=True)]
-    timed = TIMED * (1 + TIMED_ROUNDS)  # in turn, so all of them again
-    assert anew[0] == anew[2] == timed < anew[1]
+    assert [entry.method.drawn > before for entry, before in zip(entries, drawn, strict=True)] == [False, True, False]
+
+
+def test_all_are_timed_in_turn_and_anew_where_one_has_changed(tmp_path):
+    entries = methods()
+    results = evaluate.evaluate(entries, PLAN, tmp_path)
+    drawn = [entry.method.drawn for entry in entries]
+    each = TIMED * (1 + TIMED_ROUNDS)
+    for identity, rounds in (("p", 1), ("p", 1), ("other", 2)):
+        changed = [replace(entry, identity=identity) if entry.name == "psa" else entry for entry in entries]
+        found = evaluate.timed(replace(results, entries=tuple(changed)), tmp_path)
+        assert min(found.seconds[name] for name in ("base", "psa", "ban-all")) > 0
+        assert [entry.method.drawn - before for entry, before in zip(entries, drawn, strict=True)] == [
+            rounds * each
+        ] * 3
 
 
 def test_a_picture_that_shows_another_symbol_is_counted_as_replaced():
