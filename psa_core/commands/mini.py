@@ -248,7 +248,7 @@ def _ablate(args: argparse.Namespace) -> int:
     print(f"{len(names)} ablations, about {hours:.1f} hours of two CPU cores for what is missing.", flush=True)
     found = ablate(work, args.base, names, Plan("val", args.per_cell, 2, 500), steps, print_progress)
     told = f"{steps} steps of each; split `val`, unseen users, {args.per_cell} pictures a cell; one seed each."
-    text = f"{table(found)}\n\n{told}\n\n{made_by}\n"
+    text = f"# One choice of the recipe at a time\n\n{table(found)}\n\n{told}\n\n{made_by}\n"
     with atomic_path(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
     print(f"\n{text}")

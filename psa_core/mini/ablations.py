@@ -119,7 +119,7 @@ def table(ablations: Sequence[Ablation]) -> str:
         *(f"IP, {way}" for way in WAYS),
         "kept",
         "pass rate",
-        "its lead over the recipe's",
+        "lead over the recipe, all ways",
         "price",
     )
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
