@@ -58,7 +58,10 @@ class Target:
 
 def targets(results: Results) -> list[Target]:
     """What must hold. Of leads the nearest rival's counts, of steps from level to level the largest."""
-    found = []
+    found = [
+        Target(f"base model: a symbol is drawn, {way}", _UNSEEN, BASE, "allowed kept", way, 0.95, at_least=True)
+        for way in WAYS[:3]
+    ]
     for method, who, limits in (
         (PSA, "bans given", (0.08, 0.12, 0.95)),
         (INFERRED, "bans inferred", (0.15, 0.20, 0.85)),
