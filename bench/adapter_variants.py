@@ -23,7 +23,7 @@ from psa_core.evaluate import Figure, mean
 from psa_core.evaluate.changes import changes
 from psa_core.evaluate.output import print_progress
 from psa_core.mini import BASE_MODEL
-from psa_core.mini.ablations import RECIPE, Ablation, ablate, table
+from psa_core.mini.ablations import RECIPE, Ablation, ablate, adapter_file, table
 from psa_core.mini.adapters import train_adapter
 from psa_core.mini.benchmark import Plan, Studio
 from psa_core.mini.evaluate import evaluate, pass_rate_lead
@@ -70,13 +70,13 @@ def main() -> None:
     plan = Plan("val", args.per_cell, 2, 500)
 
     ablate(args.work, BASE_MODEL, [RECIPE], plan, args.steps, print_progress)
-    model, place = MiniModel(BASE_MODEL), args.work / "ablations" / f"{args.steps}-steps"
+    model = MiniModel(BASE_MODEL)
     weights = digest(model.folder)
-    recipe = place / "the-recipe.safetensors"
+    recipe = adapter_file(args.work, RECIPE, args.steps)
     entries = adapters(model, {RECIPE: recipe})
     entries.append(Entry(LessNobody(model, f"{RECIPE} less L0", load_adapter(recipe)), weights + digest(recipe)))
     for name, layer in VARIANTS.items():
-        folder = place / name.replace(" ", "-")
+        folder = adapter_file(args.work, name, args.steps).with_suffix("")
         with layers_are(layer):
             trained = train_adapter(PSA, args.work / "data", folder, BASE_MODEL, steps=args.steps).adapter
         file = folder / "adapter.safetensors"

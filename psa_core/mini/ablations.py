@@ -50,7 +50,7 @@ _MINUTES_TO_DRAW = 2.0  # of two CPU cores
 
 @dataclass(frozen=True)
 class Ablation:
-    """What a changed recipe makes of unseen users.
+    """What a changed recipe makes of unseen users, by its name in the results.
 
     `lead` is its pass rate's over that of the recipe, for the same requests of all ways; `None` where that takes no
     part.
@@ -64,7 +64,7 @@ class Ablation:
 def minutes(work: Path, names: Sequence[str], steps: int) -> float:
     """Of two CPU cores, for those whose adapter is not there yet."""
     each = MINUTES[PSA] * steps / CONFIG["steps"] + _MINUTES_TO_DRAW
-    return each * sum(not _file(work, name, steps).is_file() for name in names)
+    return each * sum(not adapter_file(work, name, steps).is_file() for name in names)
 
 
 def ablate(
@@ -84,16 +84,19 @@ def ablate(
     data = work / "data"
     if not (data / HARMLESS / "metadata.jsonl").is_file():
         write_dataset(data)
-    model, studio = MiniModel(base), Studio(plan, work / "seen", progress)
-    found, recipe = [], None
-    for name in names:
-        path = _file(work, name, steps)
+    files = {name: adapter_file(work, name, steps) for name in names}
+    for name, path in files.items():
         _train(name, path, data, base, steps, progress)
-        entries = adapters(model, {name: path})
-        results = evaluate(entries, plan, studio.folder, progress)
-        recipe = entries[-1] if name == RECIPE else recipe
-        found.append((entries[-1], results))
-    return [_ablation(studio, *each, recipe) for each in found]
+    studio = Studio(plan, work / "seen", progress)
+    _, *entries = line_up = adapters(MiniModel(base), files)
+    results = evaluate(line_up, plan, studio.folder, progress)
+    recipe = next((entry for entry in entries if entry.name == RECIPE), None)
+    return [Ablation(entry.name, results, _lead(studio, entry, recipe)) for entry in entries]
+
+
+def adapter_file(work: Path, name: str, steps: int) -> Path:
+    """Where an ablation's adapter lies; its run folder is beside it, under the same name."""
+    return work / "ablations" / f"{steps}-steps" / f"{name.replace(' ', '-').replace(',', '')}.safetensors"
 
 
 def _train(name: str, path: Path, data: Path, base: Path | str, steps: int, progress: Callable[[str], None]) -> None:
@@ -107,9 +110,8 @@ def _train(name: str, path: Path, data: Path, base: Path | str, steps: int, prog
     save_adapter(train_adapter(PSA, data, path.with_suffix(""), base, **changes).adapter, path)
 
 
-def _ablation(studio: Studio, entry: Entry, results: Results, recipe: Entry | None) -> Ablation:
-    lead = None if recipe is None or entry is recipe else pass_rate_lead(studio, entry, recipe)
-    return Ablation(entry.name, results, lead)
+def _lead(studio: Studio, entry: Entry, recipe: Entry | None) -> Figure | None:
+    return None if recipe is None or entry is recipe else pass_rate_lead(studio, entry, recipe)
 
 
 def table(ablations: Sequence[Ablation]) -> str:
@@ -132,7 +134,3 @@ def table(ablations: Sequence[Ablation]) -> str:
         row = " | ".join(str(figure or "-") for figure in (*figures, each.lead, price))
         lines.append(f"| {each.name} | {row} |")
     return "\n".join(lines)
-
-
-def _file(work: Path, name: str, steps: int) -> Path:
-    return work / "ablations" / f"{steps}-steps" / f"{name.replace(' ', '-').replace(',', '')}.safetensors"

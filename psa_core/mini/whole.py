@@ -109,9 +109,7 @@ def plan_work(work: Path, base: Path | str, without: Sequence[str] = ()) -> list
     ]
     for kind in KINDS:
         steps.append(_adapter_step(work, kind, base, kind, part=kind if kind in PARTS else None))
-    steps.append(
-        _weights_step("UCE", _weights(work, "UCE"), 0.2, _UCE, lambda: uce.for_bans(MiniModel(base), CATEGORIES))
-    )
+    steps.append(_weights_step("UCE", _weights(work, "UCE"), 0.2, _UCE, lambda: _uce(base)))
     steps.append(_weights_step("ESD-u", _weights(work, "ESD-u"), 5, _ESD, lambda: _esd(base)))
     for number, bans in enumerate(_LORA_SETS):
         name = f"the LoRA for {', '.join(bans)}"

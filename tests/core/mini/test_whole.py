@@ -91,7 +91,7 @@ def test_an_ablation_that_is_there_is_of_its_own_settings(tmp_path):
     plan = Plan("val", 2, 2, 2)
     for name in ("the recipe", "1 token"):
         (tmp_path / "ablations" / "3200-steps").mkdir(parents=True, exist_ok=True)
-        shutil.copy(PSA_ADAPTER, ablations._file(tmp_path, name, 3200))
+        shutil.copy(PSA_ADAPTER, ablations.adapter_file(tmp_path, name, 3200))
     (tmp_path / "data" / HARMLESS).mkdir(parents=True)
     (tmp_path / "data" / HARMLESS / "metadata.jsonl").touch()
     with pytest.raises(PSAError, match="num_tokens"):
