@@ -14,7 +14,6 @@ lives at most in those passes: counted from tensors, for the steps, too; on a GP
 """
 
 import argparse
-import copy
 import json
 import resource
 import subprocess
@@ -24,14 +23,12 @@ import time
 from pathlib import Path
 from statistics import median
 
-import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel
+from diffusers import DDPMScheduler
+from full_size import SD15, ReferenceLoop, frozen, load_pixels, write_pairs
 
-from psa_core import LEVELS, PSAAdapter, StructuredEncoder, dpo_loss
-from psa_core.diffusers_unet import cross_attention_layers, psa_applied
+from psa_core import StructuredEncoder
+from psa_core.diffusers_unet import cross_attention_layers
 from psa_core.training import (
     DiffusersDenoiser,
     ImageEncoder,
@@ -47,19 +44,11 @@ from psa_core.training import (
 from psa_core.training.estimate import LiveBytes
 from psa_core.training.optimizers import state_bytes
 
-LEARNING_RATE, PAIRS = 5e-6, 8
 VARIANTS = {
     "reference": "two UNets, VAE and text encoder on every step",
     "ours": "one UNet, cached latents and text",
     "ours, checkpointed": "the same with gradient checkpointing",
     "ours, reference reuse": "the same as ours, with reference errors of 2 draws a pair computed before",
-}
-SD15_VAE = {
-    "block_out_channels": (128, 256, 512, 512),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "layers_per_block": 2,
-    "latent_channels": 4,
 }
 
 
@@ -112,7 +101,7 @@ def measure(variant: str, steps: int, device: torch.device, pixels: int) -> dict
     with tempfile.TemporaryDirectory() as folder:
         write_pairs(Path(folder), pixels)
         run = reference_steps if variant == "reference" else our_steps
-        unet = frozen(UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8), device)
+        unet = frozen(SD15.new_unet(), device)
         watch = Watch(unet, device, pixels, with_reference=variant != "ours, reference reuse")
         run(Path(folder), steps, device, variant, unet, watch, pixels)
     memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
@@ -184,41 +173,19 @@ class Watch:
         return counted.peak
 
 
-def reference_steps(folder: Path, steps: int, device, _variant: str, policy, watch: Watch, _pixels: int) -> None:
+def reference_steps(folder: Path, steps: int, _device, _variant: str, policy, watch: Watch, _pixels: int) -> None:
     """A plain loop as the reference's trainer is described."""
-    reference = copy.deepcopy(policy)
-    vae, text_encoder = frozen(AutoencoderKL(**SD15_VAE), device), frozen(CLIPTextModel(CLIP_L), device)
-    adapter = new_adapter(policy).to(device)
-    optimizer = torch.optim.AdamW(adapter.parameters(), lr=LEARNING_RATE)
-    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-    embedding = StructuredEncoder().encode([LEVELS["L5"]]).vectors.to(device)
-    split = read_split(folder, "train")
+    loop, split = ReferenceLoop(SD15, policy, torch.float32, at_once=1), read_split(folder, "train")
 
     def make_step(number: int) -> None:
         record = split[number % len(split)]
-        pixels = torch.stack([load_pixels(path) for path in (record.chosen, record.rejected)]).to(device)
-        with torch.no_grad():
-            latents = vae.encode(pixels).latent_dist.sample() * 0.18215
-            text = text_encoder(torch.randint(0, 49408, (2, 77), device=device)).last_hidden_state
-        noise = torch.randn_like(latents[:1]).repeat(2, 1, 1, 1)
-        timesteps = torch.randint(0, 1000, (1,), device=device).repeat(2)
-        noisy = scheduler.add_noise(latents, noise, timesteps)
-        with torch.no_grad():
-            reference_prediction = reference(noisy, timesteps, text).sample
-        with psa_applied(policy, adapter, adapter.user_tokens(embedding)):
-            prediction = policy(noisy, timesteps, text).sample
-            dpo_loss(prediction, reference_prediction, noise).loss.backward()
-        torch.nn.utils.clip_grad_norm_(adapter.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        loop.step(load_pixels([record.chosen, record.rejected]))
 
     watch.begin()
     for step in range(steps):
         make_step(step)
         watch.end()
-    models = [policy, reference, vae, text_encoder, adapter]
-    kept = sum(parameter.nbytes for model in models for parameter in model.parameters())
-    watch.count(lambda: make_step(steps), kept + state_bytes(list(adapter.parameters()), TrainConfig()))
+    watch.count(lambda: make_step(steps), loop.weight_bytes + state_bytes(loop.parameters, TrainConfig()))
 
 
 def our_steps(folder: Path, steps: int, device, variant: str, unet, watch: Watch, pixels: int) -> None:
@@ -258,11 +225,11 @@ def our_steps(folder: Path, steps: int, device, variant: str, unet, watch: Watch
 
 def fill_caches(folder: Path, config: TrainConfig, device: torch.device) -> tuple[ImageEncoder, TextEncoder]:
     """Latents and text once a record; the models are gone when this returns."""
-    vae, text_encoder = frozen(AutoencoderKL(**SD15_VAE), device), frozen(CLIPTextModel(CLIP_L), device)
+    vae, text_encoder = frozen(SD15.new_vae(), device), frozen(SD15.new_text_encoders()[0], device)
 
     @torch.no_grad()
     def encode_images(pixels: torch.Tensor) -> torch.Tensor:
-        return vae.encode(pixels.to(device)).latent_dist.mode() * 0.18215
+        return vae.encode(pixels.to(device)).latent_dist.mode() * SD15.scaling
 
     @torch.no_grad()
     def encode_texts(captions: list[str]) -> dict[str, torch.Tensor]:
@@ -272,38 +239,6 @@ def fill_caches(folder: Path, config: TrainConfig, device: torch.device) -> tupl
     fill_cache(read_split(folder, "train"), TensorCache(folder / "cache"), config, images, texts)
     nowhere = ImageEncoder("random", lambda _: torch.empty(0)), TextEncoder("random", lambda _: {})
     return nowhere
-
-
-CLIP_L = CLIPTextConfig(
-    hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, vocab_size=49408
-)
-
-
-def new_adapter(unet: UNet2DConditionModel) -> PSAAdapter:
-    return PSAAdapter([layer.to_q.out_features for layer in cross_attention_layers(unet)], 768, StructuredEncoder.dim)
-
-
-def frozen(model, device: torch.device):
-    return model.to(device).eval().requires_grad_(False)
-
-
-def load_pixels(path: Path) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(Image.open(path).convert("RGB"), np.float32).copy()).permute(2, 0, 1) / 127.5 - 1
-
-
-def write_pairs(folder: Path, pixels: int) -> None:
-    """`PAIRS` pairs of noise pictures in Sage's format."""
-    split = folder / "train"
-    split.mkdir()
-    rng = np.random.default_rng(0)
-    lines = []
-    for number in range(PAIRS):
-        names = [f"{number}_{kind}.png" for kind in "su"]
-        for name in names:
-            Image.fromarray(rng.integers(0, 256, (pixels, pixels, 3), np.uint8)).save(split / name)
-        record = {"chosen": names[0], "rejected": names[1], "caption": f"picture {number}"}
-        lines.append(json.dumps(record | {"user_data": LEVELS["L5"].to_dict()}))
-    (split / "metadata.jsonl").write_text("\n".join(lines))
 
 
 def clocks(device: torch.device) -> tuple[float, float]:

@@ -61,17 +61,19 @@ def contributions_added(
 def _hook_layer(layer: Any, user: UserKeyValue, share: Share | None) -> list:
     if user.key is not None and getattr(layer, "fused_projections", False):
         raise PSAError("An adapter with several tokens needs the query: call unet.unfuse_qkv_projections() first.")
-    query: list[torch.Tensor | None] = [None]
+    queries: list[torch.Tensor] = []
 
     def keep_query(_module, _inputs, output: torch.Tensor) -> None:
-        query[0] = output
+        queries[:] = [output]
 
     def add_user_term(_module, inputs: tuple) -> tuple:
         hidden = inputs[0]
         here = user.to(hidden.device, hidden.dtype)
         _check_rows(here, hidden)
         counts = None if share is None else share(hidden).to(hidden)
-        return (hidden + user_attention(query[0], here, layer.heads, counts), *inputs[1:])
+        # Taken, not kept: under gradient checkpointing all that a block computed again would hang on its query.
+        query = queries.pop() if queries else None
+        return (hidden + user_attention(query, here, layer.heads, counts), *inputs[1:])
 
     hooks = [layer.to_out[0].register_forward_pre_hook(add_user_term)]
     if user.key is not None:

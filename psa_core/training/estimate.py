@@ -41,7 +41,8 @@ class Memory:
     """Bytes that training takes where the model computes, counted from tensors.
 
     `base` is the base model's weights; `adapter` the adapter, its gradients, its moving average and what the
-    optimizer keeps of it; `passes` the most that lives at once in a forward and a backward pass of a batch.
+    optimizer keeps of it there; `passes` the most that lives at once in a forward and a backward pass of a batch, or in
+    a step of an optimizer that is offloaded.
     """
 
     base: int
@@ -109,8 +110,11 @@ def count_memory(
         run.optimizer.zero_grad(set_to_none=True)
         denoiser.release()
     copies = 2 if run.average else 1  # the gradients, and the moving average
-    adapter = weights + copies * learning + state_bytes(run.parameters, config)
-    return Memory(denoiser.weight_bytes, adapter, counted.peak * config.batch_size)
+    adapter, passes = weights + copies * learning, counted.peak * config.batch_size
+    state = state_bytes(run.parameters, config)
+    if config.optimizer_offload:  # the state comes when what passes take is gone
+        return Memory(denoiser.weight_bytes, adapter, max(passes, state))
+    return Memory(denoiser.weight_bytes, adapter + state, passes)
 
 
 def announcement(config: TrainConfig, done: int, pairs: int, memory: Memory, timesteps: tuple[int, int] | None) -> str:

@@ -11,7 +11,7 @@ from .pairs import PairDataset
 # Settings that change nothing of what is computed, or only when the run reports, so a resumed run may bring new ones.
 _FREE = {
     "preset", "save_every", "tensorboard", "workers", "gradient_checkpointing", "evaluate_every", "evaluate_pairs",
-    "on_winner_rise", "winner_rise_limit",
+    "on_winner_rise", "winner_rise_limit", "optimizer_offload",
 }  # fmt: skip
 _PARTS = {
     "base": "another base model",

@@ -1,7 +1,7 @@
 """Optimizers by name, and the learning rate's schedule as a function of the step."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,29 +22,73 @@ class Muon:
     def __init__(self, parameters: Sequence[torch.nn.Parameter], rate: float, betas: Any, decay: float) -> None:
         matrices = [parameter for parameter in parameters if parameter.ndim == 2]
         vectors = [parameter for parameter in parameters if parameter.ndim != 2]
-        self._parts = [
+        self.parts = [
             torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(vectors, lr=rate, betas=betas, weight_decay=decay),
         ]
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        return [group for part in self._parts for group in part.param_groups]
+        return [group for part in self.parts for group in part.param_groups]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        for part in self._parts:
+        for part in self.parts:
             part.zero_grad(set_to_none=set_to_none)
 
     def step(self) -> None:
-        for part in self._parts:
+        for part in self.parts:
             part.step()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"parts": [part.state_dict() for part in self._parts]}
+        return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for part, part_state in zip(self._parts, state["parts"], strict=True):
+        for part, part_state in zip(self.parts, state["parts"], strict=True):
             part.load_state_dict(part_state)
+
+
+class Offloaded:
+    """An optimizer whose state waits in the computer's memory between its steps, so that passes have its room.
+
+    Its numbers are the same; a step takes as long as the state's way there and back is.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer | Muon) -> None:
+        self._optimizer = optimizer
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return self._optimizer.param_groups
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self._optimizer.zero_grad(set_to_none=set_to_none)
+
+    def step(self) -> None:
+        self._move(lambda parameter: parameter.device)
+        self._optimizer.step()
+        self._move(lambda _: torch.device("cpu"))
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._optimizer.load_state_dict(state)
+        self._move(lambda _: torch.device("cpu"))
+
+    def _move(self, where: Callable[[torch.Tensor], torch.device]) -> None:
+        for part in torch_optimizers(self._optimizer):
+            for parameter, state in part.state.items():
+                for name, value in state.items():
+                    if isinstance(value, torch.Tensor) and value.ndim:  # a count of steps lies where it likes
+                        state[name] = value.to(where(parameter))
+
+
+def torch_optimizers(optimizer: torch.optim.Optimizer | Muon) -> Sequence[torch.optim.Optimizer]:
+    """What it is made of."""
+    return optimizer.parts if isinstance(optimizer, Muon) else [optimizer]
+
+
+Optimizer = torch.optim.Optimizer | Muon | Offloaded
 
 
 def check_optimizer(config: TrainConfig) -> None:
@@ -69,8 +113,13 @@ def state_bytes(parameters: Sequence[torch.nn.Parameter], config: TrainConfig) -
     }[config.optimizer]
 
 
-def build_optimizer(parameters: Sequence[torch.nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer | Muon:
+def build_optimizer(parameters: Sequence[torch.nn.Parameter], config: TrainConfig) -> Optimizer:
     """The optimizer that `config` names; Adafactor keeps its learning rate fixed, as the schedule says."""
+    optimizer = _named(parameters, config)
+    return Offloaded(optimizer) if config.optimizer_offload else optimizer
+
+
+def _named(parameters: Sequence[torch.nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer | Muon:
     rate, decay = config.learning_rate, config.weight_decay
     if config.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=rate, betas=config.betas, weight_decay=decay)
@@ -92,7 +141,7 @@ def build_optimizer(parameters: Sequence[torch.nn.Parameter], config: TrainConfi
 
 
 def apply_gradients(
-    optimizer: torch.optim.Optimizer | Muon, parameters: Sequence[torch.nn.Parameter], rate: float, max_norm: float
+    optimizer: Optimizer, parameters: Sequence[torch.nn.Parameter], rate: float, max_norm: float
 ) -> float:
     """One step at the learning rate `rate` with gradients clipped to `max_norm`; their norm before that.
 

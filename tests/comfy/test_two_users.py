@@ -340,12 +340,16 @@ class Traffic:
 
 
 def wait_until_idle(server: ComfyServer) -> None:
-    deadline = time.monotonic() + 300
+    """Wait as long as job after job is done: how long all take, depends on the machine."""
+    before, deadline = None, 0.0
     while True:
         queue = json.loads(call(server, "/queue")[1])
-        if not queue["queue_running"] and not queue["queue_pending"]:
+        jobs = len(queue["queue_running"]) + len(queue["queue_pending"])
+        if not jobs:
             return
-        assert time.monotonic() < deadline, "the queue does not empty"
+        if jobs != before:
+            before, deadline = jobs, time.monotonic() + 300
+        assert time.monotonic() < deadline, f"no job was done for five minutes, {jobs} are left"
         time.sleep(0.2)
 
 

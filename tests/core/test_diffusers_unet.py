@@ -12,6 +12,7 @@ from golden import KINDS, load_unet, relative_error, run_unet, vectors
 from psa_core import PSAAdapter, PSAError
 from psa_core.adapter.region import Region, token_grid
 from psa_core.diffusers_unet import cross_attention_layers, psa_applied
+from psa_core.training.estimate import LiveBytes
 
 EMBEDDING_DIM = 10
 CLOSE = 1e-5  # the same sums in another order
@@ -254,6 +255,17 @@ def test_gradients(kind, unet, tokens, checkpointing):
             assert expected[name].abs().max() > 0
             assert relative_error(parameter.grad, expected[name]) < 1e-4
     assert all(parameter.grad is None for parameter in unet.parameters())
+
+
+def test_several_tokens_keep_nothing_that_gradient_checkpointing_computed_again(kind, unet):
+    """Whoever kept a layer's query would keep all that its block computed for it: of every block at once."""
+    unet.requires_grad_(False).train().enable_gradient_checkpointing()
+    adapter = adapter_for(unet, tokens=16)
+    with LiveBytes() as counted, psa_applied(unet, adapter, user_tokens(adapter)):
+        run_unet(unet, vectors(kind)).square().sum().backward()
+        kept = counted.live - sum(parameter.grad.nbytes for parameter in adapter.parameters())
+    applied = sum(each.key.nbytes + each.value.nbytes for each in adapter.key_values(user_tokens(adapter)))
+    assert kept < 2 * applied
 
 
 @torch.no_grad()

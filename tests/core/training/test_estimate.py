@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from psa_core.training import TrainConfig
 from psa_core.training.estimate import NOT_MEASURED, LiveBytes, Memory, announcement, count_memory, is_unmeasured
-from psa_core.training.optimizers import build_optimizer, state_bytes
+from psa_core.training.optimizers import build_optimizer, state_bytes, torch_optimizers
 from psa_core.training.run import Run
 
 KEY = bytes(range(16))
@@ -61,14 +61,19 @@ def test_the_optimizers_state_is_what_it_is_said_to_be(optimizer):
     for parameter in parameters:
         parameter.grad = torch.randn_like(parameter)
     built.step()
-    parts = getattr(built, "_parts", [built])
-    kept = [value for part in parts for state in part.state.values() for value in state.values()]
+    kept = [value for part in torch_optimizers(built) for state in part.state.values() for value in state.values()]
     assert state_bytes(parameters, config) == sum(v.nbytes for v in kept if torch.is_tensor(v) and v.ndim)
 
 
 def test_counting_leaves_nothing_behind_and_follows_the_settings(data):
     found = {}
-    for name, settings in {"one": {"batch_size": 1}, "two": {"batch_size": 2}, "average": {"ema_decay": 0.9}}.items():
+    cases = {
+        "one": {"batch_size": 1},
+        "two": {"batch_size": 2},
+        "average": {"ema_decay": 0.9},
+        "offloaded": {"batch_size": 1, "optimizer_offload": True},
+    }
+    for name, settings in cases.items():
         config = TrainConfig.from_dict({"resolution": 64, "bucket_step": 16, "effective_batch_size": 12, **settings})
         base, pairs = denoiser(), dataset(data, "train", config)
         job = trainer(data, data / "unused", base=base, **config.to_dict())
@@ -81,6 +86,8 @@ def test_counting_leaves_nothing_behind_and_follows_the_settings(data):
     assert found["two"].passes == 2 * found["one"].passes > 0
     assert found["two"].base == found["one"].base == sum(p.nbytes for p in base.unet.parameters())
     assert found["average"].adapter == found["one"].adapter + learning
+    assert found["offloaded"].adapter == found["one"].adapter - state_bytes(run.parameters, config) > 0
+    assert found["offloaded"].passes == found["one"].passes
 
 
 def test_the_run_is_announced_before_its_first_step_and_changes_nothing(data, tmp_path):
