@@ -18,7 +18,7 @@ from psa_core import LEVELS, PSAAdapter, StructuredEncoder, dpo_loss
 from psa_core.diffusers_unet import cross_attention_layers, psa_applied
 from psa_core.mini import BASE_MODEL
 
-CLIP_L = {
+_CLIP_L = {
     "hidden_size": 768,
     "intermediate_size": 3072,
     "num_hidden_layers": 12,
@@ -41,6 +41,7 @@ _VAE = {
     "layers_per_block": 2,
     "latent_channels": 4,
 }
+_LEARNING_RATE = 5e-6
 _SCHEDULER = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
@@ -49,8 +50,10 @@ class Family:
     """A family of base models: sizes of its parts, and what the paper's launcher trains it with.
 
     Attributes:
+        scaling: of the VAE's latents.
         pixels: a picture's side.
         at_once: pairs in a forward pass.
+        checkpointing: whether activations are computed again in the backward pass.
     """
 
     name: str
@@ -64,10 +67,6 @@ class Family:
     def is_sdxl(self) -> bool:
         return self.name == "SDXL"
 
-    @property
-    def width(self) -> int:
-        return self.unet["cross_attention_dim"]
-
     def new_unet(self) -> UNet2DConditionModel:
         return UNet2DConditionModel(**self.unet)
 
@@ -75,7 +74,7 @@ class Family:
         return AutoencoderKL(**_VAE, scaling_factor=self.scaling)
 
     def new_text_encoders(self) -> list[Any]:
-        first = CLIPTextModel(CLIPTextConfig(**CLIP_L))
+        first = CLIPTextModel(CLIPTextConfig(**_CLIP_L))
         return [first, CLIPTextModelWithProjection(CLIPTextConfig(**_BIG_G))] if self.is_sdxl else [first]
 
 
@@ -107,27 +106,18 @@ class ReferenceLoop:
 
     Args:
         dtype: of the frozen models; with another than float32 the passes run under autocast, as the adapter is float32.
-        at_once: pairs in a forward pass.
         every: passes an optimizer step.
     """
 
-    def __init__(
-        self,
-        family: Family,
-        unet: UNet2DConditionModel,
-        dtype: torch.dtype,
-        at_once: int,
-        every: int = 1,
-        learning_rate: float = 5e-6,
-    ) -> None:
-        self.family, self.policy, self.at_once, self._every = family, unet, at_once, every
+    def __init__(self, family: Family, unet: UNet2DConditionModel, dtype: torch.dtype, every: int = 1) -> None:
+        self.family, self.policy, self._every = family, unet, every
         self.device, self._dtype = unet.device, dtype
         self.reference = copy.deepcopy(unet)
         self.vae = frozen(family.new_vae(), self.device, dtype)
         self.text_encoders = [frozen(model, self.device, dtype) for model in family.new_text_encoders()]
         self.adapter = new_adapter(unet).to(self.device)
         kind = torch.optim.Adafactor if family.is_sdxl else torch.optim.AdamW
-        self._optimizer = kind(self.adapter.parameters(), lr=learning_rate)
+        self._optimizer = kind(self.adapter.parameters(), lr=_LEARNING_RATE)
         self._scheduler = DDPMScheduler(**_SCHEDULER)
         self._embedding = StructuredEncoder().encode([LEVELS["L5"]]).vectors.to(self.device)
         self._passes = 0
@@ -218,4 +208,5 @@ def new_adapter(unet: UNet2DConditionModel) -> PSAAdapter:
 
 
 def frozen(model: Any, device: torch.device, dtype: torch.dtype = torch.float32) -> Any:
-    return model.to(device, dtype).eval().requires_grad_(False)
+    model = model.to(device)
+    return (model if model.dtype == dtype else model.to(dtype)).eval().requires_grad_(False)

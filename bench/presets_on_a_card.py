@@ -2,11 +2,11 @@
 
 SD1.5 at 512 px and SDXL at 1024 px, at full size with random weights. A preset is trained as `psa train` does it: a
 model folder is read, pictures and captions are encoded into the cache, the timesteps are measured where they are to be,
-and steps are made. Each runs in a process of its own. With `--card` the preset's process is given no more than a card
-of so many GiB has, less one GiB for the driver and a desktop; what does not fit ends there. The loops of the
-reference's description take its settings: passes of as many pairs, checkpointing for SDXL, an optimizer step in four.
+and steps are made. Each runs in a process of its own. `recommended` is given no more than a card of CARD GiB has, less
+one GiB for the driver and a desktop; if it does not fit, it ends there. The loops of the reference's description take
+its settings: passes of as many pairs, checkpointing for SDXL, an optimizer step in four.
 
-    python bench/presets_on_a_card.py [--steps 4] [--card 12] [--only recommended ...]
+    python bench/presets_on_a_card.py CARD [--steps 4] [--only recommended ...]
 
 Figures are those of the GPU that it ran on: on a card that is slower, pairs a second are fewer. Rates are medians of
 steps after the first; steps of more than 32 pairs are cut to 32 at most.
@@ -43,8 +43,8 @@ MOST_PAIRS = 32
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("card", metavar="CARD", type=float, help="GiB of memory that `recommended` is to do with")
     parser.add_argument("--steps", type=int, default=4, help="of each, the first to warm up (default: %(default)s)")
-    parser.add_argument("--card", type=float, default=12, help="GiB that a card has which runs `recommended`")
     parser.add_argument("--only", nargs="+", choices=sorted({name for names in RUNS.values() for name in names}))
     parser.add_argument("--run", nargs=3, help=argparse.SUPPRESS)  # family, name, folder: one of them, in this process
     args = parser.parse_args()
@@ -54,16 +54,17 @@ def main() -> None:
         print(json.dumps(measure(FAMILIES[family], name, Path(folder), args.steps, args.card)))
         return
     print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, bf16, medians of {args.steps - 1} steps.")
-    for family, names in RUNS.items():
+    for family, all_names in RUNS.items():
+        names = [name for name in all_names if not args.only or name in args.only]
+        if not names:
+            continue
         with tempfile.TemporaryDirectory() as folder:
             write_pairs(Path(folder) / "data", FAMILIES[family].pixels)
             write_model(FAMILIES[family], Path(folder) / "model", torch.bfloat16, torch.device("cuda"))
             torch.cuda.empty_cache()
             for name in names:
-                if args.only and name not in args.only:
-                    continue
-                command = [sys.executable, __file__, "--run", family, name, folder]
-                command += ["--steps", str(args.steps), "--card", str(args.card)]
+                command = [sys.executable, __file__, str(args.card), "--run", family, name, folder]
+                command += ["--steps", str(args.steps)]
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
                 if done.returncode:
                     print(f"  {FAMILIES[family].name} {name}: did not run to its end", flush=True)
@@ -125,7 +126,7 @@ def reference(family: Family, _name: str, folder: Path, steps: int, _card: float
         unet = frozen(family.new_unet(), device, torch.bfloat16)
         if family.checkpointing:
             unet.enable_gradient_checkpointing()
-        loop = ReferenceLoop(family, unet, torch.bfloat16, family.at_once, passes)
+        loop = ReferenceLoop(family, unet, torch.bfloat16, passes)
     split = read_split(folder / "data", "train")
     records = [split[number % len(split)] for number in range(family.at_once)]
     pixels = load_pixels([record.chosen for record in records] + [record.rejected for record in records])

@@ -175,7 +175,7 @@ class Watch:
 
 def reference_steps(folder: Path, steps: int, _device, _variant: str, policy, watch: Watch, _pixels: int) -> None:
     """A plain loop as the reference's trainer is described."""
-    loop, split = ReferenceLoop(SD15, policy, torch.float32, at_once=1), read_split(folder, "train")
+    loop, split = ReferenceLoop(SD15, policy, torch.float32), read_split(folder, "train")
 
     def make_step(number: int) -> None:
         record = split[number % len(split)]
