@@ -301,7 +301,9 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image)
         if not (values.min() >= 0 and values.max() <= 1):
             raise _UnclearError("holds floating-point values outside 0 to 1.")
-        return Image.fromarray((values * 255).round().astype(np.uint8)).convert("RGB")
+        scaled = values * 255
+        del values  # beside it and its picture a third of their size would be too much memory
+        return Image.fromarray(scaled.round(out=scaled).astype(np.uint8)).convert("RGB")
     if image.mode == "I":
         raise _UnclearError("holds 32-bit whole numbers, and nothing says which one is white.")
     if not image.has_transparency_data:

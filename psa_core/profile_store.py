@@ -40,7 +40,7 @@ class ProfileStore:
         """The names of the stored profiles, sorted; none where the folder does not exist yet."""
         sweep_parts(self.folder)
         try:
-            files = os.listdir(self.folder)
+            files = set(os.listdir(self.folder))  # each name is looked for among all
         except FileNotFoundError:
             return []
         except OSError as error:

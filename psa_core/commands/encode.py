@@ -80,7 +80,7 @@ def given_profiles(args: argparse.Namespace) -> list[UserProfile]:
     """What --level, --users or --profile name."""
     if args.level:
         return [LEVELS[args.level]]
-    if getattr(args, "users", None):
+    if getattr(args, "users", None) is not None:  # also one that is called ""
         return read_users(args.users)
     path = existing_file(args.profile, "profile")
     try:

@@ -1,7 +1,9 @@
 """What a writer's answer must be to become a pair of prompts. Whatever else it says is refused, and goes nowhere."""
 
+import hashlib
 import json
 import os
+import re
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,9 @@ from .words import ConceptNames, hints_by_word, main_words
 
 LONGEST_ANSWER = 8192  # characters, thoughts aside
 _LONGEST_LINE = 1 << 18
-_BEGINNING = '{"key": "'  # of each line
+_BEGINNING = '{"check": "'  # of each line
+_SEALED = re.compile(re.escape(_BEGINNING) + r'([0-9a-f]{32})", (.*)')
+_FIRST_BEGINNING = '{"key": "'  # of lines of earlier versions, which had no digests
 _SIGNS = frozenset(",.;'\"!?-&% ")  # of ASCII; brackets, slashes, colons and the like are somebody's markup, or a path
 _QUOTES_AND_DASHES = ("Pd", "Pi", "Pf")
 # And of other scripts: comma and full stop of China and Japan, Arabic comma, danda, ellipsis, ...
@@ -114,8 +118,9 @@ class Answer:
 class AnswerLog:
     """Every answer as it came, with what made it and what became of it, in a file of one JSON object a line.
 
-    An answer that is there is not asked for again. A line that was cut off counts as absent; of thoughts, and of what
-    follows them, the first 8,192 characters each are kept. Without a file, in memory.
+    An answer that is there is not asked for again. `check` is a digest of the line without it: one that was cut off,
+    damaged or edited counts as absent. Of thoughts, and of what follows them, the first 8,192 characters each are kept.
+    Without a file, in memory.
 
     Args:
         private: whether the file is to be readable by its owner alone (mode 0600).
@@ -153,7 +158,7 @@ class AnswerLog:
             with appending(self._path, self._mode) as file:
                 # In ASCII, since half a surrogate pair is no UTF-8. A line begins with its own end of line: the one
                 # before may have been cut off.
-                file.write(f"\n{json.dumps(data)}")
+                file.write(f"\n{_line_of(data)}")
         except OSError as error:
             raise PSAError(
                 f"The answers cannot be kept in {self._path}: {error.strerror}. Make room or choose another place, and "
@@ -168,11 +173,32 @@ class AnswerLog:
             with open(path, encoding="ascii", errors="replace") as file:
                 while line := file.readline(_LONGEST_LINE):
                     try:
-                        data = parse_json(line)
+                        data = _data_of(line)
                         self._answers[str(data["key"])] = Answer(str(data["answer"]), data.get("cut_off") is True)
                     except (ValueError, KeyError, TypeError, RecursionError):
-                        strange |= not (line.startswith(_BEGINNING) or _BEGINNING.startswith(line.rstrip()))
+                        beginnings = (_BEGINNING, _FIRST_BEGINNING)
+                        strange |= not (line.startswith(beginnings) or _BEGINNING.startswith(line.rstrip()))
         except OSError as error:
             raise PSAError(f"The answers in {path} cannot be read: {error.strerror}. Check the file.") from error
         if strange and not self._answers:
             raise PSAError(f"{path} holds no answers of a prompt writer. Move it, or choose another place for them.")
+
+
+def _line_of(data: dict[str, Any]) -> str:
+    text = json.dumps(data)
+    return f'{_BEGINNING}{_digest(text)}", {text[1:]}'
+
+
+def _data_of(line: str) -> Any:
+    """What a line says; raises ValueError where its digest does not fit. Lines of earlier versions have none."""
+    if line.startswith(_FIRST_BEGINNING):
+        return parse_json(line)
+    sealed = _SEALED.fullmatch(line.rstrip())
+    text = f"{{{sealed[2]}" if sealed else ""
+    if not sealed or sealed[1] != _digest(text):
+        raise ValueError("no line of ours")
+    return parse_json(text)
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).hexdigest()

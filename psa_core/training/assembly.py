@@ -88,8 +88,9 @@ def encoded_pairs(
     check_optimizer(config)
     if not config.anchor_weight:  # nobody looks at them
         splits = replace(splits, harmless=None)
+    share = (processes.process_index, processes.num_processes)
     for split in splits.all:
-        fill_cache(split, cache, config, images, texts, processes.process_index, processes.num_processes, progress)
+        fill_cache(split, cache, config, images, texts, *share, progress, held_out=split is not splits.train)
     processes.wait_for_everyone()
 
     def pairs(split: PairSplit, **options: Any) -> PairDataset:

@@ -91,17 +91,19 @@ def fill_cache(
     rank: int = 0,
     processes: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    held_out: bool = False,
 ) -> None:
-    """Encode what the cache lacks: each scene's pictures and caption, once, and the empty caption.
+    """Encode what the cache lacks: each scene's pictures and captions, once, and the empty caption.
 
     With several processes each takes every `processes`-th scene. `progress` gets (scenes done, of
-    how many) and may raise to stop: what was encoded stays.
+    how many) and may raise to stop: what was encoded stays. The caption without the concept is for learning: a
+    `held_out` split's is not encoded.
     """
     _encode_texts(cache, texts, [""])
     numbers = iter(range(rank, split.scenes, processes))
     while chunk := list(islice(numbers, _TEXTS_AT_ONCE)):
         scenes = [split.scene(number) for number in chunk]
-        plain = [scene.plain for scene in scenes if scene.plain and config.plain_share]
+        plain = [scene.plain for scene in scenes if scene.plain and config.plain_share and not held_out]
         _encode_texts(cache, texts, [scene.caption for scene in scenes] + plain)
         for number, scene in zip(chunk, scenes, strict=True):
             if entry_key(*picture_key(scene, config, images), config) not in cache:

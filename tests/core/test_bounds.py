@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import threading
 import time
 from array import array
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from pair_sets import write_pair_set
 from tiny_training import user, write_split
 
-from psa_core import PSAError, load_adapter, load_embedding, read_users_csv
+from psa_core import LEVELS, PSAError, load_adapter, load_embedding, read_users_csv
 from psa_core.adapter.files import _metadata
 from psa_core.commands.train import RunFile
 from psa_core.concepts import words
@@ -41,6 +42,7 @@ from psa_core.plots.canvas import wrap_lines
 from psa_core.plots.comparison import Comparison
 from psa_core.plots.grid import labelled_grid
 from psa_core.pretrained import weight_files
+from psa_core.profile_store import ProfileStore
 from psa_core.prompts import read_prompts
 from psa_core.review import AnswerBook, Review
 from psa_core.settings import read_toml
@@ -271,6 +273,21 @@ def test_the_last_answer_is_found_among_very_many_of_other_data(tmp_path, monkey
     monkeypatch.setattr(Review, "_number", lambda self, *of: looked.append(of) or number(self, *of))
     assert review.state()["undo"] == {"number": question["number"], "scene": question["scene"]}
     assert len(looked) == 1
+
+
+def test_very_many_stored_profiles_are_listed_without_a_search_for_each(tmp_path, monkeypatch):
+    """ComfyUI lists them in its event loop, whenever any page asks for its nodes."""
+
+    class Files(list):
+        def __contains__(self, name: object) -> bool:
+            raise AssertionError("it is looked for among all others")
+
+    store, listed = ProfileStore(tmp_path), os.listdir
+    for name in ("anna & bob", "someone"):
+        store.save(name, LEVELS["L1"])
+    (tmp_path / "anna%20bob.json").touch()  # no name of a profile's is written so
+    monkeypatch.setattr(os, "listdir", lambda folder: Files(listed(folder)))
+    assert store.names() == ["anna & bob", "someone"]
 
 
 @pytest.mark.parametrize("form", ["sage", "compact"])

@@ -226,6 +226,7 @@ def test_profiles_that_cannot_be(capsys, here, content, words):
 def test_files_that_are_not_there(capsys, here):
     assert "there.json" in fails(capsys, here, "encode", "--profile", "there.json", "-o", "out.npy")
     assert "there.csv" in fails(capsys, here, "encode", "--users", "there.csv", "-o", "out.npy")
+    assert "names no file" in fails(capsys, here, "encode", "--users", "", "-o", "out.npy")
     assert "there.bin" in fails(capsys, here, "convert", "there.bin", "out.safetensors")
 
 

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import threading
+import tracemalloc
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -236,6 +237,20 @@ def test_floating_point_from_0_to_1(tmp_path):
     Image.fromarray(np.array([[70000]], np.int32)).save(tmp_path / "whole.tif")
     with pytest.raises(PSAError, match=r"whole\.tif holds 32-bit whole numbers"):
         check_picture(tmp_path / "whole.tif")
+
+
+def test_floating_point_is_held_twice_at_a_time_and_no_more(tmp_path):
+    """At the limit of pixels a third copy would be over 1 GB."""
+    values = np.linspace(0, 1, 1 << 20, dtype=np.float32).reshape(1024, 1024)
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    tracemalloc.start()
+    try:
+        picture = open_picture(tmp_path / "a.tif")
+        peak = tracemalloc.get_traced_memory()[1]  # Pillow's own copy is not in it
+    finally:
+        tracemalloc.stop()
+    assert peak < 2.5 * values.nbytes
+    assert np.array_equal(np.asarray(picture)[..., 0], (values * 255).round().astype(np.uint8))
 
 
 def test_nothing_of_a_file_but_its_pixels_comes_along(tmp_path):

@@ -5,10 +5,11 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from damage import flipped
 from tiny_llm import make_tiny_llm
 
 from psa_core.chat_server import RemoteAddressError
-from psa_core.concepts.answers import LONGEST_ANSWER, AnswerLog, read_answer
+from psa_core.concepts.answers import LONGEST_ANSWER, Answer, AnswerLog, read_answer
 from psa_core.concepts.lists import PLACEHOLDERS, Concept, read_concepts
 from psa_core.concepts.making import Counts, make_prompts, summary, write_set_aside
 from psa_core.concepts.pairs import PromptPair, read_prompt_pairs, write_prompt_pairs
@@ -418,6 +419,62 @@ def test_a_first_answer_that_a_full_disk_cut_off_is_asked_again(tmp_path, keeps)
     made = make_prompts([SPIDER], TemplateWriter(), OneScene(), Counts(1, 0.0), log=AnswerLog(path))
     assert len(made.pairs) == 1
     assert len(AnswerLog(path)._answers) == 1
+
+
+def _kept(path):
+    """The answers that are read from a log; none where its file is refused."""
+    try:
+        return AnswerLog(path)._answers
+    except PSAError:
+        return {}
+
+
+def test_an_answer_that_was_damaged_is_asked_again_and_never_another(tmp_path):
+    """Whichever byte: each kept answer is one that was given, under the question that it was given to."""
+    path = tmp_path / "a.jsonl"
+    log = AnswerLog(path)
+    log.keep("0" * 32, Answer('{"prompt": "a room"}'), {"outcome": "taken"})
+    log.keep("1" * 32, Answer("half an ans", cut_off=True), {"outcome": "cut off"})
+    content, given = path.read_bytes(), set(log._answers.items())
+    assert _kept(path) == log._answers
+    places = range(len(content))
+    damaged = [content[:at] + bytes([content[at] ^ bit]) + content[at + 1 :] for at in places for bit in (1, 32, 128)]
+    damaged += [*flipped(content, 300, 0), *(content[:at] for at in places[::3])]
+    damaged += [content[:at] + bytes(64) + content[at + 64 :] for at in places[::3]]
+    damaged += [content[:at] + content[at + 3 :] for at in places[::3]]
+    for bytes_ in damaged:
+        path.write_bytes(bytes_)
+        found = set(_kept(path).items())
+        assert found <= given and (bytes_.strip() == content.strip() or b"\r" in bytes_ or len(found) < 2)
+
+
+def test_an_answer_that_was_edited_is_asked_again(serve, tmp_path):
+    path = tmp_path / "a.jsonl"
+    server = serve(obliging)
+    writer, scenes = ServerWriter(server.address, "m"), OneScene()
+    made = make_prompts([SPIDER], writer, scenes, Counts(1, 0.0), log=AnswerLog(path))
+    text = path.read_text()
+    assert "there is spider" in made.pairs[0].shows
+    path.write_text(text.replace("there is spider", "there is a spider"))
+    again = make_prompts([SPIDER], writer, scenes, Counts(1, 0.0), log=AnswerLog(path))
+    assert again == made and len(server.bodies) == 2
+    make_prompts([SPIDER], writer, scenes, Counts(1, 0.0), log=AnswerLog(path))
+    assert len(server.bodies) == 2  # what was asked again is kept
+
+
+def test_a_log_of_an_earlier_version_is_gone_on_with(serve, tmp_path):
+    """Its lines hold no digest; those that follow do."""
+    path, whole = tmp_path / "a.jsonl", Counts(3, 0.0)
+    server = serve(obliging)
+    writer, scenes = ServerWriter(server.address, "m"), TemplateScenes.read()
+    made = make_prompts([SPIDER], writer, scenes, whole, log=AnswerLog(path))
+    lines = [json.loads(line) for line in path.read_text().splitlines() if line]
+    for line in lines:
+        del line["check"]
+    path.write_text("".join(f"\n{json.dumps(line)}" for line in lines[:2]))
+    assert make_prompts([SPIDER], writer, scenes, whole, log=AnswerLog(path)) == made and len(server.bodies) == 4
+    assert make_prompts([SPIDER], writer, scenes, whole, log=AnswerLog(path)) == made and len(server.bodies) == 4
+    assert ["check" in line for line in map(json.loads, path.read_text().strip().splitlines())] == [False, False, True]
 
 
 def test_all_that_was_set_aside_is_listed_in_a_file_that_the_summary_names(tmp_path):

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from psa_core import PSAError, StructuredEncoder
 from psa_core.encoders.stored import StoredEncoder
+from psa_core.processes import OneProcess
 from psa_core.training import (
     ImageEncoder,
     PairDataset,
@@ -23,6 +24,7 @@ from psa_core.training import (
     fill_cache,
     read_split,
 )
+from psa_core.training.assembly import encoded_pairs, read_splits
 from psa_core.training.batches import PairBatches
 from psa_core.training.buckets import buckets, nearest_bucket
 from psa_core.training.inputs import load_picture
@@ -255,11 +257,11 @@ def test_two_profiles_under_one_user_id_stay_two(data):
     assert_close(pairs[4, 0, 0]["embedding"], StructuredEncoder().encode([user(0)]).vectors[0])
 
 
-def with_plain(folder):
+def with_plain(folder, split="train"):
     """Each record with its caption without the concept."""
-    metadata = folder / "train" / "metadata.jsonl"
+    metadata = folder / split / "metadata.jsonl"
     records = [json.loads(line) for line in metadata.read_text().splitlines()]
-    lines = [json.dumps(record | {"caption_without": f"a wall {n}"}) for n, record in enumerate(records)]
+    lines = [json.dumps(record | {"caption_without": f"a wall of {split} {n}"}) for n, record in enumerate(records)]
     metadata.write_text("\n".join(lines) + "\n")
 
 
@@ -291,3 +293,28 @@ def test_under_the_caption_without_the_concept_everybody_prefers_the_safe_pictur
         item, other = off[index, 3, 0], pairs[index, 3, 0]
         assert_close(item["noise"], other["noise"])
         assert item["when"] == other["when"]
+
+
+def test_captions_without_the_concept_are_encoded_for_pairs_to_learn_from_alone(data):
+    """Held-out figures and the anchor never ask for them; a split that is learned from, too, needs them."""
+    write_split(data, "val", range(2), 2)
+    write_split(data, "harmless", range(2), 2)
+    for split in ("train", "val", "harmless"):
+        with_plain(data, split)
+    config = TrainConfig.from_dict(QUICK | {"plain_share": 0.5, "anchor_weight": 1.0})
+    splits = read_splits(data, StructuredEncoder(), held_out=("train", "val"), harmless="harmless")
+    asked, (images, texts) = [], encoders()
+
+    def encode(captions):
+        asked.extend(captions)
+        return texts.encode(captions)
+
+    cache = TensorCache(data / "cache")
+    recording = replace(texts, encode=encode)
+    pairs = encoded_pairs(splits, config, cache, images, recording, StructuredEncoder(), OneProcess())
+    own = {scene.caption for split in splits.all for scene in map(split.scene, range(split.scenes))}
+    plain = {splits.train.scene(number).plain for number in range(splits.train.scenes)}
+    assert set(asked) == own | plain | {""} and len(plain) == 8
+    held_out, caption = pairs.held_out["val"], splits.held_out["val"].scene(0).caption
+    for seed in range(20):
+        assert torch.equal(held_out[0, seed, 0]["conditioning"]["text"], encode_texts([caption])["text"][0])

@@ -1,5 +1,6 @@
 """A run's files: damage is noticed, another run is told from this one, and nobody else's file is touched."""
 
+import hashlib
 import json
 import os
 import random
@@ -22,6 +23,7 @@ from tiny_training import QUICK, dataset, denoiser, trainer, write_split
 from psa_core import PSAError, load_adapter
 from psa_core.files import MACHINE
 from psa_core.locks import locked_folder
+from psa_core.tensor_files import save_file
 from psa_core.training import DiffusersDenoiser, StopTraining, TrainConfig, Trainer, read_metrics
 from psa_core.training.folder import RunFolder
 from psa_core.training.sealed import SealError, read_sealed, write_sealed
@@ -154,6 +156,17 @@ def test_sealed_files_know_what_they_stand_for(tmp_path):
     for stands_for, names in (("y", ()), ("x", ("z",))):
         with pytest.raises(SealError):
             read_sealed(tmp_path / "x", stands_for, *names)
+
+
+@pytest.mark.parametrize("digests", [["a"], "a", 5, None, {"a": 1}, {"a": ""}, {"other": ""}])
+@pytest.mark.parametrize("names", [(), ("a",)])
+def test_a_seal_that_fits_a_crafted_head_lets_nothing_through(tmp_path, digests, names):
+    """Whoever hands a cache out can seal in it what they like."""
+    head = json.dumps({"stands_for": "x", "data": None, "digests": digests})
+    seal = hashlib.blake2b(head.encode(), digest_size=16).hexdigest()
+    save_file({"a": torch.ones(2)}, tmp_path / "x", metadata={"psa": seal + head})
+    with pytest.raises(SealError, match="damaged"):
+        read_sealed(tmp_path / "x", "x", *names)
 
 
 def test_nested_states_come_back_as_they_were(tmp_path):
