@@ -1,4 +1,4 @@
-"""Makes the README's pictures of ComfyUI's page anew: docs/images/page-*.png.
+"""Makes the pictures of ComfyUI's page anew that README.md and docs/words.md show, in docs/images.
 
     python tests/browser/save_screenshots.py
 
@@ -27,7 +27,11 @@ IMAGES = PACK / "docs" / "images"
 WIDTH = 1200  # pixels; more is lost on a page that is narrower
 COLOURS = 96
 ROOM = 12  # around what is shown
-BARE = {"Comfy.Minimap.Visible": False, "Comfy.NodeBadge.NodeSourceBadgeMode": "None"}
+BARE = {
+    "Comfy.Graph.CanvasInfo": False,
+    "Comfy.Minimap.Visible": False,
+    "Comfy.NodeBadge.NodeSourceBadgeMode": "None",
+}
 """ComfyUI's settings for a page without what would lie over nodes."""
 SHOWN = "(kind) => app.graph.nodes.find(each => each.type === kind).imgs?.every(each => each.complete)"
 # Left, top, right and bottom of all nodes on the screen.
@@ -54,7 +58,7 @@ COMPARE = (
     + """    const mini = make("PSALoadMini");
     const compare = make("PSACompare", {
         prompts: "a meadow with a red circle and a heart\\na sea with a yellow square and two bars that cross",
-        strengths: "0.5, 1", cfg: 3, steps: 12, scheduler: "normal",
+        strengths: "0.5, 1", seed: 1, cfg: 3, steps: 12, scheduler: "normal",
     });
     ["model", "clip", "vae", "adapter"].forEach((input, output) => link(mini, output, compare, input));
     const viewers = ["L1", "L5"].map(preset => make("PSAUserProfile", { preset }));
@@ -63,10 +67,18 @@ COMPARE = (
         node.widgets.find(each => each.name === "preset").callback();
         node.title = `Viewer ${node.widgets[0].value}`;
     });
+    ["What is drawn", "What PSA changed"].forEach((title, output) => {
+        const table = make("PreviewImage");
+        link(compare, output, table, "images");
+        table.title = title;
+        table.pos = [710, output * 480];
+        table.setSize([960, 440]);
+    });
     mini.pos = [0, 0];
+    mini.setSize([200, mini.size[1]]);
     viewers.forEach((node, number) => { node.pos = [0, 290 + number * 180]; });
-    compare.pos = [330, 0];
-    compare.setSize([760, 1130]);
+    compare.pos = [290, 0];
+    compare.setSize([380, 920]);
     app.canvas.ds.scale = 0.8;
     app.canvas.ds.offset = [120, 150];
 }"""
@@ -76,6 +88,12 @@ COMPARE = (
 def six_viewers(page: Page, server: ComfyServer) -> list[float]:
     open_template(page, "psa_1_start_here")
     run(page, "SaveImage")
+    return page.evaluate(PLACE)
+
+
+def words(page: Page, server: ComfyServer) -> list[float]:
+    open_template(page, "psa_words_mini")
+    page.wait_for_timeout(5000)  # what nodes show comes after them
     return page.evaluate(PLACE)
 
 
@@ -127,14 +145,15 @@ def keep(page: Page, place: list[float], path: Path) -> None:
 
 def main() -> None:
     show: dict[str, Callable[[Page, ComfyServer], list[float]]] = {
-        "levels": six_viewers,
-        "viewers": panel,
-        "compare": compare,
+        "page-levels": six_viewers,
+        "page-viewers": panel,
+        "page-compare": compare,
+        "words-graph": words,
     }
     with ComfyServer(installed()[-1], startup_timeout=600) as server:
         for name, make in show.items():
             with tempfile.TemporaryDirectory() as user, opened(server, find_chromium(), Path(user), BARE) as page:
-                keep(page, make(page, server), IMAGES / f"page-{name}.png")
+                keep(page, make(page, server), IMAGES / f"{name}.png")
 
 
 if __name__ == "__main__":
