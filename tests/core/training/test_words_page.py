@@ -15,5 +15,5 @@ def test_the_pages_run_file_has_the_minis_settings(tmp_path):
     path.write_text(rest.split("```")[0])
     told, own = RunFile.read(path).training.to_dict(), TrainConfig.from_dict(CONFIG).to_dict()
     differing = {name for name in own if told[name] != own[name]}
-    # what plain_share is worth was not measured from words yet, and the page says so
+    # plain_share made no difference that could be told from words, and the page says so
     assert differing <= {"steps", "effective_batch_size", "on_winner_rise", "plain_share"}, differing
