@@ -102,9 +102,11 @@ def says_made_by(path: Path, command: str = "") -> bool:
     takes."""
     said = f"{_MADE_BY}{command.removeprefix('psa ')}"
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return False
         if path.suffix.lower() == ".png":
             with Image.open(path, formats=["PNG"]) as picture:
                 return str(picture.info.get("Software", "")).startswith(said)
-        return path.is_file() and path.stat().st_size <= _LARGEST and said in path.read_text(encoding="utf-8")
+        return path.stat().st_size <= _LARGEST and said in path.read_text(encoding="utf-8")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return False

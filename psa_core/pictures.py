@@ -12,11 +12,12 @@ Only the formats of `FORMATS` are opened, whatever a file is named: Pillow knows
 
 import io
 import os
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -29,6 +30,10 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 """What their files are commonly called."""
 MAX_PIXELS = 2**26
 """Larger pictures are refused before they are decoded; the environment variable PSA_MAX_PIXELS sets another limit."""
+_LARGEST_JPEG = 2**28  # bytes; of `MAX_PIXELS` at best quality it takes half of that
+_MOST_SEGMENTS, _MOST_SCANS = 10_000, 100  # programs write some 10 scans; libtiff takes 100, too
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")  # what else follows this byte is pixels, or filling
+_START_OF_PICTURE, _END_OF_PICTURE, _SCAN = b"\xff\xd8", b"\xff\xd9", b"\xff\xda"
 _LARGE = 2**22  # pixels from which threads take turns
 _REMEMBERED = 1 << 16  # files that were checked
 _one_large_picture = threading.Lock()
@@ -232,6 +237,8 @@ def _opened(path: Path, subject: str, content: bytes | None = None) -> Iterator[
         with Image.open(path if content is None else io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > most:
                 raise Image.DecompressionBombError
+            if image.format in ("JPEG", "MPO") and not _has_few_scans(image.fp):
+                raise PSAError(f"{subject} takes too long to decode: it holds very many scans. Save it anew.")
             yield image
     except PSAError:
         raise
@@ -248,6 +255,26 @@ def _opened(path: Path, subject: str, content: bytes | None = None) -> Iterator[
         ) from None
     except Exception as error:  # decoders meet damaged bytes with many kinds of exception
         raise PSAError(f"{subject} is truncated or damaged ({type(error).__name__}). Copy or make it again.") from None
+
+
+def _has_few_scans(file: IO[bytes]) -> bool:
+    """Whether a JPEG goes over its pixels no more often than any program's does: a scan may take ten bytes."""
+    here = file.tell()
+    file.seek(0)
+    content = file.read(_LARGEST_JPEG + 1)
+    file.seek(here)
+    place = scans = 0
+    for _ in range(_MOST_SEGMENTS):
+        marker = _MARKER.search(content, place)
+        if marker is None or marker[0] == _END_OF_PICTURE:
+            return len(content) <= _LARGEST_JPEG
+        place = marker.end()
+        if marker[0] != _START_OF_PICTURE:
+            place += int.from_bytes(content[place : place + 2], "big")
+        scans += marker[0] == _SCAN
+        if scans > _MOST_SCANS:
+            return False
+    return False
 
 
 def _max_pixels() -> int:

@@ -18,6 +18,7 @@ from .profile import UserProfile
 _ENDING = ".json"
 _NEVER_IN_NAMES = frozenset('/\\:*?"<>|')  # what paths are made of, here or elsewhere
 _SYMBOLS = frozenset("$+=^`~")
+_LONGEST = 1 << 16  # bytes of a stored profile, which takes some hundred
 _LONGEST_STEM = 200  # bytes; file systems stop at 255
 _one_at_a_time = threading.Lock()
 
@@ -58,7 +59,8 @@ class ProfileStore:
         if not path.is_file():
             raise self._not_stored(name)
         try:
-            data = parse_json(path.read_text(encoding="utf-8"))
+            with open(path, "rb") as file:
+                data = parse_json(file.read(_LONGEST).decode("utf-8"))
         except (OSError, ValueError):
             raise PSAError(
                 f"The stored profile '{name}' cannot be read: its file is damaged or closed to you. Save it again."

@@ -1,5 +1,6 @@
 """`.safetensors` files: read whole or refused; the same tensors and metadata give the same bytes."""
 
+import errno
 import hashlib
 import json
 import sys
@@ -39,6 +40,8 @@ def open_file(path: Path) -> Any:
         SafetensorError, OSError: for a file that is missing, truncated, damaged or of another kind, or whose header
             is far longer than any model's.
     """
+    if not path.is_file():  # a pipe would be waited for
+        raise FileNotFoundError(errno.ENOENT, "there is no file", str(path))
     with open(path, "rb") as file:
         if int.from_bytes(file.read(8), "little") > _LONGEST_HEADER:
             raise SafetensorError("the header is longer than any model's")

@@ -22,7 +22,8 @@ from .pair_files import DESCRIPTION, PAIRS, PICTURES, USERS
 _READY, _PART, _GONE = ".lists", ".lists.part", ".gone"
 _SAGE_LIST = "metadata.jsonl"
 _OF_THE_SET, _OF_A_SPLIT = (DESCRIPTION, USERS, PAIRS, JUDGED), (PAIRS, _SAGE_LIST)
-_SAGE_PICTURE = re.compile(r"(user_[0-9]{7}_.+_[0-9]+_[su]|harmless_[0-9]+)\.[a-z]+", re.DOTALL)
+_SAGE_PICTURE = re.compile(r"(user_[0-9]{7}_[^\\]+_[0-9]+_[su]|harmless_[0-9]+)\.[a-z]+")  # \ leads on, on Windows
+_LONGEST_LIST = 1 << 28  # bytes
 
 
 @contextmanager
@@ -98,10 +99,11 @@ def _gone(folder: Path, part: Path) -> list[str]:
 
 
 def _read_gone(ready: Path) -> list[str]:
-    try:
-        names = parse_json((ready / _GONE).read_bytes())
-    except (FileNotFoundError, ValueError):  # once all is done the folder goes, piece by piece
-        return []
+    path, names = ready / _GONE, None
+    with suppress(FileNotFoundError, ValueError):  # once all is done the folder goes, piece by piece
+        # Somebody else's may hold a pipe there, which would be waited for, or a link to what never ends.
+        if path.is_file() and not path.is_symlink() and path.stat().st_size <= _LONGEST_LIST:
+            names = parse_json(path.read_bytes())
     return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 

@@ -281,11 +281,11 @@ def _viewers_in(record: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    try:
-        with open(path, "rb") as file:
-            record = parse_json(file.read(_LONGEST_RECORD))
-    except (OSError, ValueError):
-        record = None
+    record = None
+    with suppress(OSError, ValueError):
+        if path.is_file():  # a pipe would be waited for
+            with open(path, "rb") as file:
+                record = parse_json(file.read(_LONGEST_RECORD))
     kinds = ("settings", dict), ("viewers", (dict, type(None)))
     if not isinstance(record, dict) or not all(isinstance(record.get(name), kind) for name, kind in kinds):
         raise PSAError(f"{path} is damaged. Draw into another folder: nothing says how these pictures were drawn.")

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from ..errors import PSAError
 from ..extras import require
@@ -15,6 +16,7 @@ from ..files import appending, atomic_path
 from ..json_text import parse_json
 
 _SMOOTHING = 0.9
+_LONGEST_LINE = 1 << 16  # bytes; one takes some hundred
 
 
 class MetricsLog:
@@ -76,17 +78,20 @@ def read_metrics(folder: Path | str) -> list[dict[str, float]]:
     if not path.is_file():
         return []
     try:
-        *lines, rest = path.read_bytes().split(b"\n")
+        with open(path, "rb") as file:
+            return _entries(file, path)
     except OSError as error:
         raise PSAError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error
-    lines += [rest] if rest else []
+
+
+def _entries(file: BinaryIO, path: Path) -> list[dict[str, float]]:
     entries: list[dict[str, float]] = []
     sealed = False
-    for number, line in enumerate(lines, 1):
-        entry = _entry(line)
+    for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), 1):
+        entry = _entry(line.removesuffix(b"\n"))
         follows = entry is not None and (not entries or entry["step"] == entries[-1]["step"] + 1)
         has_check = entry is not None and entry.pop("check", None) is not None
-        if entry is None and rest and number == len(lines):
+        if entry is None and not line.endswith(b"\n") and len(line) < _LONGEST_LINE:  # the last, cut off
             break
         if (
             entry is None

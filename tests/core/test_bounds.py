@@ -5,6 +5,7 @@ import json
 import os
 import threading
 import time
+import tracemalloc
 from array import array
 from collections import Counter
 from collections.abc import Mapping
@@ -47,7 +48,7 @@ from psa_core.prompts import read_prompts
 from psa_core.review import AnswerBook, Review
 from psa_core.settings import read_toml
 from psa_core.tensor_files import save_file
-from psa_core.training import TrainConfig
+from psa_core.training import TrainConfig, read_metrics
 
 LONG = 700  # characters, at most, of a sentence
 SIZES = (1_000, 2_000)
@@ -288,6 +289,19 @@ def test_very_many_stored_profiles_are_listed_without_a_search_for_each(tmp_path
     (tmp_path / "anna%20bob.json").touch()  # no name of a profile's is written so
     monkeypatch.setattr(os, "listdir", lambda folder: Files(listed(folder)))
     assert store.names() == ["anna & bob", "someone"]
+
+
+def test_a_huge_file_in_the_place_of_figures_or_a_profile_is_not_read_whole(tmp_path):
+    store = ProfileStore(tmp_path)
+    for name, read in (("metrics.jsonl", lambda: read_metrics(tmp_path)), ("me.json", lambda: store.load("me"))):
+        with open(tmp_path / name, "wb") as file:
+            file.truncate(1 << 30)
+        tracemalloc.start()
+        try:
+            sentence(read)
+            assert tracemalloc.get_traced_memory()[1] < 10_000_000
+        finally:
+            tracemalloc.stop()
 
 
 @pytest.mark.parametrize("form", ["sage", "compact"])

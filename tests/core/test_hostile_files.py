@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from adapters import random_adapter
-from hostile_files import JSON_VALUES, TEXTS, dicts_in, every_input_holds, hostile, reading_holds
+from hostile_files import JSON_VALUES, TEXTS, at_once, dicts_in, every_input_holds, hostile, reading_holds
 from hypothesis import strategies as st
 from pair_sets import write_pair_set
 from permissions import permissions_bind
@@ -476,8 +476,10 @@ def description(folder: Path) -> Case:
 def pair_set(folder: Path, name: str) -> Case:
     write_pair_set(folder / "set", {"train": (range(2), 2)}, harmless=2)
 
+    own, _, _ = name.rpartition("/")
+
     def read(_path: Path) -> None:
-        for split in ("train", "harmless"):
+        for split in (own,) if own else ("train", "harmless"):  # a split's own list is none of the other's
             records = read_split(folder / "set", split, skip_bad=True)
             assert all(record.chosen.is_file() for record in records)
 
@@ -669,6 +671,32 @@ def test_an_old_state_whose_settings_hold_a_tensor_is_refused(tmp_path):
     torch.save({"format": torch.ones(2)}, tmp_path / "state.pt")
     with pytest.raises(PSAError, match="not a training state"):
         as_begun(TrainConfig.from_dict({}), tmp_path)
+
+
+NO_FILES = {
+    "a pipe": lambda path: os.mkfifo(path),
+    "a folder": os.mkdir,
+    "a link in a circle": lambda path: path.symlink_to(path),
+    "a link to nothing": lambda path: path.symlink_to(path.parent / "not" / "there"),
+    "a link to what never ends": lambda path: path.symlink_to("/dev/zero"),
+}
+# Where no state is, no run is, and a lock that is held is not what lies there; an archive is written by its route, and
+# what may lie in a batch's place is tried in dataset/test_build.py.
+NOT_HERE = (*ANSWERS_OF_SERVERS, "state", "old_state", "held_lock", "archive", "drawn_batch")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize("kind", [kind for kind in CASES if kind not in NOT_HERE])
+def test_what_is_no_file_is_neither_waited_for_nor_read(tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    for what, put in NO_FILES.items():
+        folder = tmp_path / what
+        folder.mkdir()
+        path, read = CASES[kind](folder)
+        path.unlink()
+        put(path)
+        with at_once(), suppress(PSAError):
+            read(path)
 
 
 @permissions_bind

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hostile_files import at_once
 from hypothesis import given
 from hypothesis import strategies as st
 from pair_sets import write_pair_set
@@ -173,6 +174,23 @@ def test_a_pipe_in_the_place_of_answers_is_not_waited_for(tmp_path, monkeypatch)
     for keep in (lambda: log.keep("key", Written("answer"), {}), lambda: kept.keep("name", True)):
         with pytest.raises(PSAError, match="cannot be kept"):
             keep()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize("what", ["pipe", "link"])
+def test_what_a_data_set_says_of_lists_that_go_is_a_file_of_its_own(tmp_path, what):
+    """It is read before the data set is, and what it names is removed."""
+    write_pair_set(tmp_path / "set", {"train": (range(2), 2)})
+    gone = tmp_path / "set" / ".lists" / ".gone"
+    gone.parent.mkdir()
+    if what == "pipe":
+        os.mkfifo(gone)
+    else:
+        (tmp_path / "theirs").write_text('["users.jsonl"]')
+        gone.symlink_to(tmp_path / "theirs")
+    with at_once():
+        assert len(read_split(tmp_path / "set", "train")) == 4
+    assert not gone.parent.exists() and (tmp_path / "set" / "users.jsonl").is_file()
 
 
 def test_a_name_that_is_no_text_is_refused_also_where_there_is_such_a_file(folder):

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 import zlib
 from contextlib import suppress
@@ -251,6 +252,41 @@ def test_floating_point_is_held_twice_at_a_time_and_no_more(tmp_path):
         tracemalloc.stop()
     assert peak < 2.5 * values.nbytes
     assert np.array_equal(np.asarray(picture)[..., 0], (values * 255).round().astype(np.uint8))
+
+
+def progressive(tmp_path, side: int, scans: int) -> Path:
+    """A JPEG whose last scan is there again, so often that there are so many; each goes over all pixels."""
+    buffer = io.BytesIO()
+    quarters().resize((side, side)).save(buffer, "JPEG", progressive=True)
+    content = buffer.getvalue()
+    last = content[content.rfind(b"\xff\xda") : -2]
+    there = content.count(b"\xff\xda")
+    (tmp_path / "a.jpg").write_bytes(content[:-2] + last * (scans - there) + content[-2:])
+    return tmp_path / "a.jpg"
+
+
+@pytest.mark.parametrize("read", [open_picture, check_picture, picture_size, lambda path: thumbnail(path, 8)])
+def test_a_jpeg_of_very_many_scans_is_refused_before_it_is_decoded(tmp_path, read):
+    """660 kB of them took minutes."""
+    began = time.process_time()
+    with pytest.raises(PSAError, match=r"a\.jpg.* very many scans\. Save it anew"):
+        read(progressive(tmp_path, 4000, 3000))
+    assert time.process_time() - began < 5
+    read(progressive(tmp_path, 64, 100))
+    with pytest.raises(PSAError, match="scans"):
+        read(progressive(tmp_path, 64, 101))
+
+
+def test_what_looks_like_scans_in_a_jpeg_is_none(tmp_path):
+    """In its metadata, behind its end, or as filling."""
+    buffer = io.BytesIO()
+    quarters().save(buffer, "JPEG", comment=b"\xff\xda" * 1000)
+    content = buffer.getvalue()
+    (tmp_path / "a.jpg").write_bytes(content[:2] + b"\xff" * 5000 + content[2:] + b"\xff\xda\0\2" * 5000)
+    assert open_picture(tmp_path / "a.jpg").size == quarters().size
+    (tmp_path / "a.jpg").write_bytes(content[:2] + b"\xff\xfe\0\2" * 100_000 + content[2:])
+    with pytest.raises(PSAError, match="scans"):
+        open_picture(tmp_path / "a.jpg")
 
 
 def test_nothing_of_a_file_but_its_pixels_comes_along(tmp_path):
