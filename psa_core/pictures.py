@@ -237,7 +237,7 @@ def _opened(path: Path, subject: str, content: bytes | None = None) -> Iterator[
         with Image.open(path if content is None else io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > most:
                 raise Image.DecompressionBombError
-            if image.format in ("JPEG", "MPO") and not _has_few_scans(image.fp):
+            if image.format in ("JPEG", "MPO") and image.fp and not _has_few_scans(image.fp):
                 raise PSAError(f"{subject} takes too long to decode: it holds very many scans. Save it anew.")
             yield image
     except PSAError:
