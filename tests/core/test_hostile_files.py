@@ -546,8 +546,12 @@ def picture_list(folder: Path) -> Case:
     return written(folder / "list.csv", rows), read_picture_list
 
 
+MANY = 100_000 // len(CASES) + 1
+"""Of each kind in the slow tier: 100,000 inputs in all."""
+
+
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("examples", [60, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [60, pytest.param(MANY, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", CASES)
 def test_reading_holds(tmp_path, monkeypatch, kind, examples):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
@@ -603,7 +607,7 @@ def other_states(draw, state: dict) -> dict:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("examples", [300, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [300, pytest.param(MANY, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("version", ["old", "new"])
 def test_whatever_a_whole_state_says_a_run_is_begun_or_refused_in_a_sentence(tmp_path, version, examples):
     """Sealed, or of an earlier version: whoever makes one says in it what they like."""
