@@ -162,6 +162,7 @@ def _root(folder: str) -> Path:
     """The folder of a whole data set, with at least one split."""
     _check_chosen(folder)
     root = given_path(folder)
+    _check_whole(folder, root)
     if not split_names(root):
         raise PSAError(
             "There is no data set in that folder: no folder such as train with metadata.jsonl or pairs.jsonl. Choose "
@@ -178,11 +179,21 @@ def _check_chosen(folder: str) -> None:
         )
 
 
+def _check_whole(folder: str, root: Path) -> None:
+    if root.name in SPLITS and not split_names(root) and root.name in split_names(root.parent):
+        raise PSAError(f"{folder} is the folder of one split. Give the folder around it, and {root.name} as split.")
+
+
 def _metadata(folder: str, split: str) -> Path:
     if split not in SPLITS:
         raise PSAError(f"A split is one of: {', '.join(SPLITS)}.")
     _check_chosen(folder)
     root = given_path(folder)
-    if root.name in SPLITS and not (root / split).is_dir() and root.name in split_names(root.parent):
-        raise PSAError(f"{folder} is the folder of one split. Give the folder around it, and {root.name} as split.")
+    _check_whole(folder, root)
+    there = [name for name in split_names(root) if name in SPLITS]
+    if there and split not in there:
+        raise PSAError(
+            f"There is no metadata of the split '{split}' in {folder}. Choose a split that is there: "
+            f"{', '.join(there)}."
+        )
     return existing_file(split_file(root, split), f"metadata of the split '{split}'")

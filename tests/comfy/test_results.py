@@ -102,7 +102,11 @@ def test_the_menu_of_data_sets_lists_those_of_the_input_folder(server):
 
 @pytest.mark.parametrize(
     ("folder", "split", "words"),
-    [("none", "train", "no metadata of the split 'train'"), ("whole/train", "train", "is the folder of one split")],
+    [
+        ("none", "train", "no metadata of the split 'train'"),
+        ("whole", "val", "Choose a split that is there: train."),
+        ("whole/train", "train", "is the folder of one split"),
+    ],
 )
 def test_what_is_wrong_with_a_data_set_is_said_once(server, folder, split, words):
     if not (server.base / "input" / "whole").exists():
@@ -112,6 +116,14 @@ def test_what_is_wrong_with_a_data_set_is_said_once(server, folder, split, words
     with pytest.raises(PSAError) as refusal:
         server.queue(graph.prompt)
     assert str(refusal.value).count(words) == 1
+
+
+def test_a_check_of_one_split_asks_for_the_folder_around_it(server):
+    write_split(server.base / "input" / "around", "train", range(0, 2), 2)
+    graph = Graph()
+    graph.add("PSACheckDataset", folder="around/train")
+    with pytest.raises(PSAError, match="is the folder of one split"):
+        server.queue(graph.prompt)
 
 
 def test_a_data_set_elsewhere(server, tmp_path):
