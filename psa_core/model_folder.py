@@ -17,6 +17,7 @@ KIND_KEY = "_psa_kind"
 """A model's own word for its kind, in `model_index.json`; diffusers passes over keys with an underscore."""
 _MAX_JSON_BYTES = 1 << 20
 _CLIP_TOKENS = 77
+_MOST_TIMESTEPS = 100_000  # base models have 1,000
 _CLASSES = {
     "unet": ("diffusers", "UNet2DConditionModel"),
     "vae": ("diffusers", "AutoencoderKL"),
@@ -76,10 +77,9 @@ def load_part(folder: Path, part: str, dtype: torch.dtype) -> Any:
     """
     require("train", "Reading a model in diffusers' layout", "diffusers", "transformers")
     try:
-        kind = _scheduler_class(folder) if part == "scheduler" else _class(*_CLASSES[part])
-        where = {"subfolder": part, "local_files_only": True}
         if part == "scheduler":
-            return kind.from_pretrained(folder, **where)
+            return _scheduler(folder)
+        kind, where = _class(*_CLASSES[part]), {"subfolder": part, "local_files_only": True}
         if part in ("tokenizer", "tokenizer_2"):
             return _not_longer(
                 kind.from_pretrained(folder, **where), folder / part.replace("tokenizer", "text_encoder")
@@ -120,13 +120,31 @@ def _class(library: str, name: str) -> Any:
     return getattr({"diffusers": diffusers, "transformers": transformers}[library], name)
 
 
-def _scheduler_class(folder: Path) -> Any:
+def scheduler_config(folder: Path) -> dict[str, Any]:
+    """What the folder's scheduler is configured with.
+
+    Raises:
+        PSAError: where it is missing or damaged, or of so many timesteps that their table alone would fill the memory.
+    """
+    config = read_json(folder / "scheduler" / "scheduler_config.json")
+    timesteps = config.get("num_train_timesteps", 1)  # where it says none, a class has its own number
+    if type(timesteps) is not int or not 1 <= timesteps <= _MOST_TIMESTEPS:
+        raise PSAError(
+            f"The scheduler in {folder} is damaged: num_train_timesteps must be a whole number from 1 to "
+            f"{_MOST_TIMESTEPS:,}. Copy the model again."
+        )
+    return config
+
+
+def _scheduler(folder: Path) -> Any:
+    config = scheduler_config(folder)
     try:
-        return scheduler_class(read_json(folder / "scheduler" / "scheduler_config.json").get("_class_name"))
+        kind = scheduler_class(config.get("_class_name"))
     except PSAError:
         raise PSAError(
             f"The scheduler in {folder} is of a class that diffusers does not have. Copy the model again."
         ) from None
+    return kind.from_config(config)
 
 
 def scheduler_class(name: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..errors import PSAError
-from ..model_folder import fingerprint, load_part, placed, read_json
+from ..model_folder import fingerprint, load_part, placed, scheduler_config
 from .config import TrainConfig
 from .denoiser import DiffusersDenoiser
 from .inputs import ImageEncoder, TextEncoder
@@ -46,7 +46,7 @@ class DiffusersFolder:
         unet = self._load("unet", dtype)
         if self.config.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-        scheduler = DDPMScheduler.from_config(read_json(self.folder / "scheduler" / "scheduler_config.json"))
+        scheduler = DDPMScheduler.from_config(scheduler_config(self.folder))
         return DiffusersDenoiser(
             unet,
             scheduler.alphas_cumprod,

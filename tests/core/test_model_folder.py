@@ -12,6 +12,8 @@ from psa_core import PSAError
 from psa_core.mini import BASE_MODEL
 from psa_core.model_folder import load_part
 from psa_core.tensor_files import read_file, save_file
+from psa_core.training import TrainConfig
+from psa_core.training.diffusers_models import DiffusersFolder
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch_dtype")
 
@@ -53,6 +55,17 @@ def test_a_configuration_of_a_larger_model_is_refused_at_once(folder, part, lie)
     path.write_text(json.dumps(json.loads(path.read_text()) | lie))
     with pytest.raises(PSAError, match="larger model than its weights"):
         load_part(folder, part, torch.float32)
+
+
+@pytest.mark.parametrize("timesteps", [2**33, 0, -1, 1000.5, "many", None, [1000]])
+def test_a_schedule_whose_table_would_fill_the_memory_is_refused_at_once(folder, timesteps):
+    path = folder / "scheduler" / "scheduler_config.json"
+    assert len(load_part(folder, "scheduler", torch.float32).alphas_cumprod) == 1000
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_train_timesteps": timesteps}))
+    with pytest.raises(PSAError, match="num_train_timesteps must be a whole number from 1 to 100,000"):
+        load_part(folder, "scheduler", torch.float32)
+    with pytest.raises(PSAError, match="num_train_timesteps"):
+        DiffusersFolder(folder, torch.device("cpu"), TrainConfig(precision="fp32")).denoiser()
 
 
 def test_a_tokenizer_that_does_not_say_how_long_texts_may_be(folder):
