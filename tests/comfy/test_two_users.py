@@ -349,7 +349,8 @@ def wait_until_idle(server: ComfyServer) -> None:
             return
         if jobs != before:
             before, deadline = jobs, time.monotonic() + 300
-        assert time.monotonic() < deadline, f"no job was done for five minutes, {jobs} are left"
+        running = [node["class_type"] for job in queue["queue_running"] for node in job[2].values()]
+        assert time.monotonic() < deadline, f"no job was done for five minutes, {jobs} are left; running: {running}"
         time.sleep(0.2)
 
 
