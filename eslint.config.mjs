@@ -1,6 +1,6 @@
 // What `make lint` holds web/ to: ESLint's own rules, so that nothing has to be installed beside it.
 
-const browser = ["alert", "confirm", "console", "document", "Event", "EventTarget", "fetch", "navigator", "prompt", "queueMicrotask", "setTimeout", "window", "XMLHttpRequest"];
+const browser = ["alert", "confirm", "console", "document", "Event", "EventTarget", "fetch", "navigator", "prompt", "queueMicrotask", "setTimeout", "URL", "window", "XMLHttpRequest"];
 
 export default [
   {

@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,10 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from psa_core import LEVELS, PSAAdapter, StructuredEncoder, dpo_loss
 from psa_core.diffusers_unet import cross_attention_layers, psa_applied
 from psa_core.mini import BASE_MODEL
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "support"))
+
+from full_size_unets import FULL_SIZE
 
 _CLIP_L = {
     "hidden_size": 768,
@@ -78,26 +83,8 @@ class Family:
         return [first, CLIPTextModelWithProjection(CLIPTextConfig(**_BIG_G))] if self.is_sdxl else [first]
 
 
-SD15 = Family("SD1.5", {"cross_attention_dim": 768, "attention_head_dim": 8}, 0.18215, 512, 6, checkpointing=False)
-SDXL = Family(
-    "SDXL",
-    {
-        "cross_attention_dim": 2048,
-        "attention_head_dim": (5, 10, 20),
-        "block_out_channels": (320, 640, 1280),
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        "transformer_layers_per_block": (1, 2, 10),
-        "use_linear_projection": True,
-        "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 256,
-        "projection_class_embeddings_input_dim": 2816,
-    },
-    0.13025,
-    1024,
-    2,
-    checkpointing=True,
-)
+SD15 = Family("SD1.5", FULL_SIZE["sd15"], 0.18215, pixels=512, at_once=6, checkpointing=False)
+SDXL = Family("SDXL", FULL_SIZE["sdxl"], 0.13025, pixels=1024, at_once=2, checkpointing=True)
 
 
 class ReferenceLoop:

@@ -86,7 +86,7 @@ def shown(family: Family, name: str, found: dict) -> str:
     return "\n".join(lines)
 
 
-def preset(family: Family, name: str, folder: Path, steps: int, card: float) -> dict:
+def preset(_family: Family, name: str, folder: Path, steps: int, card: float) -> dict:
     """A run of the preset, cut to a few steps."""
     config = TrainConfig.from_dict({"preset": name})
     whole = config.steps * config.effective_batch_size

@@ -164,7 +164,11 @@ export function addStyle() {
   document.head.append(make("style", { textContent: STYLE }));
 }
 
+const OURS = new URL(".", import.meta.url).pathname; // where this pack's files are, its help's pictures too
+
+// A help page's wide table moves within itself; else ComfyUI's narrow panel would move, or cut it.
 export const STYLE = `
+.node-help-content:has(img[src*="${OURS}"]) table { display: block; overflow-x: auto; }
 .psa-dialog { width: 28rem; max-width: 95vw; max-height: 90vh; overflow: auto; padding: 1rem 1.25rem; border-radius: 8px;
   border: 1px solid var(--border-color, #555); background: var(--comfy-menu-bg, #2b2b2b); color: var(--fg-color, #eee);
   font: 14px/1.4 sans-serif; }

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from ..errors import PSAError
 from ..extras import require
 from ..files import existing_file
-from ..model_folder import load_part, read_json, scheduler_class
+from ..model_folder import load_part, read_json
 from ..tensor_files import no_larger_than, open_file
 from .painter import BaseModel
 
@@ -60,11 +60,9 @@ class SingleFile(BaseModel):
         if any(isinstance(value, list) and value and value[0] not in _LIBRARIES for value in index.values()):
             raise PSAError(f"{self.folder}/model_index.json names other libraries, which could be anybody's code.")
         kind = diffusers.StableDiffusionXLPipeline if self.is_sdxl else diffusers.StableDiffusionPipeline
-        small = [part for part in self.parts if "tokenizer" in part]
+        small = [part for part in self.parts if "tokenizer" in part or part == "scheduler"]
         given = {part: load_part(self.folder, part, dtype) for part in small}
         options = {} if self.is_sdxl else {"safety_checker": None, "feature_extractor": None}
-        scheduler = read_json(self.folder / "scheduler" / "scheduler_config.json")
-        given["scheduler"] = scheduler_class(scheduler.get("_class_name")).from_config(scheduler)
         try:
             with no_larger_than([self.file]):
                 pipe = kind.from_single_file(

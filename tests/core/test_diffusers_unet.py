@@ -7,6 +7,7 @@ import torch
 from adapters import random_adapter
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from full_size_unets import FULL_SIZE
 from golden import KINDS, load_unet, relative_error, run_unet, vectors
 
 from psa_core import PSAAdapter, PSAError
@@ -16,22 +17,6 @@ from psa_core.training.estimate import LiveBytes
 
 EMBEDDING_DIM = 10
 CLOSE = 1e-5  # the same sums in another order
-
-FULL_SIZE = {
-    "sd15": {"cross_attention_dim": 768, "attention_head_dim": 8},
-    "sdxl": {
-        "block_out_channels": (320, 640, 1280),
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        "transformer_layers_per_block": [1, 2, 10],
-        "attention_head_dim": [5, 10, 20],
-        "cross_attention_dim": 2048,
-        "use_linear_projection": True,
-        "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 256,
-        "projection_class_embeddings_input_dim": 2816,
-    },
-}
 
 
 @pytest.fixture(scope="module", params=KINDS)

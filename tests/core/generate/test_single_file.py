@@ -145,3 +145,12 @@ def test_configurations_that_name_other_libraries_are_refused(place, tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"unet": ["evil", "Evil"]}))
     with pytest.raises(PSAError, match="other libraries"):
         Painter(SingleFile.open(place / "model.safetensors", tmp_path / "config"))
+
+
+@pytest.mark.parametrize("lie", [{"num_train_timesteps": 2**33}, {"_class_name": "os"}, {"beta_start": "low"}])
+def test_a_scheduler_of_anyones_making_is_a_sentence(place, tmp_path, lie):
+    shutil.copytree(place / "config", tmp_path / "config")
+    path = tmp_path / "config" / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | lie))
+    with pytest.raises(PSAError, match="scheduler"):
+        Painter(SingleFile.open(place / "model.safetensors", tmp_path / "config"))

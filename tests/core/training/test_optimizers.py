@@ -67,7 +67,12 @@ def test_between_steps_the_state_is_not_where_the_weights_are(monkeypatch):
     weights.grad = torch.eye(3)
     optimizer.step()
     real = torch.Tensor.to
-    monkeypatch.setattr(torch.Tensor, "to", lambda self, *to: places.append((self.shape, *to)) or real(self, *to))
+
+    def noted(self, *to, **more):
+        places.append((self.shape, *to))
+        return real(self, *to, **more)
+
+    monkeypatch.setattr(torch.Tensor, "to", noted)
     monkeypatch.setattr(torch.nn.Parameter, "device", torch.device("cpu", 0))
     optimizer.step()
     moments = [(weights.shape, torch.device("cpu", 0))] * 2, [(weights.shape, torch.device("cpu"))] * 2
