@@ -43,7 +43,12 @@ def test_pictures_that_change_are_looked_at_again(server):
         broken.write_bytes(whole)
 
 
-@pytest.mark.parametrize("folder", ["nowhere", "", "pairs/train", "\0"])
+def test_the_folder_of_one_split_is_told_from_none(server):
+    with pytest.raises(PSAError, match="pairs/train is the folder of one split"):
+        run(server, folder="pairs/train")
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "", "\0"])
 def test_no_data_set_there_is_said_once(server, folder):
     with pytest.raises(PSAError, match="no data set in that folder") as refusal:
         run(server, folder=folder)

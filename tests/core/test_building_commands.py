@@ -11,6 +11,7 @@ from tiny_llm import make_tiny_llm
 
 from psa_core import LEVELS, PSAError, load_embedding, read_users_csv
 from psa_core.cli import main
+from psa_core.concepts.answers import Answer, AnswerLog
 from psa_core.concepts.pairs import read_prompt_pairs
 from psa_core.encoders.structured import InferredEncoder
 from psa_core.language_model import LanguageModel
@@ -180,9 +181,11 @@ def test_a_language_models_answers_are_kept_as_they_come(here, monkeypatch, caps
     (here / "u.csv").unlink()
     assert main(command) == 0 and len(asked) == 6 and read_users("u.csv") == users
     entry = json.loads(kept.read_text().splitlines()[1])
-    for damaged in ("[" * 50_000, '["Hate"', "7", '[["Hate"]]', "9" * 5_000):  # it is asked about again
-        with open(kept, "a") as file:
-            file.write("\n" + json.dumps(entry | {"answer": damaged}))
+    with open(kept, "a") as file:
+        file.write("\n" + json.dumps(entry | {"answer": "[]"}))  # not what its seal stands for
+    assert main([*command, "--force"]) == 0 and len(asked) == 6 and read_users("u.csv") == users
+    for useless in ("[" * 50_000, '["Hate"', "7", '[["Hate"]]', "9" * 5_000):  # it is asked about again
+        AnswerLog(kept, private=True).keep(entry["key"], Answer(useless), {})
         before = len(asked)
         assert main([*command, "--force"]) == 0 and len(asked) == before + 1
     capsys.readouterr()
