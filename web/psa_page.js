@@ -49,13 +49,14 @@ export const labelled = (text, control) => make("label", {}, [make("span", { tex
 
 /** An element at the end of a node; `height` says how many pixels it takes now. */
 export function addElement(node, name, element, height) {
+  const heightNow = () => (findWidget(node, name)?.hidden ? 0 : height()); // older canvases keep a hidden one's room
   const widget = node.addDOMWidget(name, name, element, {
     serialize: false,
     hideOnZoom: false,
     hideInPanel: true, // of parameters, where it would be an empty row
     margin: 6,
-    getMinHeight: height,
-    getMaxHeight: height,
+    getMinHeight: heightNow,
+    getMaxHeight: heightNow,
   });
   widget.serialize = false;
   return widget;

@@ -1,11 +1,13 @@
-"""Makes the pictures of ComfyUI's page anew that README.md and docs/words.md show, in docs/images.
+"""Makes the pictures of ComfyUI's page anew: README.md's and docs/words.md's in docs/images, the templates' thumbnails.
 
-    python tests/browser/save_screenshots.py
+    python tests/browser/save_screenshots.py [NAME ...]
 
-It needs Chromium and playwright, and draws with PSA Mini.
+It needs Chromium and playwright, and draws with PSA Mini. NAME is a picture's without its ending; all are made without.
 """
 
+import argparse
 import io
+import json
 import sys
 import tempfile
 from collections.abc import Callable
@@ -20,10 +22,12 @@ from comfy_versions import installed  # noqa: E402
 from graphs import call  # noqa: E402
 from in_page import MAKE, find_chromium, open_template, opened, wait_for_run  # noqa: E402
 from playwright.sync_api import Page  # noqa: E402
+from tiny_training import write_split  # noqa: E402
 
 from psa_core.comfy_server import PACK, ComfyServer  # noqa: E402
 
-IMAGES = PACK / "docs" / "images"
+IMAGES, TEMPLATES = PACK / "docs" / "images", PACK / "workflows"
+THUMBNAIL = 900  # pixels
 WIDTH = 1200  # pixels; more is lost on a page that is narrower
 COLOURS = 96
 ROOM = 12  # around what is shown
@@ -86,15 +90,23 @@ COMPARE = (
 
 
 def six_viewers(page: Page, server: ComfyServer) -> list[float]:
+    """As they stand on the page; the grid by itself is the template's thumbnail."""
     open_template(page, "psa_1_start_here")
     run(page, "SaveImage")
+    (grid,) = (server.base / "output" / "psa").glob("mini-levels*.png")
+    Image.open(grid).convert("RGB").save(TEMPLATES / "psa_1_start_here.jpg", quality=85, optimize=True)
     return page.evaluate(PLACE)
 
 
-def words(page: Page, server: ComfyServer) -> list[float]:
-    open_template(page, "psa_words_mini")
-    page.wait_for_timeout(5000)  # what nodes show comes after them
-    return page.evaluate(PLACE)
+def template(name: str) -> Callable[[Page, ComfyServer], list[float]]:
+    """Shows a template as it opens."""
+
+    def show(page: Page, server: ComfyServer) -> list[float]:
+        open_template(page, name)
+        page.wait_for_timeout(5000)  # what nodes show comes after them
+        return page.evaluate(PLACE)
+
+    return show
 
 
 def panel(page: Page, server: ComfyServer) -> list[float]:
@@ -131,29 +143,63 @@ def run(page: Page, kind: str) -> None:
     page.wait_for_timeout(5000)  # what says that the run is done goes
 
 
-def keep(page: Page, place: list[float], path: Path) -> None:
-    """Writes what lies at `place`, and a little more, as a PNG of few colours."""
+def taken(page: Page, place: list[float], width: int) -> Image.Image:
+    """What lies at `place`, and a little more, at most so wide."""
     left, top, right, bottom = place
     left, top = max(left - ROOM, 0), max(top - ROOM, 0)
     clip = {"x": left, "y": top, "width": right + ROOM - left, "height": bottom + ROOM - top}
     image = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
-    if image.width > WIDTH:
-        image = image.resize((WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS)
-    # An octree keeps the colours of thin links, which the median cut loses.
-    image.quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(path, optimize=True)
+    if image.width > width:
+        image = image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
+    return image
+
+
+def keep(image: Image.Image, name: str) -> None:
+    """As a thumbnail, where it has a template's name; else as a PNG of few colours."""
+    if name in THUMBNAILS:
+        image.save(TEMPLATES / f"{name}.jpg", quality=85, optimize=True)
+    else:  # an octree keeps the colours of thin links, which the median cut loses
+        few = image.quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        few.save(IMAGES / f"{name}.png", optimize=True)
+
+
+def list_files(base: Path) -> None:
+    """Files and a data set of the names that templates have chosen: to be listed, not to be read."""
+    graphs = [json.loads(path.read_text(encoding="utf-8")) for path in TEMPLATES.glob("*.json")]
+    models = [model for graph in graphs for model in graph.get("models", [])]
+    models += [each for graph in graphs for node in graph["nodes"] for each in node["properties"].get("models", [])]
+    for model in models:
+        path = base / "models" / model["directory"] / model["name"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    for split in ("train", "val"):
+        write_split(base / "input" / "sage", split, range(2), 1)
+
+
+SHOW: dict[str, Callable[[Page, ComfyServer], list[float]]] = {
+    "page-levels": six_viewers,
+    "page-viewers": panel,
+    "page-compare": compare,
+    "words-graph": template("psa_words_mini"),
+}
+DRAWN = {"psa_1_start_here", "psa_viewer_mini"}  # their thumbnails are what they draw
+THUMBNAILS = {path.stem: template(path.stem) for path in sorted(TEMPLATES.glob("*.json")) if path.stem not in DRAWN}
 
 
 def main() -> None:
-    show: dict[str, Callable[[Page, ComfyServer], list[float]]] = {
-        "page-levels": six_viewers,
-        "page-viewers": panel,
-        "page-compare": compare,
-        "words-graph": words,
-    }
-    with ComfyServer(installed()[-1], startup_timeout=600) as server:
-        for name, make in show.items():
-            with tempfile.TemporaryDirectory() as user, opened(server, find_chromium(), Path(user), BARE) as page:
-                keep(page, make(page, server), IMAGES / f"{name}.png")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    show = SHOW | THUMBNAILS
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(show)}")
+    names = parser.parse_args().names or list(show)
+    if unknown := set(names) - set(show):
+        parser.error(f"no picture is called {', '.join(sorted(unknown))}")
+    with tempfile.TemporaryDirectory() as base:
+        list_files(Path(base))
+        with ComfyServer(installed()[-1], base, startup_timeout=600) as server:
+            for name in names:
+                with tempfile.TemporaryDirectory() as user, opened(server, find_chromium(), Path(user), BARE) as page:
+                    place = show[name](page, server)
+                    keep(taken(page, place, THUMBNAIL if name in THUMBNAILS else WIDTH), name)
 
 
 if __name__ == "__main__":
