@@ -441,6 +441,23 @@ def test_tensorboard_is_optional(data, tmp_path):
         assert list((tmp_path / "tensorboard").glob("events*"))
 
 
+def test_a_full_disk_where_tensorboard_writes_is_a_sentence_and_the_run_goes_on(data, tmp_path, monkeypatch, capfd):
+    gfile = pytest.importorskip("tensorboard.compat.tensorflow_stub.io.gfile")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gfile.LocalFileSystem, "append", full)
+        with pytest.raises(PSAError, match=r"TensorBoard shows cannot be written .* No space left"):
+            trainer(data, tmp_path, steps=50, tensorboard=True).train()
+    assert "Traceback" not in capfd.readouterr().err
+    step = RunFolder(tmp_path).load()["step"]
+    assert 1 <= step < 50 and read_metrics(tmp_path)[-1]["step"] == step
+    trainer(data, tmp_path, steps=step + 1, tensorboard=True).train()
+    assert [row["step"] for row in read_metrics(tmp_path)] == list(range(1, step + 2))
+
+
 def test_import_is_light():
     heavy = {"diffusers", "transformers", "accelerate", "torchdata"}
     code = f"import sys, psa_core.training; print({heavy} & set(sys.modules))"
