@@ -214,11 +214,12 @@ def interrupted(data, run, call, what, **settings):
     return Trainer(config, base, dataset(data, "train", config), run)
 
 
-def test_cancelled_inside_a_step_drops_the_step_and_resumes_bit_identical(data, tmp_path):
+@pytest.mark.parametrize("what", [Cancelled(), PSAError("A picture is gone.")], ids=["cancel", "fault"])
+def test_what_ends_a_step_from_inside_drops_it_and_resumes_bit_identical(data, tmp_path, what):
     settings = {"steps": 5, "save_every": 100}
     whole = trainer(data, tmp_path / "whole", **settings).train()
-    job = interrupted(data, tmp_path / "cut", 4 * 3 + 3, Cancelled(), **settings)  # step 4, its second batch
-    with pytest.raises(Cancelled):
+    job = interrupted(data, tmp_path / "cut", 4 * 3 + 3, what, **settings)  # step 4, its second batch
+    with pytest.raises(type(what)):
         job.train()
     assert state(tmp_path / "cut")["step"] == 3
     assert_identical(trainer(data, tmp_path / "cut", **settings).train().adapter, whole.adapter)
