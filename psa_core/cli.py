@@ -3,6 +3,7 @@
 Little is imported here: what comes before `main` cannot be interrupted without a traceback.
 """
 
+import errno
 import os
 import select
 import signal
@@ -13,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .errors import PSAError, bug_sentence
+from .signals import stop_signals
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -34,17 +36,38 @@ _COMMANDS = {
 }
 _UNFINISHED = "Unfinished: what is written is whole. The same command goes on from there, where there is something to."
 _MENDABLE, _OURS = 2, 70  # exit codes: what a person can mend, and what we must
+_UNREAD = 128 + 13  # and of what SIGPIPE ends, as it ends most programs whose reader has gone
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `psa` with `argv`, by default the process's.
 
     Returns:
-        The exit code: 0; 2 for what a person can mend; 70 for a bug of ours; 130 after Ctrl-C, 143 after SIGTERM.
+        The exit code: 0; 2 for what a person can mend; 70 for a bug of ours; 130 after Ctrl-C, 143 after SIGTERM, 129
+        after SIGHUP; 141 where nobody reads what is printed any more.
     """
-    before = signal.getsignal(signal.SIGTERM)
+    _open_closed_streams()
     try:
-        signal.signal(signal.SIGTERM, _terminate)
+        return _printed(_run(argv))
+    except SystemExit as ending:  # a signal's, or the command line's
+        ending.code = _printed(ending.code)
+        raise
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    before: dict[int, Any] = {}
+    told: list[int] = []
+
+    def stop(number: int, _frame: Any) -> None:
+        told.append(number)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        _terminate(number)
+
+    try:
+        minds_ctrl_c = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # a shell may shield us from it
+        for number in (*stop_signals(), *([signal.SIGINT] if minds_ctrl_c else [])):
+            before[number] = signal.signal(number, stop)
         import warnings
 
         for stream in (sys.stdout, sys.stderr):
@@ -57,26 +80,36 @@ def main(argv: Sequence[str] | None = None) -> int:
                 warnings.simplefilter("ignore")  # libraries' asides to programmers
             return args.run(args)
     except PSAError as error:
-        print(f"psa: {error}", file=sys.stderr)
+        _say(str(error))
         return _MENDABLE
     except KeyboardInterrupt:
-        _let_full_pipes_go()
-        print(f"psa: interrupted. {_UNFINISHED}", file=sys.stderr)
-        return 128 + signal.SIGINT
-    except OSError as error:  # a path too long, a folder that may not be entered, a pipe that nobody reads
+        return _interrupted()
+    except BrokenPipeError:
+        _say(f"nobody reads what it prints any more. {_UNFINISHED}")
+        return _UNREAD
+    except OSError as error:  # a path too long, a folder that may not be entered
         from .files import os_sentence
 
-        print(f"psa: {os_sentence(error)}", file=sys.stderr)
+        _say(os_sentence(error))
         return _MENDABLE
     except Exception as error:
-        print(_bug_report(error), file=sys.stderr)
+        if told:  # which a library's import, in the middle of which it came, takes for an error of another kind
+            return _interrupted() if told[0] == signal.SIGINT else 128 + told[0]
+        _say(_bug_report(error))
         return _OURS
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _terminate(*_: Any) -> None:
-    """SIGTERM unwinds as Ctrl-C does: what is half-written is removed, and no server outlives us.
+def _interrupted() -> int:
+    _let_full_pipes_go()
+    _say(f"interrupted. {_UNFINISHED}")
+    return 128 + signal.SIGINT
+
+
+def _terminate(number: int) -> None:
+    """A signal unwinds as Ctrl-C does: what is half-written is removed, and no server outlives us.
 
     It may come while a print waits for a pipe that nobody reads. So nothing is printed here, and what such a pipe has
     not taken is let go: it would be waited for once more at the end.
@@ -84,7 +117,28 @@ def _terminate(*_: Any) -> None:
     _let_full_pipes_go()
     with suppress(OSError):
         os.write(2, f"psa: told to stop. {_UNFINISHED}\n".encode())
-    sys.exit(128 + signal.SIGTERM)
+    sys.exit(128 + number)
+
+
+def _say(sentence: str) -> None:
+    """On stderr, where that can be: what it tells of may be that nothing can be printed."""
+    with suppress(OSError):
+        print(f"psa: {sentence}", file=sys.stderr)
+
+
+def _printed(code: Any) -> Any:
+    """Print what still waits to be, which at Python's own end would be a traceback where it fails; the exit code."""
+    for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError as error:
+            _to_nowhere(number)
+            is_unread = error.errno == errno.EPIPE
+            if not code and not is_unread:
+                _say(f"what it says cannot be written: {error.strerror}. Make room, or let it print elsewhere.")
+            code = code or (_UNREAD if is_unread else _MENDABLE)
+    return code
 
 
 def _let_full_pipes_go() -> None:
@@ -92,9 +146,23 @@ def _let_full_pipes_go() -> None:
     for stream in (1, 2) if os.name != "nt" else ():
         with suppress(OSError, ValueError):
             if not select.select([], [stream], [], 0)[1]:
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, stream)
-                os.close(nowhere)
+                _to_nowhere(stream)
+
+
+def _open_closed_streams() -> None:
+    """A file that is opened later must not become the place where errors are printed."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            _to_nowhere(number)
+
+
+def _to_nowhere(number: int) -> None:
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    if nowhere != number:
+        os.dup2(nowhere, number)
+        os.close(nowhere)
 
 
 def _bug_report(error: Exception) -> str:
@@ -104,7 +172,7 @@ def _bug_report(error: Exception) -> str:
 
     frames = traceback.extract_tb(error.__traceback__)
     places = "\n".join(f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames)
-    sentence = f"psa: {bug_sentence(error)}"
+    sentence = bug_sentence(error)
     try:
         handle, path = tempfile.mkstemp(prefix="psa-bug-", suffix=".txt", text=True)
         with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:

@@ -20,7 +20,9 @@ from safetensors import SafetensorError
 from .errors import PSAError
 
 _MAX_NAME_BYTES = 200  # file systems stop at 255, and an ending is to follow
-_RESERVED_ON_WINDOWS = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in "123456789¹²³"}
+_RESERVED_ON_WINDOWS = {"con", "prn", "aux", "nul", "conin$", "conout$"} | {
+    f"{port}{n}" for port in ("com", "lpt") for n in "123456789¹²³"
+}
 _PART = re.compile(r"\.part-(?:([0-9a-f]{8})-(\d{1,9})-(\d+)-)?[0-9a-f]{16}(?:\..*)?", re.DOTALL)
 _SPARE = 1 << 28  # bytes of a disk that are to stay free
 _SHOWN_OF_A_PATH = 400  # characters

@@ -50,6 +50,12 @@ def check_not_there(
         raise PSAError(f"{printable(path)} is there, and {why}. Give another name, or --force to replace it.")
 
 
+def check_no_input(path: Path, *inputs: Path | str) -> None:
+    """Raise PSAError where a file is to be written over one that is read for it: not even by `force`."""
+    if any(path.exists() and os.path.exists(given) and path.samefile(given) for given in inputs):
+        raise PSAError("The output is the input. Give another name: the input is never replaced.")
+
+
 def check_folder(folder: Path) -> None:
     """Raise PSAError where nothing can be written into a folder, or it cannot be made."""
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())

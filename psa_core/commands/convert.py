@@ -7,8 +7,7 @@ import torch
 
 from ..adapter.files import load_adapter, save_adapter
 from ..adapter.model import PSAAdapter
-from ..errors import PSAError
-from ..outputs import check_target
+from ..outputs import check_no_input, check_target
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -24,8 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     adapter = load_adapter(args.input)
     output = Path(args.output)
-    if output.exists() and output.samefile(args.input):
-        raise PSAError("The output is the input. Give another name: the input is never replaced.")
+    check_no_input(output, args.input)
     check_target(output, (".safetensors",), args.force)
     if args.encoder_id is not None:
         adapter.encoder_id = args.encoder_id

@@ -31,7 +31,6 @@ def run(args: argparse.Namespace) -> int:
             check_target(path, (ending,), args.force, lambda there: says_made_by(there, _COMMAND))
     found = check_dataset(args.folder, args.users, _show)
     line = made_by_line(_COMMAND)
-    print(found.to_text())
     if args.json:
         text = json.dumps({"made_by": line, **found.to_dict()}, indent=1, ensure_ascii=False)
         with atomic_path(args.json) as temporary:
@@ -39,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     if args.picture:
         with atomic_path(args.picture) as temporary:
             write_picture(found.to_figure(), temporary, pnginfo=made_by_marks(line))
+    print(found.to_text())  # last: whoever reads it may have gone
     return 0 if found.passed else _FAULTY
 
 

@@ -9,7 +9,7 @@ from ..encoders.protocol import ProfileEncoder
 from ..encoders.structured import BY_NAME
 from ..errors import PSAError
 from ..files import shown
-from ..outputs import check_target
+from ..outputs import check_no_input, check_target
 from ..profile import LEVELS
 from ..schema import CATEGORIES
 from .encode import add_encoder_arguments, given_encoder, given_profiles
@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     output = check_target(args.output, (".safetensors",), args.force)
+    check_no_input(output, args.adapter)
     adapter = load_adapter(args.adapter)
     banned = args.banned if args.banned is not None else given_profiles(args)[0].banned_categories
     effect = viewer_effect(adapter, _encoder(args, adapter), banned)

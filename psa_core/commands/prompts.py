@@ -7,7 +7,7 @@ from typing import Any
 from ..chat_server import RemoteAddressError
 from ..concepts.answers import AnswerLog
 from ..concepts.lists import PLACEHOLDERS, Concept, read_concepts
-from ..concepts.making import Counts, make_prompts, summary, write_set_aside
+from ..concepts.making import Counts, is_set_aside_list, make_prompts, summary, write_set_aside
 from ..concepts.pairs import write_prompt_pairs
 from ..concepts.scenes import SceneSource, TemplateScenes
 from ..concepts.writers import ModelWriter, PromptWriter, ServerWriter, TemplateWriter
@@ -15,7 +15,7 @@ from ..errors import PSAError
 from ..files import existing_file
 from ..language_model import OnDevice
 from ..mini.scenes import MiniScenes, mini_concepts
-from ..outputs import check_folder, write_output
+from ..outputs import check_folder, check_no_input, check_not_there, write_output
 from ..processes import chosen_device
 from .progress import show_count
 
@@ -74,6 +74,10 @@ def run(args: argparse.Namespace) -> int:
     output = Path(args.output)
     if output.suffix.lower() != ".jsonl":
         raise PSAError("Pairs of prompts are written as .jsonl. Let the output's name end so.")
+    set_aside = output.with_name(f"{output.stem}.set-aside.jsonl")
+    for path in (output, set_aside):
+        check_no_input(path, args.concepts, *([args.scenes] if args.scenes else []))
+    check_not_there(set_aside, args.force, is_set_aside_list, "it lists no pairs that this command set aside")
     check_folder(output.parent)  # before anything is asked
     concepts, scenes, writer = _concepts(args.concepts), _scenes(args), _writer(args)
     log_file = output.with_name(f"{output.stem}.answers.jsonl")
@@ -81,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     made = make_prompts(concepts, writer, scenes, counts, args.seed, AnswerLog(log_file), show_count)
     answers = f" All answers are kept in {log_file}: nothing is asked again."
     write_output(output, lambda path: write_prompt_pairs(path, made.pairs), args.force, answers)
-    listed = write_set_aside(output.with_name(f"{output.stem}.set-aside.jsonl"), made)
+    listed = write_set_aside(set_aside, made)
     print(f"Wrote {output}: {summary(made, listed)}")
     return 0
 

@@ -14,6 +14,7 @@ from ..errors import PSAError
 from ..extras import require
 from ..processes import make_accelerator
 from ..settings import BaseSettings, FilePath, Listed, read_toml
+from ..signals import stop_signals
 from ..training.assembly import folder_trainer, read_splits
 from ..training.config import TrainConfig
 from ..training.loading import LostWorkerError
@@ -69,8 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train as the run file says; a folder that holds an unfinished run is resumed.
 
-    Ctrl-C and SIGTERM (a cluster's notice) stop it, within a step and with all that is done saved; the exit code is
-    then 130 or 143.
+    Ctrl-C, SIGTERM (a cluster's notice) and SIGHUP (a terminal's end) stop it, within a step and with all that is done
+    saved; the exit code is then 130, 143 or 129.
     """
     require("train", "Training on a model folder", "diffusers", "tqdm", "transformers")
     run_file = RunFile.read(args.config)
@@ -120,7 +121,7 @@ def _train(
 
 
 class _Signals:
-    """Within the block Ctrl-C and SIGTERM wait until somebody asks; a second Ctrl-C does not."""
+    """Within the block Ctrl-C and its like wait until somebody asks; a second Ctrl-C does not."""
 
     received = 0  # the first one's number
 
@@ -130,7 +131,7 @@ class _Signals:
         self.received = self.received or number
 
     def __enter__(self) -> None:
-        numbers = (signal.SIGINT, signal.SIGTERM)
+        numbers = (signal.SIGINT, *stop_signals())
         self._before = {number: signal.signal(number, self._receive) for number in numbers}
 
     def __exit__(self, *_: Any) -> None:

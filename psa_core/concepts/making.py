@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from ..chat_server import TooLongAnswerError
 from ..errors import PSAError
 from ..files import shown
-from ..json_lines import write_objects
+from ..json_lines import read_objects, write_objects
 from ..replies import CutOffError
 from ..seeds import draw_seed
 from .answers import Answer, AnswerLog, read_answer
@@ -120,7 +120,7 @@ def make_prompts(
 
 
 def write_set_aside(path: Path, made: Prompts) -> Path | None:
-    """List all pairs that were set aside in a file, a JSON object a line; where there are none, take an older one away.
+    """List all pairs that were set aside in a file, a JSON object a line; where there are none, an older list goes.
 
     Raises:
         PSAError: where it cannot be written.
@@ -128,8 +128,18 @@ def write_set_aside(path: Path, made: Prompts) -> Path | None:
     if made.set_aside:
         write_objects(path, map(asdict, made.set_aside))
         return path
-    path.unlink(missing_ok=True)
+    if is_set_aside_list(path):
+        path.unlink(missing_ok=True)
     return None
+
+
+def is_set_aside_list(path: Path) -> bool:
+    """Whether a file is a list that `write_set_aside` wrote, by its first line."""
+    try:
+        _, first = next(read_objects(path, "list of what was set aside", MOST_PAIRS))
+    except (PSAError, StopIteration):
+        return False
+    return first.keys() == {each.name for each in fields(SetAside)}
 
 
 def summary(made: Prompts, listed_in: Path | None = None) -> str:

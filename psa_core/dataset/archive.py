@@ -184,7 +184,7 @@ def _path(info: zipfile.ZipInfo) -> tuple[str, ...]:
 def _is_portable(part: str) -> bool:
     return (
         part not in ("", "..")
-        and not any(sign in "\\:" or unicodedata.category(sign) in ("Cc", "Cs") for sign in part)
+        and not any(sign in '\\:?*<>|"' or unicodedata.category(sign) in ("Cc", "Cs") for sign in part)
         and part[-1] not in " ."
         and len(part.encode()) <= _LONGEST_NAME
         and not is_device(part)

@@ -257,7 +257,7 @@ def is_whole(path: Path) -> bool:
             size = file.seek(0, os.SEEK_END)
             file.seek(-min(size, 12), os.SEEK_END)
             tail = file.read()
-    except OSError:
+    except (OSError, ValueError):  # also a name that this system has no signs for
         return False
     if head.startswith(b"\x89PNG"):
         return tail.endswith(b"IEND\xaeB`\x82")

@@ -9,15 +9,17 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import nn
 
+from ..errors import PSAError
 from ..files import atomic_path
 from ..json_text import parse_json
 from ..model_folder import KIND_KEY, fingerprint, load_part
@@ -191,7 +193,16 @@ def _train_in(folder: Path, work: Path, seed: int, steps: int, report: Say, star
     learning = nn.ModuleList(_new_models(seed) if start is None else _models_of(Path(start), folder, seed))
     rate = UNET_RATE if start is None else FURTHER_RATE
     unet, text_encoder = _train_unet(work, vae, learning, load_tokenizer(folder), seed, steps, rate, report)
-    models: dict[str, Any] = {"vae": vae, "unet": unet, "text_encoder": text_encoder}
+    try:
+        _write_model(folder, {"vae": vae, "unet": unet, "text_encoder": text_encoder})
+    except (OSError, SafetensorError) as error:
+        raise PSAError(
+            f"The model cannot be written to {folder}: {getattr(error, 'strerror', None) or error}. Make room and "
+            "start again: its training is kept."
+        ) from error
+
+
+def _write_model(folder: Path, models: Mapping[str, Any]) -> None:
     for name, model in models.items():
         model.half().save_pretrained(folder / name)
         _forget_place(folder / name / "config.json")

@@ -1,13 +1,14 @@
 """The whole benchmark from nothing: what has to be trained, how long that takes, and where it lies."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..adapter.files import save_adapter
 from ..errors import PSAError
-from ..files import atomic_path
+from ..files import NameTakenError, atomic_path
 from ..profile import LEVELS
 from ..schema import CATEGORIES
 from .adapters import KINDS, settings_of, train_adapter, trained_otherwise
@@ -88,16 +89,15 @@ def refuse_made_otherwise(path: Path, settings: Sequence[str]) -> None:
 def check_base(work: Path, base: Path | str) -> None:
     """Note in the folder whose adapters it holds; raise PSAError where they are another base model's."""
     note, own = work / _BASE_NOTE, digest(Path(base))
-    if note.is_file():
-        if note.read_text(encoding="utf-8", errors="replace") != own:
-            raise PSAError(
-                f"What the folder '{work.name}' holds was made with another base model. Name that one with --base, or "
-                "another folder."
-            )
-        return
-    work.mkdir(parents=True, exist_ok=True)
-    with atomic_path(note) as temporary:
-        temporary.write_text(own, encoding="utf-8")
+    if not note.is_file():
+        work.mkdir(parents=True, exist_ok=True)
+        with suppress(NameTakenError), atomic_path(note, replace=False) as temporary:  # another process may be faster
+            temporary.write_text(own, encoding="utf-8")
+    if note.read_text(encoding="utf-8", errors="replace") != own:
+        raise PSAError(
+            f"What the folder '{work.name}' holds was made with another base model. Name that one with --base, or "
+            "another folder."
+        )
 
 
 def plan_work(work: Path, base: Path | str, without: Sequence[str] = ()) -> list[Step]:

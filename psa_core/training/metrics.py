@@ -3,12 +3,13 @@
 import json
 import math
 import os
+import threading
 import time
 import zlib
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ..errors import PSAError
 from ..extras import require
@@ -39,33 +40,41 @@ class MetricsLog:
             )
         with atomic_path(self.path) as temporary:
             temporary.write_text("".join(_line(entry) for entry in known if entry["step"] <= step), encoding="utf-8")
-        self._closing = ExitStack()  # by close
-        self._file = self._closing.enter_context(appending(self.path, encoding="utf-8"))
-        self._board = _summary_writer(folder / "tensorboard", step) if tensorboard else None
+        self._board = None
+        with ExitStack() as closing:
+            self._file = closing.enter_context(appending(self.path, encoding="utf-8"))
+            if tensorboard:
+                closing.enter_context(_untold_threads())
+                self._board = _summary_writer(folder / "tensorboard", step)
+            self._closing = closing.pop_all()  # by close
 
     def write(self, entry: Mapping[str, float]) -> None:
         """Raises PSAError where the disk takes no more; half a line is no harm, as a resumed run drops it."""
+        name = self.path.name
         try:
             self._file.write(_line(entry))
             self._file.flush()
+            if self._board:
+                name = "What TensorBoard shows"
+                for figure, value in entry.items():
+                    self._board.add_scalar(figure, value, entry["step"])
         except OSError as error:
             raise PSAError(
-                f"{self.path.name} cannot be written to {self.path.parent}: {error.strerror}. Free some space and "
+                f"{name} cannot be written to {self.path.parent}: {error.strerror}. Free some space and "
                 "start again; the run goes on where it stopped."
             ) from error
-        if self._board:
-            for name, value in entry.items():
-                self._board.add_scalar(name, value, entry["step"])
 
     def sync(self) -> None:
         """Have the disk hold what was written, before a state says that it is there."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        with suppress(OSError):  # what a full disk did not take was said before
-            self._closing.close()
+        """What a full disk does not take was said before; what TensorBoard has not written yet is in the other file."""
         if self._board:
-            self._board.close()
+            with suppress(OSError):
+                self._board.close()
+        with suppress(OSError):
+            self._closing.close()
 
 
 def read_metrics(folder: Path | str) -> list[dict[str, float]]:
@@ -198,4 +207,28 @@ def _summary_writer(folder: Path, step: int):
     require("tensorboard", "Writing TensorBoard files", "tensorboard")
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(folder, purge_step=step + 1)
+    try:
+        return SummaryWriter(folder, purge_step=step + 1)
+    except OSError as error:
+        raise PSAError(
+            f"What TensorBoard shows cannot be written to {folder}: {error.strerror}. Check the folder, its "
+            "permissions and the free space."
+        ) from error
+
+
+@contextmanager
+def _untold_threads() -> Iterator[None]:
+    """TensorBoard's thread hands a full disk's error over with the next figure; Python would print it as a traceback,
+    too."""
+    before = threading.excepthook
+
+    def tell(failed: Any) -> None:
+        is_handed_over = isinstance(failed.exc_value, OSError) and "tensorboard" in type(failed.thread).__module__
+        if not is_handed_over:
+            before(failed)
+
+    threading.excepthook = tell
+    try:
+        yield
+    finally:
+        threading.excepthook = before

@@ -298,9 +298,7 @@ class Trainer:
         config = self.config
         try:
             metrics = self._gradients(run, policy, batches)
-        except PSAError:
-            raise
-        except BaseException:
+        except BaseException:  # also a picture that is gone
             self._save(run)
             raise
         check_finite("loss", metrics["loss"], run.step + 1)

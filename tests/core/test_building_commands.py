@@ -228,3 +228,28 @@ def test_set_aside_pairs_are_all_in_a_file(here, capsys):
     assert main(command) == 0
     assert "29 set aside, all of them listed in p.set-aside.jsonl" in capsys.readouterr().out
     assert len((here / "p.set-aside.jsonl").read_text().splitlines()) == 29
+
+
+@pytest.mark.parametrize("pairs", ["3", "30"], ids=["nothing is set aside", "pairs are set aside"])
+def test_a_list_of_what_was_set_aside_takes_nobody_elses_place(here, capsys, pairs):
+    (here / "list.txt").write_text("# Shocking\nspider\n")
+    (here / "scenes.txt").write_text("a room with {a concept} | a room\n" * 2)
+    command = ["prompts", "list.txt", "p.jsonl", "--pairs", pairs, "--implied", "0"]
+    command += ["--scenes", "scenes.txt"] if pairs == "30" else []
+    aside = here / "p.set-aside.jsonl"
+    aside.write_text('{"mine": "by hand"}\n')
+    assert "--force" in fails(capsys, *command)
+    assert aside.read_text() == '{"mine": "by hand"}\n' and not (here / "p.jsonl").exists()
+    assert main([*command, "--force"]) == 0
+    assert ("spider" in aside.read_text()) == (pairs == "30"), "where there is no list, nothing is taken away"
+    if pairs == "30":
+        assert main(command) == 0  # its own
+        assert main([*command[:3], "--pairs", "1", "--implied", "0", "--force"]) == 0 and not aside.exists()
+
+
+def test_no_command_writes_over_what_it_reads(here, capsys):
+    (here / "list.jsonl").write_text("# Shocking\nspider\n")
+    (here / "link.jsonl").symlink_to("list.jsonl")
+    for output in ("list.jsonl", "link.jsonl", str(here / "list.jsonl")):
+        assert "input" in fails(capsys, "prompts", "list.jsonl", output, "--force")
+    assert (here / "list.jsonl").read_text() == "# Shocking\nspider\n"

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from psa_core import LEVELS, StructuredEncoder, UserProfile, load_adapter, load_embedding, read_users_csv, save_adapter
 from psa_core.cli import main
+from psa_core.signals import stop_signals
 
 SECRET = {
     "User_ID": "7654321",
@@ -350,6 +351,7 @@ from psa_core.cli import main
 real = signal.signal
 def told(*given):
     before = real(*given)
+    signal.signal = real
     print("started", flush=True)
     return before
 signal.signal = told
@@ -372,38 +374,109 @@ def test_ctrl_c_at_any_moment_is_one_line(delay, here):
     assert said.startswith("psa: interrupted. Unfinished") and said.count("\n") == 1
 
 
-INTERRUPTED_IN_NUMPY = """
-import importlib.abc, signal, sys
+TOLD_IN_NUMPY = """
+import importlib.abc, os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-class CtrlC(importlib.abc.MetaPathFinder):
+class Told(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name == "numpy.lib":
             sys.meta_path.remove(self)  # once
-            signal.raise_signal(signal.SIGINT)
+            try:
+                signal.raise_signal(int(sys.argv[1]))
+            except BaseException:
+                if sys.argv[2] == "raised":
+                    raise
+                raise ImportError("numpy is damaged")
 
-sys.meta_path.insert(0, CtrlC())
+sys.meta_path.insert(0, Told())
 from psa_core.cli import main
 sys.exit(main(["convert", "in.bin", "out.safetensors"]))
 """
 
 
-def test_ctrl_c_while_numpy_is_imported_is_not_lost_in_torch(here):
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED_IN_NUMPY], capture_output=True, text=True)
-    assert done.returncode == 130
-    assert done.stderr.startswith("psa: interrupted. Unfinished") and done.stderr.count("\n") == 1
-
-
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM that a process could answer")
-def test_sigterm_ends_it_and_leaves_nothing_half_written(here):
+@pytest.mark.parametrize("way", ["raised", "turned into another error"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_numpy_is_imported_is_not_lost(here, number, way):
+    """In torch, which goes on without numpy; or in numpy, some of whose imports make another error of any."""
+    command = [sys.executable, "-c", TOLD_IN_NUMPY, str(int(number)), way]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 128 + number
+    said = "interrupted" if number == signal.SIGINT else "told to stop"
+    assert done.stderr.startswith(f"psa: {said}. Unfinished") and done.stderr.count("\n") == 1
+
+
+POSIX = pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM that a process could answer")
+
+
+@POSIX
+@pytest.mark.parametrize("number", stop_signals())
+def test_a_signal_ends_it_and_leaves_nothing_half_written(here, number):
     process = started("mini", "dataset", "data")
     while not (here / "data" / "train").is_dir():
         time.sleep(0.05)
-    process.terminate()
+    process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 143
+    assert process.returncode == 128 + number
     assert said.startswith("psa: told to stop. Unfinished") and said.count("\n") == 1
     assert not list(here.rglob(".part-*"))
+
+
+@POSIX
+def test_nohup_shields_it_from_the_end_of_its_terminal(here):
+    process = started("mini", "dataset", "data", within=("nohup",))
+    process.send_signal(signal.SIGHUP)
+    while not (here / "data" / "train").is_dir():
+        time.sleep(0.05)
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+
+
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+ENVIRONMENTS = {"at the end": BUFFERED, "at once": {**BUFFERED, "PYTHONUNBUFFERED": "1"}}
+
+
+@POSIX
+@pytest.mark.parametrize("environment", ENVIRONMENTS.values(), ids=ENVIRONMENTS)
+@pytest.mark.parametrize(("where", "code"), [("nobody", 141), ("/dev/full", 2)])
+def test_what_cannot_be_printed_is_no_traceback(here, where, code, environment):
+    if where != "nobody" and not os.path.exists(where):
+        pytest.skip("this system has no device that is always full")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as nobody, open(where if code == 2 else os.devnull, "wb") as full:
+        command = [*COMMANDS["module"], "encode", "--level", "L3", "-o", "out.npy"]
+        stdout = nobody if code == 141 else full
+        done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, env=environment)
+    assert done.returncode == code
+    assert "Exception" not in done.stderr and "Traceback" not in done.stderr
+    assert done.stderr == "" or (done.stderr.startswith("psa: ") and done.stderr.count("\n") == 1)
+    assert load_embedding("out.npy").dim == StructuredEncoder.dim
+
+
+OPENS_A_FILE = """
+import os, sys
+from psa_core import cli
+from psa_core.commands import encode
+def run(_args):
+    with open("out.txt", "w") as file:
+        print("an error")
+        print("an error", file=sys.stderr)
+        os.write(2, b"an error")
+        file.write("whole")
+    return 0
+encode.run = run
+sys.exit(cli.main(["encode", "--level", "L3", "-o", "out.npy"]))
+"""
+
+
+@POSIX
+def test_a_file_does_not_take_the_place_of_a_closed_stream(here):
+    shell = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"]
+    assert subprocess.run([*shell, sys.executable, "-c", OPENS_A_FILE]).returncode == 0
+    assert (here / "out.txt").read_text() == "whole"
 
 
 BLOCKED = """
@@ -420,7 +493,7 @@ sys.exit(cli.main(["encode", "--level", "L3", "-o", "out.npy"]))
 """
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM that a process could answer")
+@POSIX
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("stream", ["stderr", "stdout"])
 def test_a_signal_ends_it_while_a_pipe_that_nobody_reads_is_full(stream, number, here):
@@ -444,9 +517,9 @@ def _in_pipe(pipe) -> int:
     return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4), sys.byteorder)
 
 
-def started(*arguments: str) -> subprocess.Popen:
+def started(*arguments: str, within: tuple[str, ...] = ()) -> subprocess.Popen:
     """`psa`, once Python itself and the few lines before `main` are there."""
-    command = [sys.executable, "-c", STARTED, *arguments]
+    command = [*within, sys.executable, "-c", STARTED, *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "started\n"
     return process

@@ -220,6 +220,7 @@ def test_the_command_takes_categories_a_level_or_a_profile(here, capsys):
     ("arguments", "words"),
     [
         (["adapter.safetensors", "--level", "L1", "-o", "adapter.safetensors"], "this command did not make it"),
+        (["adapter.safetensors", "--level", "L1", "-o", "adapter.safetensors", "--force"], "output is the input"),
         (["adapter.safetensors", "--level", "L1", "-o", "out.bin"], "does not end with .safetensors"),
         (["nothing.safetensors", "--level", "L1", "-o", "out.safetensors"], "no adapter file"),
         (

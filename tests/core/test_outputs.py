@@ -12,6 +12,7 @@ from tiny_training import write_split
 from psa_core import LEVELS, PSAError, StructuredEncoder, load_embedding
 from psa_core.cli import main
 from psa_core.commands import dataset, effect, mini
+from psa_core.dataset.check_result import DatasetCheck
 from psa_core.mini import PSA_ADAPTER, ablations
 from psa_core.outputs import check_target, made_by_line, made_by_marks, says_made_by
 
@@ -85,6 +86,15 @@ def test_a_command_replaces_its_own_files_and_with_force_all(here):
     (here / "out.npy").write_text("theirs")
     assert main([*encode, "--force"]) == main(encode) == 0
     assert load_embedding(here / "out.npy").dim == StructuredEncoder.dim and LEVELS
+
+
+def test_what_is_to_be_written_is_written_before_anybody_reads(here, monkeypatch):
+    def gone(_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(DatasetCheck, "to_text", gone)
+    assert main(["dataset", "check", "data", "--json", "a.json", "--picture", "a.png"]) == 141
+    assert says_made_by(here / "a.json") and says_made_by(here / "a.png")
 
 
 def test_an_adapter_is_replaced_by_the_run_that_goes_on_alone(here, monkeypatch):

@@ -148,7 +148,8 @@ NAMES = [
     "../evil.png", "practice/../../evil.png", "/evil.png", "//host/evil.png", "practice//evil.png",
     "C:evil.png", "C:/evil.png", "practice\\evil.png", "..\\evil.png", "practice/evil.png\0.txt", "practice/evil\n.png",
     "practice/CON.png", "practice/aux/evil.png", "practice/com¹.txt", "practice/evil.png.", "practice/evil /a.png",
-    "practice/evil.png:stream.png", f"practice/{'x' * 300}.png", f"{'a/' * 40}evil.png", "practice/..", "/",
+    "practice/evil.png:stream.png", "practice/conout$.png", *(f"practice/evil{sign}.png" for sign in '?*<>|"'),
+    f"practice/{'x' * 300}.png", f"{'a/' * 40}evil.png", "practice/..", "/",
 ]  # fmt: skip
 
 

@@ -251,6 +251,7 @@ def test_whole_is_whole_to_the_last_byte(tmp_path, ending):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)).save(path)
     content = path.read_bytes()
     assert is_whole(path) and not is_whole(tmp_path / "absent.png")
+    assert not is_whole(tmp_path / "\ud800.png"), "a name of signs that no file name here can have"
     for length in (*range(40), *range(40, len(content) - 16, 9), *range(len(content) - 16, len(content))):
         path.write_bytes(content[:length])
         assert not is_whole(path)

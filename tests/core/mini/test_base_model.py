@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from checkpoints import small_adapter
+from safetensors import SafetensorError
 
 from psa_core import PSAError, StructuredEncoder, UserProfile
 from psa_core.diffusers_unet import cross_attention_layers
@@ -109,6 +110,19 @@ def test_a_stopped_training_goes_on_to_the_same_model(quick, tmp_path):
     for part, name in (("unet", "diffusion_pytorch_model"), ("text_encoder", "model")):
         whole, stopped = ((tmp_path / run / part / f"{name}.safetensors").read_bytes() for run in ("whole", "stopped"))
         assert whole == stopped
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("I/O error")], ids=str)
+def test_a_full_disk_at_the_last_step_loses_no_training(quick, tmp_path, monkeypatch, error):
+    def full(*_, **__):
+        raise error
+
+    with monkeypatch.context() as patched, pytest.raises(PSAError, match="its training is kept"):
+        patched.setattr("diffusers.UNet2DConditionModel.save_pretrained", full)
+        base_model.train_base(tmp_path / "model", unet_steps=2)
+    lines: list[str] = []
+    base_model.train_base(tmp_path / "model", unet_steps=2, report=lines.append)
+    assert not lines and MiniModel(tmp_path / "model")
 
 
 def test_the_folder_is_one_that_diffusers_loads_and_the_adapter_draws_with(quick, tmp_path):

@@ -10,7 +10,8 @@ from psa_core.cli import main
 from psa_core.commands import mini as commands
 from psa_core.errors import PSAError
 from psa_core.evaluate import HARMLESS
-from psa_core.mini import BASE_MODEL, PSA_ADAPTER, ablations
+from psa_core.files import atomic_path
+from psa_core.mini import BASE_MODEL, PSA_ADAPTER, ablations, whole
 from psa_core.mini.adapters import trained_otherwise
 from psa_core.mini.benchmark import Plan
 from psa_core.mini.further import Further
@@ -25,11 +26,11 @@ def names(steps):
 
 
 def test_what_is_left_out_is_not_made_and_the_rest_is(tmp_path):
-    whole = plan_work(tmp_path, BASE_MODEL)
-    assert {step.part for step in whole} == {None, *PARTS}
+    steps = plan_work(tmp_path, BASE_MODEL)
+    assert {step.part for step in steps} == {None, *PARTS}
     for part in PARTS:
-        assert names(plan_work(tmp_path, BASE_MODEL, [part])) == names(step for step in whole if step.part != part)
-    assert len({step.done for step in whole}) == len(whole)
+        assert names(plan_work(tmp_path, BASE_MODEL, [part])) == names(step for step in steps if step.part != part)
+    assert len({step.done for step in steps}) == len(steps)
 
 
 def test_the_line_up_needs_just_what_is_made_for_it(tmp_path):
@@ -56,6 +57,17 @@ def test_a_folder_is_of_one_base_model(tmp_path):
     (other / "unet" / "more.safetensors").write_bytes(b"0")
     with pytest.raises(PSAError, match=r"folder .work. .* another base model"):
         check_base(tmp_path / "work", other)
+
+
+def test_of_two_first_runs_with_other_base_models_one_hears_so(tmp_path, monkeypatch):
+    def slower(path, **how):
+        path.write_text("another's")
+        return atomic_path(path, **how)
+
+    monkeypatch.setattr(whole, "atomic_path", slower)
+    with pytest.raises(PSAError, match="another base model"):
+        check_base(tmp_path / "work", BASE_MODEL)
+    assert [path.read_text() for path in (tmp_path / "work").iterdir()] == ["another's"]
 
 
 @pytest.mark.parametrize("done", [True, False])

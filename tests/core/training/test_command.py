@@ -21,6 +21,7 @@ from tiny_training import write_model, write_split
 from psa_core import PSAError, load_adapter
 from psa_core.commands import train as command
 from psa_core.encoders.structured import InferredEncoder
+from psa_core.signals import stop_signals
 from psa_core.training import TensorCache, TrainConfig, fill_cache, read_metrics, read_split
 from psa_core.training.diffusers_models import DiffusersFolder
 from psa_core.training.folder import RunFolder
@@ -196,9 +197,9 @@ def test_processes_that_do_not_see_each_other_are_refused(place):
     assert RunFolder(place / "apart").load() is None
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, *stop_signals()])
 def test_signal_saves_and_a_second_start_goes_on(place, number):
-    name = f"signal-{number.name}"
+    name = f"signal-{number}"
     process = launch(run_file(place, name, steps=100_000, save_every=10_000, evaluate_every=0))
     deadline = time.monotonic() + 120
     while len(read_metrics(place / name)) < 2 and process.poll() is None and time.monotonic() < deadline:

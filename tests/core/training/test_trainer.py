@@ -214,11 +214,12 @@ def interrupted(data, run, call, what, **settings):
     return Trainer(config, base, dataset(data, "train", config), run)
 
 
-def test_cancelled_inside_a_step_drops_the_step_and_resumes_bit_identical(data, tmp_path):
+@pytest.mark.parametrize("what", [Cancelled(), PSAError("A picture is gone.")], ids=["cancel", "fault"])
+def test_what_ends_a_step_from_inside_drops_it_and_resumes_bit_identical(data, tmp_path, what):
     settings = {"steps": 5, "save_every": 100}
     whole = trainer(data, tmp_path / "whole", **settings).train()
-    job = interrupted(data, tmp_path / "cut", 4 * 3 + 3, Cancelled(), **settings)  # step 4, its second batch
-    with pytest.raises(Cancelled):
+    job = interrupted(data, tmp_path / "cut", 4 * 3 + 3, what, **settings)  # step 4, its second batch
+    with pytest.raises(type(what)):
         job.train()
     assert state(tmp_path / "cut")["step"] == 3
     assert_identical(trainer(data, tmp_path / "cut", **settings).train().adapter, whole.adapter)
@@ -439,6 +440,23 @@ def test_tensorboard_is_optional(data, tmp_path):
     else:
         trainer(data, tmp_path, steps=2, tensorboard=True).train()
         assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_a_full_disk_where_tensorboard_writes_is_a_sentence_and_the_run_goes_on(data, tmp_path, monkeypatch, capfd):
+    gfile = pytest.importorskip("tensorboard.compat.tensorflow_stub.io.gfile")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gfile.LocalFileSystem, "append", full)
+        with pytest.raises(PSAError, match=r"TensorBoard shows cannot be written .* No space left"):
+            trainer(data, tmp_path, steps=50, tensorboard=True).train()
+    assert "Traceback" not in capfd.readouterr().err
+    step = RunFolder(tmp_path).load()["step"]
+    assert 1 <= step < 50 and read_metrics(tmp_path)[-1]["step"] == step
+    trainer(data, tmp_path, steps=step + 1, tensorboard=True).train()
+    assert [row["step"] for row in read_metrics(tmp_path)] == list(range(1, step + 2))
 
 
 def test_import_is_light():
