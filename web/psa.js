@@ -11,6 +11,8 @@ import { setUpUpload } from "./psa_upload.js";
 import { addPanel } from "./psa_viewers.js";
 import { loadWords } from "./psa_words.js";
 
+const WIDTH = 210; // pixels: a node without settings is else too narrow for its title
+
 app.registerExtension({
   name: "psa.nodes",
   async setup() {
@@ -26,6 +28,7 @@ app.registerExtension({
   },
   nodeCreated(node) {
     if (!node.comfyClass?.startsWith("PSA")) return;
+    node.setSize([Math.max(node.size[0], WIDTH), node.size[1]]);
     node.widgets ??= []; // as older ComfyUI leaves it once read: else undo sees a change, and forgets what to redo
     setUpViewerInputs(node);
     if (["PSALoadDataset", "PSACheckDataset"].includes(node.comfyClass)) setUpUpload(node);

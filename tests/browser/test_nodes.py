@@ -188,6 +188,17 @@ def test_a_subgraph_says_what_is_wrong_within(page):
     assert "takes an adapter" not in page.evaluate("() => said(outer)")
 
 
+def test_a_new_node_is_wide_enough_for_its_title(page):
+    cut = """() => {
+        const canvas = document.createElement("canvas").getContext("2d");
+        canvas.font = `${LiteGraph.NODE_TEXT_SIZE}px ${LiteGraph.NODE_FONT}`;
+        const edges = 2 * LiteGraph.NODE_TITLE_HEIGHT;
+        const isCut = node => node.size[0] < canvas.measureText(node.title).width + edges;
+        return Object.keys(LiteGraph.registered_node_types).filter(kind => kind.startsWith("PSA") && isCut(make(kind)));
+    }"""
+    assert page.evaluate(cut) == []
+
+
 def test_sockets_for_viewers_come_and_go(page):
     page.evaluate("() => { window.node = make('PSAEncode'); }")
     page.evaluate("() => { window.people = [1, 2, 3, 4].map(() => make('PSAUserProfile')); }")
