@@ -109,7 +109,7 @@ methods = st.sampled_from(["GET", "POST", "DELETE", "PUT"])
 
 
 def answered_soon(client: Client, request) -> tuple:
-    """What a request is answered. A hang is one that comes again: a machine that is busy elsewhere stands still at times."""
+    """What a request is answered. A hang is one that comes again: a busy machine stands still at times."""
     for _ in range(2):
         began = time.monotonic()
         answer = client.send(*request)
