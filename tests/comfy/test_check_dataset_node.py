@@ -44,8 +44,9 @@ def test_pictures_that_change_are_looked_at_again(server):
 
 
 def test_the_folder_of_one_split_is_told_from_none(server):
-    with pytest.raises(PSAError, match="pairs/train is the folder of one split"):
+    with pytest.raises(PSAError, match="pairs/train is the folder of one split") as refusal:
         run(server, folder="pairs/train")
+    assert str(refusal.value).count("folder of one split") == 1
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "", "\0"])

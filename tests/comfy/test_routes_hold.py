@@ -108,16 +108,6 @@ paths = st.sampled_from(["/psa/profiles", "/psa/banned", "/psa/datasets", "/psa/
 methods = st.sampled_from(["GET", "POST", "DELETE", "PUT"])
 
 
-def answered_soon(client: Client, request) -> tuple:
-    """What a request is answered. A hang is one that comes again: a busy machine stands still at times."""
-    for _ in range(2):
-        began = time.monotonic()
-        answer = client.send(*request)
-        if time.monotonic() - began < 5:
-            return answer
-    raise AssertionError("a hang")
-
-
 def routes_hold(server, examples: int) -> None:
     client, user = Client(server.url), server.base / "user"
     given = server.base / "input"
@@ -129,7 +119,10 @@ def routes_hold(server, examples: int) -> None:
         return {path: path.stat().st_size for path in files if not path.name.startswith("comfyui.db")}
 
     def holds(request) -> None:
-        status, said = answered_soon(client, request)
+        began = time.monotonic()
+        status, said = client.send(*request)
+        client.send("GET", "/psa/datasets")  # a refused body is unpacked after the answer: it is waited for here
+        assert time.monotonic() - began < 5, "a hang"
         assert status in (200, 400, 403, 404, 405, 409), (request, status, said)
         if said is not None and status in (400, 409):
             assert said["error"].endswith("."), said

@@ -21,6 +21,8 @@ from psa_core import LEVELS, StructuredEncoder, UserProfile, load_adapter, load_
 from psa_core.cli import main
 from psa_core.signals import stop_signals
 
+POSIX = pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM that a process could answer")
+
 SECRET = {
     "User_ID": "7654321",
     "Age": 47,
@@ -395,7 +397,7 @@ sys.exit(main(["convert", "in.bin", "out.safetensors"]))
 """
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM that a process could answer")
+@POSIX
 @pytest.mark.parametrize("way", ["raised", "turned into another error"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_numpy_is_imported_is_not_lost(here, number, way):
@@ -405,9 +407,6 @@ def test_a_signal_while_numpy_is_imported_is_not_lost(here, number, way):
     assert done.returncode == 128 + number
     said = "interrupted" if number == signal.SIGINT else "told to stop"
     assert done.stderr.startswith(f"psa: {said}. Unfinished") and done.stderr.count("\n") == 1
-
-
-POSIX = pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM that a process could answer")
 
 
 @POSIX
