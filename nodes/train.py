@@ -128,4 +128,6 @@ class Train(io.ComfyNode):
         encoder = encoder or StructuredEncoder()
         adapter, plot, reason = train(model, clip, vae, splits, encoder, wanted, cls.hidden.unique_id)
         image = to_comfy([plot])
-        return io.NodeOutput(adapter, image, ui={**ui.PreviewImage(image).as_dict(), "text": (reason,)})
+        # Saved, no preview: ComfyUI shows a job by what it saved, or by its first preview, here a sample of the data.
+        shown = ui.ImageSaveHelper.get_save_images_ui(image, f"{run_name}_curves", None)
+        return io.NodeOutput(adapter, image, ui={**shown.as_dict(), "text": (reason,)})

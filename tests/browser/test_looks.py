@@ -1,10 +1,12 @@
 """Templates open so that they can be read, and run in each look: both renderers, light and dark, en and ko."""
 
 import json
+import shutil
 from itertools import combinations
 
 import pytest
-from in_page import open_template, wait_for_run
+from in_page import open_template, set_widgets, wait_for_run
+from shipped import WORDS_ON_MINI
 
 from psa_core.comfy_server import PACK
 
@@ -20,6 +22,13 @@ BOXES = """() => Object.fromEntries(app.graph.nodes.map(node => {
 }))"""
 SOCKETS = """() => app.graph.nodes.find(each => each.type === "PSAEncode").inputs
     .filter(each => each.name.startsWith("profile")).map(each => each.localized_name ?? each.name)"""
+SAID = """() => Object.fromEntries(app.graph.nodes.map(node => {
+    const widget = node.widgets?.find(each => each.name === "psa_result");
+    return [node.type, widget && !widget.hidden ? widget.element.textContent : ""];
+}))"""
+SPEAKING = ("PSAConcepts", "PSABuildDataset", "PSACheckDataset", "PSATrain", "PSASaveAdapter", "PSAEvaluate")
+SHOWING = {"PSATrain": "words-mini_curves", "PSABuildDataset": "type=temp", "PSAEvaluate": "type=temp"}
+"""Nodes that show a picture of what they did, and what its address holds."""
 SMALLER = {"psa_1_start_here": 2, "psa_viewer_mini": 2}
 """Workflows that need no file and draw at once, and the steps that they are run with."""
 
@@ -94,5 +103,29 @@ def test_a_template_runs_and_shows_its_pictures(name, settings, page, server, tm
     else:
         page.wait_for_function("([id]) => app.graph.getNodeById(id).imgs?.length", arg=[save])
     page.screenshot(path=tmp_path / "drawn.png")
+    assert covered(page) == []
+    assert not page.errors
+
+
+def test_from_words_to_measures_each_node_says_and_shows_what_it_did(settings, page, server, tmp_path):
+    for begun in ("input/psa_datasets/words-mini", "user/__psa_training/words-mini"):  # by another look
+        shutil.rmtree(server.base / begun, ignore_errors=True)
+    page.evaluate("async () => fetch('/history', { method: 'POST', body: JSON.stringify({ clear: true }) })")
+    open_template(page, "psa_words_mini")
+    set_widgets(page, WORDS_ON_MINI)
+    page.locator("[data-testid='queue-button']").first.click()
+    wait_for_run(page, FULL)
+    page.wait_for_timeout(1000)
+    page.screenshot(path=tmp_path / "ran.png")
+    said = page.evaluate(SAID)
+    assert {kind: bool(said[kind]) for kind in SPEAKING} == dict.fromkeys(SPEAKING, True), said
+    assert said["PSATrain"].startswith("All 2 steps are done.") and "left" not in said["PSATrain"].split("\n")[0]
+    for kind, picture in SHOWING.items():
+        if settings["Comfy.VueNodes.Enabled"]:
+            number = page.evaluate("(kind) => app.graph.nodes.find(each => each.type === kind).id", kind)
+            source = page.locator(f"[data-node-id='{number}'] img").first.get_attribute("src")
+        else:
+            source = page.evaluate("(kind) => app.graph.nodes.find(each => each.type === kind).imgs[0].src", kind)
+        assert picture in source, (kind, source)
     assert covered(page) == []
     assert not page.errors

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from in_page import wait_for_run
+from in_page import set_widgets, wait_for_run
 from PIL import Image
 from shipped import WORDS_ON_MINI
 
@@ -115,14 +115,7 @@ def test_from_a_stored_profile_to_a_picture(server, hand):
 def test_from_words_to_a_trained_adapter(hand, server):
     """With small numbers, which a person need not set: they only make it short."""
     hand.open_template("psa_words_mini")
-    hand.page.evaluate(
-        """(smaller) => {
-            for (const node of app.graph.nodes)
-                for (const [name, value] of Object.entries(smaller[node.type] ?? {}))
-                    node.widgets.find(each => each.name === name).value = value;
-        }""",
-        WORDS_ON_MINI,
-    )
+    set_widgets(hand.page, WORDS_ON_MINI)
     hand.run()
     hand.see("SaveImage", "words-mini")
     assert hand.actions <= 6

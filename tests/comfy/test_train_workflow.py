@@ -63,6 +63,14 @@ def test_it_shows_the_pairs_and_the_curves(server, outputs):
         assert np.ptp(pixels(server, outputs[title])) > 100, title
 
 
+def test_the_job_is_known_by_its_curves_and_they_hold_no_graph(server, prompt, outputs):
+    """ComfyUI's list of jobs shows the first picture that was saved, or else the first preview: of the data set."""
+    saved = [image for entry in outputs.values() for image in entry.get("images", ()) if image["type"] == "output"]
+    (train,) = (node["inputs"] for node in prompt.values() if node["class_type"] == "PSATrain")
+    assert saved[0]["filename"].startswith(f"{train['run_name']}_curves")
+    assert Image.open(BytesIO(server.image(**saved[0]))).info.keys().isdisjoint({"prompt", "workflow"})
+
+
 def test_it_draws_other_pictures_for_l0_and_l5(server, outputs):
     grid = pixels(server, outputs["L0 and L5"])
     one, other = grid[-64:, :64], grid[-64:, -64:]

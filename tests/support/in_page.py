@@ -79,6 +79,18 @@ def open_template(page, name: str, change: Callable[[dict], None] = lambda graph
     return graph
 
 
+def set_widgets(page, values: Mapping[str, Mapping[str, object]]) -> None:
+    """Give widgets of the graph's nodes other values, by node class and name."""
+    page.evaluate(
+        """(values) => {
+            for (const node of app.graph.nodes)
+                for (const [name, value] of Object.entries(values[node.type] ?? {}))
+                    node.widgets.find(each => each.name === name).value = value;
+        }""",
+        values,
+    )
+
+
 def wait_for_run(page, timeout: float = PATIENCE) -> None:
     """Until a run of the server's history is complete; a failed one is an AssertionError."""
     for _ in range(int(timeout / 500)):  # Chromium is told of no promise in wait_for_function
