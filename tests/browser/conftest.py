@@ -43,6 +43,7 @@ def settings() -> dict[str, object]:
 def page(server, chromium, settings, tmp_path) -> Iterator["Page"]:
     """ComfyUI's page with an empty graph; what ours throw fails the test."""
     forget(server)  # what another test ran is run again, not taken from the cache
+    call(server, "/history", {"clear": True})  # of which `wait_for_run` awaits the first
     with opened(server, chromium, tmp_path / "user-data", settings) as page:
         yield page
         thrown = [stack for stack in page.thrown if "comfyui-psa" in stack]

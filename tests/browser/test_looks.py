@@ -87,7 +87,6 @@ def test_a_template_runs_and_shows_its_pictures(name, settings, page, server, tm
                 node["widgets_values"] = ["guest"]
 
     vue, language = settings["Comfy.VueNodes.Enabled"], settings["Comfy.Locale"]
-    page.evaluate("async () => fetch('/history', { method: 'POST', body: JSON.stringify({ clear: true }) })")
     graph = open_template(page, name, smaller)
     assert page.evaluate("() => LiteGraph.vueNodesMode ?? false") is vue
     titles = page.evaluate("() => Object.fromEntries(app.graph.nodes.map(each => [each.type, each.title]))")
@@ -110,7 +109,6 @@ def test_a_template_runs_and_shows_its_pictures(name, settings, page, server, tm
 def test_from_words_to_measures_each_node_says_and_shows_what_it_did(settings, page, server, tmp_path):
     for begun in ("input/psa_datasets/words-mini", "user/__psa_training/words-mini"):  # by another look
         shutil.rmtree(server.base / begun, ignore_errors=True)
-    page.evaluate("async () => fetch('/history', { method: 'POST', body: JSON.stringify({ clear: true }) })")
     open_template(page, "psa_words_mini")
     set_widgets(page, WORDS_ON_MINI)
     page.locator("[data-testid='queue-button']").first.click()

@@ -79,7 +79,6 @@ class Hand:
 
 @pytest.fixture
 def hand(page, tmp_path) -> Hand:
-    page.evaluate("async () => fetch('/history', { method: 'POST', body: JSON.stringify({ clear: true }) })")
     return Hand(page, tmp_path)
 
 

@@ -95,7 +95,8 @@ def wait_for_run(page, timeout: float = PATIENCE) -> None:
     """Until a run of the server's history is complete; a failed one is an AssertionError."""
     for _ in range(int(timeout / 500)):  # Chromium is told of no promise in wait_for_function
         runs = page.evaluate("async () => Object.values(await (await fetch('/history')).json())")
-        assert not [each for each in runs if each["status"]["status_str"] == "error"], runs
+        failed = [each["status"] for each in runs if each["status"]["status_str"] == "error"]
+        assert not failed, failed
         if any(each["status"]["completed"] for each in runs):
             return
         page.wait_for_timeout(500)
