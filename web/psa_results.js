@@ -9,7 +9,8 @@ import { refresh } from "./psa_store.js";
 import { say } from "./psa_words.js";
 
 const LINE = 17; // pixels
-const MOST_LINES = 16; // then it scrolls
+const MOST_LINES = 12; // then it scrolls
+const heightOf = (lines) => Math.ceil(lines * LINE) + 20;
 const SAVING = ["PSASaveProfile", "PSASaveAdapter", "PSASaveEffect", "PSABuildDataset"]; // other nodes list what they write
 // What is wrong stands over what a node says, until a new run is queued or begins; a refusal, until one is queued.
 const REFUSED = "refused";
@@ -159,12 +160,13 @@ function showText(node, text) {
   if (!widget) {
     widget = addElement(node, "psa_result", make("div", { className: "psa-result" }), () => widget.psaHeight);
     widget.psaHeight = 2 * LINE;
+    widget.element.style.maxHeight = `${heightOf(MOST_LINES)}px`; // a node drawn as HTML is else as high as all the words
   }
   if (widget.hidden) setHidden(widget, false);
   widget.element.replaceChildren(...render(text));
   const letters = Math.max(20, (node.size[0] - 40) / 6.5);
   const lines = text.split("\n").reduce((sum, line) => sum + (line.startsWith("|") ? 1.3 : Math.ceil((line.length || 1) / letters)), 0);
-  widget.psaHeight = Math.ceil(Math.min(lines, MOST_LINES) * LINE) + 20;
+  widget.psaHeight = heightOf(Math.min(lines, MOST_LINES));
   grow(node);
 }
 

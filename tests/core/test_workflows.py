@@ -76,7 +76,7 @@ def source(workflow: dict, node: dict, name: str) -> dict | None:
 def box(node: dict) -> tuple[float, float, float, float]:
     """Left, top, right and bottom of a node with its title."""
     (x, y), (width, height) = node["pos"], node["size"]
-    return x, y - TITLE_HEIGHT, x + width, y + height
+    return x, y - TITLE_HEIGHT, x + width, y if node["flags"].get("collapsed") else y + height
 
 
 def overlap(one: tuple, other: tuple) -> bool:
@@ -297,6 +297,8 @@ def wiring(name: str, left_out: str = "") -> list[tuple]:
 def test_from_words_to_pictures_only_the_loader_differs(name):
     """Measuring is left out: which judge somebody has, nobody knows."""
     assert wiring(name) == wiring("psa_words_mini", "PSAEvaluate")
+    places, minis = ({n["id"]: (n["pos"], n["size"]) for n in read(each)["nodes"]} for each in (name, "psa_words_mini"))
+    assert places.items() <= minis.items()  # which is run in a page: no node covers another
 
 
 @pytest.mark.parametrize("name", WORDS)
