@@ -138,15 +138,24 @@ function nodeAt(id) {
   return graph?.getNodeById(Number(path.at(-1)));
 }
 
-/** The last live preview of a node, and of those around it, which else is shown in place of its pictures. */
+/** The last live preview of a node, and of those around it, which else is shown beside its pictures or in their place. */
 function clearPreview(id) {
   const path = String(id).split(":");
   for (const [depth] of path.entries()) {
     const node = nodeAt(path.slice(0, depth + 1).join(":"));
     if (!node) continue;
     const within = node.graph === rootGraph() ? "" : `${node.graph.id}:`;
-    delete app.nodePreviewImages[within + node.id];
+    const store = storeOfPreviews();
+    if (store) store.revokePreviewsByLocatorId(within + node.id);
+    else delete app.nodePreviewImages[within + node.id];
   }
+}
+
+/** ComfyUI's own, which nodes drawn as HTML follow; older ComfyUI has none, and scripts are given no way to it. */
+function storeOfPreviews() {
+  const page = document.getElementById("vue-app")?.__vue_app__;
+  const store = page?.config.globalProperties.$pinia?._s.get("nodeOutput");
+  return store?.revokePreviewsByLocatorId ? store : undefined;
 }
 
 function showText(node, text) {

@@ -145,9 +145,9 @@ def test_nodes_of_a_training_say_and_show_what_they_did_and_have_room_for_it(nam
     for kind in SHOWING.keys() & said.keys():
         number = page.evaluate("(kind) => app.graph.nodes.find(each => each.type === kind).id", kind)
         if settings["Comfy.VueNodes.Enabled"]:
-            address = page.locator(f"[data-node-id='{number}'] img").first.get_attribute("src")
+            shown = [each.get_attribute("src") for each in page.locator(f"[data-node-id='{number}'] img").all()]
         else:
-            address = page.evaluate("(number) => app.graph.getNodeById(number).imgs[0].src", number)
-        assert SHOWING[kind] in address, kind
+            shown = page.evaluate("(number) => app.graph.getNodeById(number).imgs.map(each => each.src)", number)
+        assert len(shown) == 1 and SHOWING[kind] in shown[0], (kind, shown)
     assert covered(page) == []
     assert not page.errors

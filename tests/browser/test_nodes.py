@@ -142,7 +142,7 @@ def test_the_pictures_of_a_run_take_the_place_of_its_previews(page, server):
     if page.evaluate("() => LiteGraph.vueNodesMode ?? false"):
         images = page.locator(f"[data-node-id='{page.evaluate('() => kind(`PSACompare`).id')}'] img")
         page.wait_for_function("(image) => image.src.includes('compared')", arg=images.first.element_handle())
-        assert "blob:" not in images.first.get_attribute("src")
+        assert not any("blob:" in image.get_attribute("src") for image in images.all()), "a preview beside them"
     else:
         pictures = "kind('PSACompare').imgs"
         wait(page, f"{pictures}?.length === 2 && {pictures}.every(each => each.src.includes('compared'))")
