@@ -98,8 +98,17 @@ WIDGETS = {
 @pytest.fixture
 def sage(server, request) -> str:
     """A dataset in the server's input folder, by its name there; one caption is longer than CLIP's 77 tokens."""
-    name = request.node.name
-    train = write_split(server.base / "input" / name, "train", range(0, 4), 6) / "metadata.jsonl"
+    return write_sage(server, request.node.name, 6)
+
+
+@pytest.fixture
+def two_pairs(server, request) -> str:
+    """The same with two pairs: before its first step a run looks at each, which takes longer than the steps."""
+    return write_sage(server, request.node.name, 2)
+
+
+def write_sage(server, name: str, pairs: int) -> str:
+    train = write_split(server.base / "input" / name, "train", range(0, 4), pairs) / "metadata.jsonl"
     train.write_text(train.read_text().replace("a quiet street", "a (quiet) street, " * 60))
     write_split(server.base / "input" / name, "val", range(4, 6), 3)
     return name
@@ -143,18 +152,18 @@ def latents(server, graph: Graph) -> tuple[torch.Tensor, Watch]:
     return load(server.image(**file))["latent_tensor"], watch
 
 
-def test_cancel_then_the_same_graph_again_ends_as_an_uninterrupted_run(server, sage):
+def test_cancel_then_the_same_graph_again_ends_as_an_uninterrupted_run(server, two_pairs):
     runs = server.base / "user" / "__psa_training"
     plain, _ = latents(server, txt2img())
     with pytest.raises(PSAError, match="interrupted"):
-        server.run(training_graph(sage).prompt, Watch(server, cancel_at=5))
+        server.run(training_graph(two_pairs).prompt, Watch(server, cancel_at=5))
     reached = len(read_metrics(runs / "cancelled"))
     assert 5 <= reached < STEPS and (runs / "cancelled" / "state.safetensors").is_file()
 
-    trained, watch = latents(server, training_graph(sage))
+    trained, watch = latents(server, training_graph(two_pairs))
     assert reached < min(watch.steps) and max(watch.steps) == STEPS  # quick ones may be left out
     assert [row["step"] for row in read_metrics(runs / "cancelled")] == list(range(1, STEPS + 1))
-    whole, watch = latents(server, training_graph(sage, run_name="whole"))
+    whole, watch = latents(server, training_graph(two_pairs, run_name="whole"))
     assert min(watch.steps) < reached and max(watch.steps) == STEPS
     ours, theirs = (load_file(runs / name / "last.safetensors") for name in ("cancelled", "whole"))
     assert ours.keys() == theirs.keys() and all(value.equal(theirs[key]) for key, value in ours.items())
@@ -168,20 +177,20 @@ def test_cancel_then_the_same_graph_again_ends_as_an_uninterrupted_run(server, s
     assert "KSampler" in watch.ran and again.equal(plain), "training left the model changed"
 
 
-def test_a_finished_run_gives_its_adapter_at_once(server, sage):
-    first, watch = latents(server, training_graph(sage, run_name="finished"))
+def test_a_finished_run_gives_its_adapter_at_once(server, two_pairs):
+    first, watch = latents(server, training_graph(two_pairs, run_name="finished"))
     assert watch.steps
-    again, watch = latents(server, training_graph(sage, run_name="finished"))
+    again, watch = latents(server, training_graph(two_pairs, run_name="finished"))
     assert "PSATrain" not in watch.ran
     latents(server, txt2img())  # ComfyUI keeps the results of the last graph alone
-    loaded, watch = latents(server, training_graph(sage, run_name="finished"))
+    loaded, watch = latents(server, training_graph(two_pairs, run_name="finished"))
     assert "PSATrain" in watch.ran and watch.steps == []
     assert first.equal(again) and first.equal(loaded)
 
 
-def test_what_a_run_warns_of_stays_on_its_node_to_the_end(server, sage):
-    """Four people are few enough to warn of."""
-    graph = training_graph(sage, run_name="warned", steps=2, preview_every=0)
+def test_what_a_run_warns_of_stays_on_its_node_to_the_end(server, two_pairs):
+    """Two people are few enough to warn of."""
+    graph = training_graph(two_pairs, run_name="warned", steps=2, preview_every=0)
     save(graph)
     heard = hear(server, graph.prompt)
     said = heard.said["PSATrain"]
@@ -212,11 +221,11 @@ def save_of(graph: Graph) -> dict:
     return graph.prompt
 
 
-def test_what_a_run_rests_on_is_looked_at_before_its_result_comes_from_the_cache(server, sage):
+def test_what_a_run_rests_on_is_looked_at_before_its_result_comes_from_the_cache(server, two_pairs):
     run = server.base / "user" / "__psa_training" / "looked at"
 
     def queue() -> Watch:
-        return latents(server, training_graph(sage, run_name="looked at"))[1]
+        return latents(server, training_graph(two_pairs, run_name="looked at"))[1]
 
     assert queue().steps
     watch = queue()
@@ -224,7 +233,7 @@ def test_what_a_run_rests_on_is_looked_at_before_its_result_comes_from_the_cache
     shutil.rmtree(run)
     watch = queue()
     assert watch.steps and "KSampler" in watch.ran and (run / "last.safetensors").is_file()
-    pictures = sorted((server.base / "input" / sage / "train").rglob("*.png"))
+    pictures = sorted((server.base / "input" / two_pairs / "train").rglob("*.png"))
     pictures[0].write_bytes(pictures[1].read_bytes())
     with pytest.raises(PSAError, match="another dataset"):
         queue()
@@ -272,9 +281,9 @@ def test_a_folder_without_the_split_is_refused_before_anything_runs(server, sage
         server.queue(dataset_graph(sage, split="test_seen").prompt)
 
 
-def test_a_run_of_other_settings_is_refused(server, sage):
-    server.run(training_graph(sage, steps=1, run_name="taken").prompt)
+def test_a_run_of_other_settings_is_refused(server, two_pairs):
+    server.run(training_graph(two_pairs, steps=1, run_name="taken").prompt)
     with pytest.raises(PSAError, match=r"learning_rate.*Choose another folder"):
-        server.run(training_graph(sage, steps=1, run_name="taken", learning_rate=1e-4).prompt)
+        server.run(training_graph(two_pairs, steps=1, run_name="taken", learning_rate=1e-4).prompt)
     with pytest.raises(PSAError, match="run name cannot be used"):
-        server.run(training_graph(sage, steps=1, run_name="../out").prompt)
+        server.run(training_graph(two_pairs, steps=1, run_name="../out").prompt)

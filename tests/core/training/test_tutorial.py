@@ -68,11 +68,12 @@ def test_the_presets_are_told(tmp_path):
 
 
 def test_the_practice_set_and_the_run_file_train(tmp_path):
-    """As written, but for fewer steps, on a small model in the place of the real one."""
+    """As written, but for fewer steps and smaller pictures, on a small model in the place of the real one."""
     subprocess.run([sys.executable, "-c", block("python")], cwd=tmp_path, check=True, timeout=120)
     write_model(tmp_path / "models" / "stable-diffusion-v1-5", "sd15")
     run_file = block("toml").replace("steps = 500\nevaluate_every = 50", "steps = 2\nevaluate_every = 2")
-    assert "steps = 2" in run_file
+    run_file = run_file.replace("resolution = 256", "resolution = 64")
+    assert "steps = 2" in run_file and "resolution = 64" in run_file
     (tmp_path / "run.toml").write_text(run_file)
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
