@@ -15,6 +15,8 @@ _SMALL_WORDS = frozenset((
 # Thai to Burmese, Khmer, kana, Han, Hangul: scripts that put no spaces between words, or hang endings on them.
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
+_POSSESSIVE = re.compile(r"['\u2019]s\b")  # the s is no word of its own
+
 
 @lru_cache(1 << 14)
 def main_words(concept: str) -> tuple[str, ...]:
@@ -64,7 +66,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _plain(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).casefold()
+    return _POSSESSIVE.sub("", unicodedata.normalize("NFKC", text).casefold())
 
 
 def _has(prompt: str, word: str) -> bool:
@@ -74,5 +76,10 @@ def _has(prompt: str, word: str) -> bool:
 
 
 def _forms(word: str) -> tuple[str, ...]:
-    """A word and its plurals, as English makes most of them."""
-    return word, f"{word}s", f"{word}es", f"{word[:-1]}ies" if word.endswith("y") else word
+    """A word and its plurals, as English makes most of them: no "ass" of "as"."""
+    return (
+        word,
+        word if word.endswith("s") else f"{word}s",
+        f"{word}es",
+        f"{word[:-1]}ies" if word.endswith("y") else word,
+    )
