@@ -71,7 +71,7 @@ class BuildDataset(io.ComfyNode):
                 io.Int.Input("height", default=0, min=0, max=2048, step=8, tooltip=f"Of a picture. {sockets.BY_SIZE}"),
                 io.String.Input("negative", default="", multiline=True, tooltip="What to lead away from."),
                 io.String.Input(
-                    "licence", default="not stated", optional=True, tooltip="Of the pictures: the data set says it."
+                    "licence", default=Said.licence, optional=True, tooltip="Of the pictures: the data set says it."
                 ),
                 io.Combo.Input(
                     "judge",
@@ -133,7 +133,7 @@ class BuildDataset(io.ComfyNode):
         prompts=None,
         prompts_file="",
         users_file="",
-        licence="not stated",
+        licence=Said.licence,
         judge=NOBODY,
         labels=LABELLERS[0],
         judge_location="",
@@ -142,7 +142,7 @@ class BuildDataset(io.ComfyNode):
         size = width or native_side(model), height or native_side(model)
         sampling = Sampling(size, seed, steps, cfg, sampler_name, scheduler)
         if users_file:
-            people, said = read_users(_file(users_file, "users file")), "as the users file says"
+            people, said = read_users(_file(users_file, "users file")), Said.rules
         else:
             people, said = sample_users(users, seed, rules, departures), f"{rules}, departures {departures:g}"
         built = build(

@@ -10,6 +10,10 @@ class PSAError(ValueError):
     """
 
 
+class EmptySplitError(PSAError):
+    """A split of a data set whose pairs are all set aside, or taken out by answers: nothing of it is damaged."""
+
+
 def bug_sentence(error: Exception) -> str:
     """What to say of an error that nobody foresaw, without its full stop. What it says itself may hold what was read,
     and that may be a profile."""

@@ -16,7 +16,6 @@ from comfy.utils import ProgressBar
 from PIL import Image
 
 from ...psa_core.adapter.model import PSAAdapter
-from ...psa_core.dataset import read_split
 from ...psa_core.encoders.protocol import ProfileEncoder
 from ...psa_core.errors import PSAError
 from ...psa_core.files import safe_file_name
@@ -24,7 +23,7 @@ from ...psa_core.mini.adapters import CONFIG
 from ...psa_core.plots.training import training_plot, with_pictures
 from ...psa_core.processes import make_accelerator
 from ...psa_core.training import Progress, TensorCache, TrainConfig, Trainer, read_metrics
-from ...psa_core.training.assembly import Splits, as_begun, encoded_pairs
+from ...psa_core.training.assembly import Splits, as_begun, encoded_pairs, own_harmless
 from ...psa_core.training.folder import RunFolder, load_result
 from ...psa_core.training.metrics import DRIFT_REMEDY
 from .attn2 import cross_attention_sites
@@ -94,9 +93,8 @@ def train(
         config = as_begun(config, folder)
         RunFolder(folder).check()
         view.say("getting VAE and text encoder ready")
-        if splits.harmless is None and splits.train.harmless:
-            own_harmless = read_split(splits.train.folder.parent, splits.train.harmless)
-            splits = replace(splits, harmless=own_harmless)
+        if splits.harmless is None:
+            splits = replace(splits, harmless=own_harmless(splits.train))
         context_dim = cross_attention_sites(model.model.diffusion_model)[0].context_dim
         whole = _tells_all_weights(folder)
         images, texts = image_encoder(vae, model, whole), text_encoder(clip, model, context_dim, whole)

@@ -16,6 +16,8 @@ from ..dataset.pair_files import (
     DESCRIPTION,
     FORMAT,
     HARMLESS,
+    MAX_DESCRIPTION,
+    NOT_STATED,
     PAIRS,
     PICTURES,
     WITHOUT,
@@ -34,11 +36,12 @@ from .plan import SPLITS, Plan, harmless_records
 
 VIRTUAL = "virtual users only: nobody in this data set is a real person"
 GIVEN = "users of a file that this pack did not draw: whoever gave it answers for whether they are real people"
-NOT_STATED = "not stated"
-"""A licence that nobody gave."""
 _SAID = ("people", "licence", "rules", "labels", "judge", "held_out_concepts", "users")  # no picture depends on these
 _BATCH = "batch_size"
-_UNREADABLE = ("prompts", "people", "users", "model", "list", "held_out_concepts")  # too long to read
+_UNREADABLE = {  # too long to read
+    "prompts": "the prompts (where one user becomes several, some are left out)",
+    **{name: f"the {name}" for name in ("people", "users", "model", "list", "held_out_concepts")},
+}
 
 
 class Claim(NamedTuple):
@@ -145,8 +148,14 @@ def set_aside(folder: Path) -> dict[str, str]:
 
 
 def _write(folder: Path, described: Mapping[str, Any]) -> None:
+    text = (json.dumps(described, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
+    if len(text) > MAX_DESCRIPTION:
+        raise PSAError(
+            f"{DESCRIPTION} would be larger than {MAX_DESCRIPTION:,} bytes: it names each concept that is held out. "
+            "Use fewer concepts."
+        )
     with atomic_path(folder / DESCRIPTION) as temporary:
-        temporary.write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_bytes(text)
 
 
 def _continued(folder: Path, there: Mapping[str, Any], now: Mapping[str, Any], mixed_batches: bool) -> Claim:
@@ -197,5 +206,5 @@ def _differences(there: Mapping[str, Any], now: Mapping[str, Any], names: Sequen
         before, value = there.get(name), now.get(name)
         if before != json.loads(json.dumps(value)):
             both = f"{shown(str(before), 60)} there, {shown(str(value), 60)} now"
-            told.append(f"the {name}" if name in _UNREADABLE else f"{shown(name, 40)} ({both})")
+            told.append(_UNREADABLE.get(name) or f"{shown(name, 40)} ({both})")
     return told

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..dataset.answers import Answer
-from ..dataset.pair_files import HARMLESS, JUDGE, RULE
+from ..dataset.pair_files import HARMLESS, JUDGE, NOT_STATED, RULE
 from ..errors import PSAError
 from ..files import atomic_path
 from ..judges.judging import Judge
@@ -17,7 +17,7 @@ from ..population import seed_of
 from ..processes import OneProcess
 from ..profile import UserProfile
 from .drawing import Drawer, Progress, draw_missing, finish_batches, jobs
-from .folder import GIVEN, NOT_STATED, VIRTUAL, Claim, claimed, description, finish, is_current, is_finished, set_aside
+from .folder import GIVEN, VIRTUAL, Claim, claimed, description, finish, is_current, is_finished, set_aside
 from .imported import Imported, copy_missing
 from .judged import ANSWERS, check_categories, check_labeller, contradictions, forget, preferences, questions
 from .plan import Plan, check_leakage
@@ -155,7 +155,7 @@ def _judged(
     if labels == RULE:
         return contradictions(folder, plan.pairs, judge, progress), None
     answers, aside = preferences(folder, plan, judge, progress)
-    return aside | contradictions(folder, plan.splits[HARMLESS], judge), answers
+    return aside | contradictions(folder, plan.splits[HARMLESS], judge, progress), answers
 
 
 def _pictures(

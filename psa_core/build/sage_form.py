@@ -9,25 +9,26 @@ from typing import Any
 
 from ..dataset import PairSplit, read_split
 from ..dataset.compact import PairRecord
-from ..dataset.pair_files import PAIRS, numbered_lines
-from ..errors import PSAError
+from ..dataset.pair_files import PAIRS
+from ..errors import EmptySplitError, PSAError
 from ..files import atomic_path
 from ..json_lines import write_objects
-from .folder import set_aside
 from .plan import SPLITS
 
 MOST_RECORDS = 100_000
+_METADATA = "metadata.jsonl"
 
 
 def write_sage_form(folder: Path, progress: Callable[[int, int], None] | None = None) -> int:
-    """Write each split's records as Sage's, and return how many; a split whose metadata is there is left as it is.
+    """Write each split's records as Sage's, in place of what was there, and return how many.
 
-    The pictures are hard links to those in `pictures/`, or copies where a file system has none.
+    The pictures are hard links to those in `pictures/`, or copies where a file system has none. A split of which
+    nothing is left has no metadata.
 
     Raises:
         PSAError: for more than 100,000 records, or a folder that cannot be written.
     """
-    splits = [read_split(folder, name) for name in _with_records(folder)]
+    splits = list(_with_records(folder))
     total = sum(map(len, splits))
     if total > MOST_RECORDS:
         raise PSAError(
@@ -36,23 +37,22 @@ def write_sage_form(folder: Path, progress: Callable[[int, int], None] | None = 
         )
     done = 0
     for split in splits:
-        if not (split.folder / "metadata.jsonl").is_file():
-            write_objects(split.folder / "metadata.jsonl", _records(split))
+        (split.folder / _METADATA).unlink(missing_ok=True)  # it may name pictures that are about to change
+        write_objects(split.folder / _METADATA, _records(split))
         done += len(split)
         if progress:
             progress(done, total)
     return total
 
 
-def _with_records(folder: Path) -> list[str]:
-    """The splits that have a pair which is not set aside: a judge may set all of a small one aside."""
-    aside, found = set_aside(folder), []
+def _with_records(folder: Path) -> Iterator[PairSplit]:
+    """The splits of which something is left: a judge may set all of a small one aside, and a person take it out."""
     for name in SPLITS:
         if (folder / name / PAIRS).is_file():
-            members = (data for _, _, data in numbered_lines(folder / name / PAIRS, f"list of the split '{name}'"))
-            if any(not isinstance(data, dict) or data.get("pair") not in aside for data in members):
-                found.append(name)
-    return found
+            try:
+                yield read_split(folder, name)
+            except EmptySplitError:
+                (folder / name / _METADATA).unlink(missing_ok=True)
 
 
 def _records(split: PairSplit) -> Iterator[dict[str, Any]]:
@@ -78,10 +78,13 @@ def _named(folder: Path, record: PairRecord, picture: Path) -> str:
         kind = "s" if picture.name == Path(pair.pictures[1]).name else "u"
         concept = re.sub(r"[^\w-]+", "-", pair.concept)[:60]
         name = f"user_{record.profile.user_id}_{pair.category}_{concept}_{record.line}_{kind}{picture.suffix}"
-    if not (folder / name).exists():
-        try:
-            os.link(picture, folder / name)
-        except OSError:
-            with atomic_path(folder / name) as temporary:
-                shutil.copyfile(picture, temporary)
+    place = folder / name
+    if place.exists() and place.samefile(picture):
+        return name
+    try:
+        place.unlink(missing_ok=True)  # of another pair, by an earlier list
+        os.link(picture, place)
+    except OSError:
+        with atomic_path(place) as temporary:
+            shutil.copyfile(picture, temporary)
     return name

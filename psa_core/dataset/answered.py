@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..errors import PSAError
+from ..errors import EmptySplitError, PSAError
 from ..profile import UserProfile
 from .answers import ANSWERS, BAD, JUDGED, Answer, picture_name, read_answers, scene_id, standing
 from .split import Examples, PairSplit, Scene
@@ -128,7 +128,7 @@ class AnsweredSplit:
         )
         self._shift = effects.left_out - np.arange(len(effects.left_out))
         if not len(self):
-            raise PSAError(
+            raise EmptySplitError(
                 f"All records of the split '{self.name}' were taken out {_takers(effects)}. Review others, or take the "
                 "answers away."
             )

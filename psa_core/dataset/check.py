@@ -15,6 +15,7 @@ from .answers import picture_name
 from .check_result import LEAKAGE, NOTE, UNREADABLE, DatasetCheck, Finding, SplitCounts
 from .lists import settle
 from .lookalikes import groups, require_imagehash
+from .pair_files import MAX_DESCRIPTION, NOT_STATED
 from .reading import read_split, split_file
 from .scan import Pictures, Scan, scan_pictures, scan_scenes
 
@@ -22,8 +23,6 @@ TRAINED_ON, HELD_OUT, UNSEEN = ("train", "harmless"), ("val", "test_seen", "test
 _ORDER = ("train", *HELD_OUT, "harmless")
 _TINY_SIDE = 64  # pixels
 _NAMED = 3  # lines and files that a sentence names
-_NOT_STATED = "not stated"  # what a builder writes who was told nothing
-_MAX_DESCRIPTION = 1 << 20  # bytes of dataset.json
 OnProgress = Callable[[str, int, int], None]
 """Called with what is looked at, how many of it are done, and of how many."""
 
@@ -53,7 +52,7 @@ def check_dataset(
     findings: list[Finding] = []
     description = _description(folder, findings)
     licence = description.get("licence", description.get("license"))
-    if not isinstance(licence, str) or licence.strip() in ("", _NOT_STATED):
+    if not isinstance(licence, str) or licence.strip() in ("", NOT_STATED):
         licence = None
         findings.append(_note("licence", 'No licence is given. Write it into dataset.json, as "licence".'))
     scans = list(_scans(folder, names, users, findings, progress))
@@ -111,7 +110,7 @@ def _description(folder: Path, findings: list[Finding]) -> Mapping[str, Any]:
         return {}
     try:
         with open(path, "rb") as file:
-            data = parse_json(file.read(_MAX_DESCRIPTION))
+            data = parse_json(file.read(MAX_DESCRIPTION))
         if isinstance(data, dict):
             return data
     except (OSError, ValueError):

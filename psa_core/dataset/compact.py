@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import PSAError
+from ..errors import EmptySplitError, PSAError
 from ..files import inside, shown
 from ..json_text import parse_json
 from ..pictures import PictureChecks
@@ -173,6 +173,11 @@ def read_compact_split(
     answers = Examples(renumbered[scenes[kept]], people.astype(np.int32), swapped.astype(bool))
     categories = categories[whole]
     if not (by_rule and profiles) and not len(answers.scenes):
+        if index.aside_used and not bad.sentences:
+            raise EmptySplitError(
+                f"All {index.aside_used} picture pairs of the split '{name}' in {folder} are set aside, so it has no "
+                "usable record. Build the data set without a judge, or with another one, or take another split."
+            )
         left_out = f" ({len(bad.sentences)} bad ones were left out)" if bad.sentences else ""
         raise PSAError(f"The split '{name}' in {folder} has no usable record{left_out}. Check its {PAIRS}.")
     counts = np.bincount(categories[:by_rule] + 1, minlength=len(CATEGORIES) + 1) * len(profiles)

@@ -33,7 +33,10 @@ RULE, JUDGE, BY_HAND = "rule", "judge", "by hand"
 LABELS = (RULE, JUDGE, BY_HAND)
 _ID = re.compile("[0-9a-f]{16}")
 _LONGEST_LINE = 1 << 16  # bytes
-_MAX_DESCRIPTION = 1 << 20
+MAX_DESCRIPTION = 1 << 24
+"""Bytes of `dataset.json`, which names every concept that is held out."""
+NOT_STATED = "not stated"
+"""A licence that nobody gave."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     """
     path = own_file(folder, DESCRIPTION, "description of the data set (dataset.json)")
     try:
-        if path.stat().st_size > _MAX_DESCRIPTION:
+        if path.stat().st_size > MAX_DESCRIPTION:
             raise ValueError
         data = parse_json(path.read_bytes())
     except (OSError, ValueError):

@@ -13,6 +13,7 @@ import torch
 from ..dataset import PairSplit, read_split
 from ..encoders.protocol import ProfileEncoder
 from ..encoders.stored import StoredEncoder
+from ..errors import EmptySplitError
 from .cache import TensorCache
 from .config import EARLIER, PRESETS, READING, TrainConfig
 from .folder import RunFolder
@@ -65,9 +66,27 @@ def read_splits(
     splits: dict[str, PairSplit] = {}
     for name in (train, *held_out):
         splits[name] = splits.get(name) or read_split(folder, name, skip_bad, stored, users)
-    if harmless := harmless or splits[train].harmless:
-        splits[harmless] = splits.get(harmless) or read_split(folder, harmless, skip_bad, stored, users)
-    return Splits(splits[train], {name: splits[name] for name in held_out}, splits[harmless] if harmless else None)
+    scenes = splits.get(harmless or splits[train].harmless or "")
+    if scenes is None and harmless:
+        scenes = read_split(folder, harmless, skip_bad, stored, users)
+    elif scenes is None:
+        scenes = own_harmless(splits[train], skip_bad, stored, users)
+    return Splits(splits[train], {name: splits[name] for name in held_out}, scenes)
+
+
+def own_harmless(
+    train: PairSplit, skip_bad: bool = False, stored: Path | None = None, users: Path | None = None
+) -> PairSplit | None:
+    """The harmless scenes that belong to `train`; `None` where there are none, or none that is not set aside.
+
+    Args and errors: as `read_split`'s.
+    """
+    if train.harmless is None:
+        return None
+    try:
+        return read_split(train.folder.parent, train.harmless, skip_bad, stored, users)
+    except EmptySplitError:
+        return None
 
 
 def encoded_pairs(

@@ -18,17 +18,22 @@ from PIL import Image
 
 from psa_core import PSAError
 from psa_core.build import Drawing, Said, build_dataset, drawn_pairs, plan
+from psa_core.build import folder as folder_module
 from psa_core.build.folder import GIVEN, VIRTUAL
 from psa_core.build.plan import SPLITS, check_leakage
 from psa_core.build.sage_form import write_sage_form
 from psa_core.commands.build_dataset import _Drawer
 from psa_core.dataset import read_split
+from psa_core.dataset.answers import BAD, Answer, picture_name, scene_id
 from psa_core.dataset.check import check_dataset, split_names
 from psa_core.dataset.sage import read_sage_split
+from psa_core.encoders.structured import StructuredEncoder
+from psa_core.errors import EmptySplitError
 from psa_core.generate.painter import Settings, TooLittleMemoryError
 from psa_core.judges.judging import Verdict, tell_nobody
 from psa_core.population import sample_users, seed_of
 from psa_core.review import AnswerBook, Review
+from psa_core.training.assembly import read_splits
 
 USERS, OTHERS = sample_users(10, 3), sample_users(9, 4)
 
@@ -50,12 +55,12 @@ class Stub:
 
 
 class Judge:
-    """Finds the concept where the prompt has it, but in the pairs of `missing`."""
+    """Finds the concept where the prompt has it, but in the pairs of `missing`; and in those of `harmful`."""
 
     name, hears_viewer = "stub", True
 
-    def __init__(self, missing=(), identity: str = "stub") -> None:
-        self.missing, self.known_as, self.checked = missing, identity, 0
+    def __init__(self, missing=(), identity: str = "stub", harmful=()) -> None:
+        self.missing, self.known_as, self.checked, self.harmful = missing, identity, 0, harmful
 
     def identity(self) -> str:
         return self.known_as
@@ -66,7 +71,7 @@ class Judge:
     def judge(self, pictures, questions, tell=tell_nobody):
         verdicts = []
         for number, about in enumerate(questions):
-            found = "thing" in about.caption and about.caption not in self.missing
+            found = ("thing" in about.caption and about.caption not in self.missing) or about.caption in self.harmful
             bans = any(category in about.profile.banned_categories for category in about.categories)
             verdicts.append(Verdict(found, None, None, float(number % 2 == 0) * (-1.0 if bans else 1.0)))
             tell(number, verdicts[-1])
@@ -146,6 +151,64 @@ def test_sages_form_of_other_users_goes(tmp_path):
     write_sage_form(tmp_path)
     ids = {user.user_id for user in OTHERS}
     assert {record.profile.user_id for record in read_sage_split(tmp_path, "train")} <= ids
+
+
+def test_sages_form_follows_answers_by_hand(tmp_path):
+    build(tmp_path)
+    before = write_sage_form(tmp_path)
+    take_out(tmp_path, "train", 1)
+    after = write_sage_form(tmp_path)
+    assert after == before - 8  # by the eight of ten users who are trained on
+    for name in SPLITS:
+        ours, theirs = read_split(tmp_path, name), read_sage_split(tmp_path, name)
+        assert [each.caption for each in theirs] == [each.caption for each in ours]
+        for one, other in zip(theirs, ours, strict=True):
+            assert one.chosen.read_bytes() == other.chosen.read_bytes()
+    take_out(tmp_path, "val")
+    write_sage_form(tmp_path)
+    assert not (tmp_path / "val" / "metadata.jsonl").exists() and (tmp_path / "train" / "metadata.jsonl").exists()
+
+
+def test_a_name_in_sages_form_is_no_picture_of_an_earlier_list(tmp_path):
+    build(tmp_path)
+    write_sage_form(tmp_path)
+    pairs = (tmp_path / "train" / "pairs.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "train" / "pairs.jsonl").write_text("".join(reversed(pairs)))
+    write_sage_form(tmp_path)
+    for ours, theirs in zip(read_split(tmp_path, "train"), read_sage_split(tmp_path, "train"), strict=True):
+        assert ours.chosen.read_bytes() == theirs.chosen.read_bytes()
+        assert ours.rejected.read_bytes() == theirs.rejected.read_bytes()
+
+
+def take_out(folder: Path, name: str, scenes: int | None = None) -> None:
+    """Call the split's first scenes, or all of them, bad pictures."""
+    split = read_split(folder, name, answers=False)
+    with open(folder / "answers.jsonl", "ab") as file:
+        for number in range(split.scenes if scenes is None else scenes):
+            scene = split.scene(number)
+            pictures = (picture_name(path, folder) for path in scene.pictures)
+            file.write(Answer(scene_id(scene, folder), (), *pictures, BAD).to_line())
+
+
+def test_a_split_of_which_nothing_is_left_is_left_out(tmp_path):
+    """Where it was not asked for by name: the harmless scenes, and what a build measures on."""
+    harmless = [pair.shows for pair in prompt_pairs() if pair.category is None]
+    build(tmp_path, judge=Judge(harmful=harmless))
+    splits = read_splits(tmp_path, StructuredEncoder())
+    assert splits.harmless is None and len(splits.train)
+    with pytest.raises(EmptySplitError, match=r"All \d+ picture pairs of the split 'harmless' .* are set aside"):
+        read_splits(tmp_path, StructuredEncoder(), harmless="harmless")
+    take_out(tmp_path, "val")
+    with pytest.raises(EmptySplitError, match="taken out by hand"):
+        read_split(tmp_path, "val")
+
+
+def test_a_description_that_could_not_be_read_again_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_module, "MAX_DESCRIPTION", 200)
+    stub = Stub()
+    with pytest.raises(PSAError, match="Use fewer concepts"):
+        build(tmp_path, stub=stub)
+    assert not stub.drawn and not (tmp_path / "dataset.json").exists()
 
 
 class KilledError(BaseException):
