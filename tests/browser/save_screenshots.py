@@ -1,4 +1,4 @@
-"""Makes the pictures of ComfyUI's page anew: README.md's and docs/words.md's in docs/images, the templates' thumbnails.
+"""Makes the pictures of ComfyUI's page anew: the documents' in docs/images, and the templates' thumbnails.
 
     python tests/browser/save_screenshots.py [NAME ...]
 
@@ -8,6 +8,8 @@ It needs Chromium and playwright, and draws with PSA Mini. NAME is a picture's w
 import argparse
 import io
 import json
+import re
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -20,7 +22,7 @@ sys.path += [str(ROOT / "tests" / "support")]
 
 from comfy_versions import installed  # noqa: E402
 from graphs import call  # noqa: E402
-from in_page import MAKE, find_chromium, open_template, opened, wait_for_run  # noqa: E402
+from in_page import MAKE, find_chromium, on_mini, open_template, opened, wait_for_run  # noqa: E402
 from playwright.sync_api import Page  # noqa: E402
 from tiny_training import write_split  # noqa: E402
 
@@ -56,6 +58,16 @@ VIEWERS = {
     "grandfather": {"Age": 71, "Gender": "male", "Religion": "Islam"},
     "the office": {"Age": 40, "Gender": "female"},
 }
+PRACTICE = {
+    "Pairs to learn from": ["practice", "train", False],
+    "Pairs to measure on": ["practice", "val", False],
+    "Prompt": ["a circle on a plain wall"],
+    "Negative prompt": [""],
+    "EmptyLatentImage": [128, 128, 2],
+    "KSampler": [5, "fixed", 12, 3, "dpmpp_2m", "normal", 1],
+}
+"""What docs/training.md sets in the training workflow, by the node's title or class; and the number of steps."""
+PRACTICE_STEPS = 150
 COMPARE = (
     "() => {"
     + MAKE
@@ -134,6 +146,27 @@ def compare(page: Page, server: ComfyServer) -> list[float]:
     return page.evaluate(PLACE)
 
 
+def training(page: Page, server: ComfyServer) -> list[float]:
+    """docs/training.md's tutorial on PSA Mini; what its nodes show are pictures of their own."""
+    tutorial = (PACK / "docs" / "training.md").read_text(encoding="utf-8")
+    (practice_set,) = re.findall(r"```python\n(.*?)```", tutorial, re.DOTALL)
+    subprocess.run([sys.executable, "-c", practice_set], cwd=server.base / "input", check=True)
+
+    def practice(graph: dict) -> None:
+        on_mini(graph)
+        for node in graph["nodes"]:
+            node["widgets_values"] = PRACTICE.get(node.get("title", node["type"]), node["widgets_values"])
+            if node["type"] == "PSATrain":
+                node["widgets_values"][1] = PRACTICE_STEPS
+
+    open_template(page, "psa_train_sd15", practice)
+    run(page, "SaveImage")
+    for name, title in {"pairs": "Pairs to learn from", "plot": "The curves", "result": "L0 and L5"}.items():
+        address = page.evaluate("(title) => app.graph.nodes.find(each => each.title === title).imgs[0].src", title)
+        keep(Image.open(io.BytesIO(page.request.get(address).body())).convert("RGB"), f"training-{name}")
+    return page.evaluate(PLACE)
+
+
 def run(page: Page, kind: str) -> None:
     """The open graph, until a node of this kind shows its pictures."""
     page.evaluate("async () => fetch('/history', { method: 'POST', body: JSON.stringify({ clear: true }) })")
@@ -181,6 +214,7 @@ SHOW: dict[str, Callable[[Page, ComfyServer], list[float]]] = {
     "page-viewers": panel,
     "page-compare": compare,
     "words-graph": template("psa_words_mini"),
+    "training-screen": training,
 }
 DRAWN = {"psa_1_start_here", "psa_viewer_mini"}  # their thumbnails are what they draw
 THUMBNAILS = {path.stem: template(path.stem) for path in sorted(TEMPLATES.glob("*.json")) if path.stem not in DRAWN}

@@ -5,7 +5,7 @@ import shutil
 from itertools import combinations
 
 import pytest
-from in_page import open_template, set_widgets, wait_for_run
+from in_page import on_mini, open_template, set_widgets, wait_for_run
 from shipped import WORDS_ON_MINI
 
 from psa_core.comfy_server import PACK
@@ -28,7 +28,7 @@ SAID = """() => Object.fromEntries(app.graph.nodes.map(node => {
     return [node.type, widget && !widget.hidden ? widget.element.textContent : ""];
 }))"""
 TRAIN_ON_MINI = {
-    "PSATrain": {"steps": 2, "resolution": 128, "preview_every": 1},
+    "PSATrain": {"steps": 2, "preview_every": 1},
     "EmptyLatentImage": {"width": 128, "height": 128},
     "KSampler": {"steps": 2},
 }
@@ -112,13 +112,6 @@ def test_a_template_runs_and_shows_its_pictures(name, settings, page, server, tm
     page.screenshot(path=tmp_path / "drawn.png")
     assert covered(page) == []
     assert not page.errors
-
-
-def on_mini(graph: dict) -> None:
-    """Its checkpoint becomes PSA Mini."""
-    for node in graph["nodes"]:
-        if node["type"] == "CheckpointLoaderSimple":
-            node |= {"type": "PSALoadMini", "widgets_values": [], "properties": {}}
 
 
 @pytest.fixture

@@ -216,23 +216,13 @@ def test_the_workflow_train_runs_on_it(server):
     )
     changes = {
         "PSALoadDataset": {"folder": "mini"},
-        "PSATrain": {
-            "steps": 4,
-            "learning_rate": 1e-2,
-            "resolution": 128,
-            "preview_every": 2,
-            "run_name": "mini-workflow",
-        },
+        "PSATrain": {"steps": 4, "preview_every": 2, "run_name": "mini-workflow"},
         "PSASaveAdapter": {"name": "mini-workflow"},
         "KSampler": {"steps": 4},
     }
     shown = pictures(server, server.queue(on_mini(server, "psa_train_sd15", **changes)))
-    assert [row["step"] for row in read_metrics(server.base / "user" / "__psa_training" / "mini-workflow")] == [
-        1,
-        2,
-        3,
-        4,
-    ]
+    run = server.base / "user" / "__psa_training" / "mini-workflow"
+    assert [row["step"] for row in read_metrics(run)] == [1, 2, 3, 4]
     kept = load_adapter(server.base / "models" / "psa_adapters" / "mini-workflow.safetensors")
     assert any(layer.to_v_user[0].weight.any() for layer in kept.psa_adapter)
     assert kept.layer_widths == load_adapter(PSA_ADAPTER).layer_widths

@@ -18,7 +18,14 @@ STEPS = 6
 SMALL = {  # node class -> inputs that make the run a short one
     "CheckpointLoaderSimple": {"ckpt_name": "sd15.safetensors"},
     "PSALoadDataset": {"folder": "train-workflow"},
-    "PSATrain": {"steps": STEPS, "learning_rate": 1e-2, "batch_size": 1, "resolution": 64, "preview_every": 3},
+    "PSATrain": {
+        "preset": "custom",
+        "steps": STEPS,
+        "learning_rate": 1e-2,
+        "batch_size": 1,
+        "resolution": 64,
+        "preview_every": 3,
+    },
     "EmptyLatentImage": {"width": 64, "height": 64},
     "KSampler": {"steps": 2},
 }

@@ -79,6 +79,13 @@ def open_template(page, name: str, change: Callable[[dict], None] = lambda graph
     return graph
 
 
+def on_mini(graph: dict) -> None:
+    """Its checkpoint becomes PSA Mini."""
+    for node in graph["nodes"]:
+        if node["type"] == "CheckpointLoaderSimple":
+            node |= {"type": "PSALoadMini", "widgets_values": [], "properties": {}}
+
+
 def set_widgets(page, values: Mapping[str, Mapping[str, object]]) -> None:
     """Give widgets of the graph's nodes other values, by node class and name."""
     page.evaluate(
