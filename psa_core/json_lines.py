@@ -66,9 +66,9 @@ def _object(line: bytes, place: str) -> dict[str, Any]:
     if len(line) > _LONGEST_LINE:
         raise PSAError(f"{place}: it is longer than {_LONGEST_LINE >> 10} KiB. Check the file.")
     try:
-        data = parse_json(line.decode())
+        data = parse_json(line.decode(), once=True)
     except ValueError:
         data = None
     if not isinstance(data, dict):
-        raise PSAError(f"{place}: it is not a JSON object in UTF-8. Write one a line.")
+        raise PSAError(f"{place}: it is not a JSON object in UTF-8, each name once. Write one a line.")
     return data

@@ -18,6 +18,7 @@ KIND_KEY = "_psa_kind"
 _MAX_JSON_BYTES = 1 << 20
 _CLIP_TOKENS = 77
 _MOST_TIMESTEPS = 100_000  # base models have 1,000
+_ASKED_FOR = ("init_noise_sigma", "order", "scale_model_input", "set_timesteps", "step", "timesteps")  # of schedulers
 _CLASSES = {
     "unet": ("diffusers", "UNet2DConditionModel"),
     "vae": ("diffusers", "AutoencoderKL"),
@@ -148,10 +149,21 @@ def _scheduler(folder: Path) -> Any:
 
 
 def scheduler_class(name: Any) -> Any:
-    """diffusers' scheduler of this name; raises PSAError where it has none."""
+    """diffusers' scheduler of this name; raises PSAError where it has none, or one of other models than these."""
     import diffusers
 
     kind = getattr(diffusers, name, None) if isinstance(name, str) else None
-    if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
-        raise PSAError("diffusers has no such scheduler. Give one of its classes, such as DDIMScheduler.")
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin) and _fits(kind)):
+        raise PSAError(
+            "diffusers has no such scheduler for Stable Diffusion. Give one of its classes, such as DDIMScheduler."
+        )
     return kind
+
+
+def _fits(scheduler: Any) -> bool:
+    """Whether it has what Stable Diffusion's pipelines ask it for."""
+    try:
+        instance = scheduler()
+    except TypeError:  # it needs to be told of another kind of model
+        return False
+    return all(hasattr(instance, name) for name in _ASKED_FOR)

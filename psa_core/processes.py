@@ -1,8 +1,8 @@
 """Which processes there are, Accelerate's view or that of one, and which device."""
 
 import os
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -70,7 +70,16 @@ def make_accelerator() -> Any:
     require("train", "A launch of several processes", "accelerate")
     from accelerate import Accelerator, DistributedType
 
-    accelerator = Accelerator(mixed_precision="no", device_placement=False)
+    class Processes(Accelerator):
+        def wait_for_everyone(self) -> None:
+            with _others_there():
+                super().wait_for_everyone()
+
+        def reduce(self, tensor: torch.Tensor, how: str) -> torch.Tensor:
+            with _others_there():
+                return super().reduce(tensor, how)
+
+    accelerator = Processes(mixed_precision="no", device_placement=False)
     kinds = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
     if accelerator.distributed_type not in kinds:
         raise PSAError(
@@ -83,6 +92,18 @@ def make_accelerator() -> Any:
             "without a GPU, set ACCELERATE_USE_CPU=true."
         )
     return accelerator
+
+
+@contextmanager
+def _others_there() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # of the connection to one that is gone
+        raise PSAError(
+            "Another process of this launch has ended, so this one ends, too. What that one said tells why."
+        ) from error
 
 
 def chosen_device(name: str | None) -> torch.device:

@@ -40,6 +40,7 @@ _FIELDS = (
 )
 _REQUIRED_FIELDS = ("Age", "Gender", "Religion", "Physical_Condition", "Mental_Condition")
 _LONGEST_NAME = 100  # no misspelling of a field
+_BANS = re.compile("ban(s|ned)?(categor(y|ies))?")  # what may be meant by Banned_Categories
 _LONGEST_LIST = 500  # letters of a printed list of categories; all seven take 87
 _QUOTED = r"""(?:'[A-Za-z-]*'|"[A-Za-z-]*")"""
 _PRINTED_LIST = re.compile(rf"\s*[\[({{]\s*(?:{_QUOTED}(?:\s*,\s*{_QUOTED})*\s*,?\s*)?[\])}}]\s*")
@@ -189,7 +190,8 @@ def _check_spelling(data: Mapping[str, Any]) -> None:
     for given in data:
         if not isinstance(given, str) or len(given) > _LONGEST_NAME:
             continue
-        field = plain.get(re.sub(r"[\W_]", "", given).lower())
+        bare = re.sub(r"[\W_]", "", given).lower()
+        field = "Banned_Categories" if _BANS.fullmatch(bare) else plain.get(bare)
         if field is not None and given != field:
             raise PSAError(f"A profile's field is misspelt. Write it as {field}, in Sage's spelling.")
 

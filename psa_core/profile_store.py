@@ -60,7 +60,7 @@ class ProfileStore:
             raise self._not_stored(name)
         try:
             with open(path, "rb") as file:
-                data = parse_json(file.read(_LONGEST).decode("utf-8"))
+                data = parse_json(file.read(_LONGEST).decode("utf-8"), once=True)
         except (OSError, ValueError):
             raise PSAError(
                 f"The stored profile '{name}' cannot be read: its file is damaged or closed to you. Save it again."

@@ -66,8 +66,6 @@ def draw_missing(
     Raises:
         PSAError: as the drawer does, or for a folder that cannot be written. What was drawn stays.
     """
-    if batch_size < 1:
-        raise PSAError("A batch holds at least 1 picture.")
     batches = [wanted[start : start + batch_size] for start in range(0, len(wanted), batch_size)]
     missing = [[job for job in batch if not is_whole(job.path)] for batch in batches]
     lacking = sum(map(len, missing))

@@ -16,10 +16,12 @@ from ..dataset.pair_files import (
     DESCRIPTION,
     FORMAT,
     HARMLESS,
+    JUDGE,
     MAX_DESCRIPTION,
     NOT_STATED,
     PAIRS,
     PICTURES,
+    USERS,
     WITHOUT,
     PicturePair,
     numbered_lines,
@@ -38,10 +40,7 @@ VIRTUAL = "virtual users only: nobody in this data set is a real person"
 GIVEN = "users of a file that this pack did not draw: whoever gave it answers for whether they are real people"
 _SAID = ("people", "licence", "rules", "labels", "judge", "held_out_concepts", "users")  # no picture depends on these
 _BATCH = "batch_size"
-_UNREADABLE = {  # too long to read
-    "prompts": "the prompts (where one user becomes several, some are left out)",
-    **{name: f"the {name}" for name in ("people", "users", "model", "list", "held_out_concepts")},
-}
+_UNREADABLE = ("prompts", "people", "users", "model", "list", "held_out_concepts")  # too long to read
 
 
 class Claim(NamedTuple):
@@ -58,7 +57,7 @@ def description(plan: Plan, users: Sequence[UserProfile], seed: int, made: Mappi
         made: how the pictures come to be, such as the model's hash and the settings.
         said: what else is said of the data set: its licence, who its people are and by which rules they ban, the judge.
     """
-    pairs = [[pair.id, pair.asked, pair.made_by] for pair in plan.pairs]
+    pairs = [[pair.id, pair.asked, pair.made_by] for pair in plan.known_by]
     return {
         "format": FORMAT,
         **said,
@@ -79,6 +78,8 @@ def claimed(folder: Path, described: Mapping[str, Any], mixed_batches: bool = Fa
     Args:
         mixed_batches: go on with pictures that were drawn so many at a time as they are not now.
 
+    Where no picture is there yet, whatever was said of them before does not count.
+
     Raises:
         PSAError: where it holds other pictures, naming what differs, or something else; where another process builds in
             it; or it cannot be written.
@@ -90,30 +91,38 @@ def claimed(folder: Path, described: Mapping[str, Any], mixed_batches: bool = Fa
     with locked_folder(folder, "building a data set in"):
         sweep_parts(folder)
         place_lists(folder)
-        if (folder / DESCRIPTION).exists():
-            there = read_description(folder)
+        there = read_description(folder) if (folder / DESCRIPTION).exists() else None
+        if there is not None and ((folder / PAIRS).exists() or _has_pictures(folder)):
             claim = _continued(folder, there, described, mixed_batches)
             if claim.described.get(_BATCH) != there.get(_BATCH):  # before anything is drawn
                 _write(folder, {**there, _BATCH: claim.described[_BATCH]})
-        elif strange := sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")):
+        elif there is None and (strange := sorted(path.name for path in folder.iterdir() if path.name[0] != ".")):
             raise PSAError(
                 f"{folder} holds {strange[0]}, and no dataset.json that says what it is. Choose a new folder."
             )
         else:
-            claim = Claim(described, [])
-            _write(folder, described)
+            merged = _merged(there or {}, described)
+            claim = Claim({name: merged[name] for name in described}, [])
+            _write(folder, claim.described)
         (folder / PICTURES).mkdir(exist_ok=True)
         yield claim
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether the lists are written."""
-    return (folder / PAIRS).is_file()
+def _has_pictures(folder: Path) -> bool:
+    return (folder / PICTURES).is_dir() and any((folder / PICTURES).iterdir())
 
 
-def is_current(folder: Path, described: Mapping[str, Any]) -> bool:
+def is_finished(folder: Path, described: Mapping[str, Any], plan: Plan) -> bool:
+    """Whether the lists are there, all of them."""
+    lists = [PAIRS, USERS, *(f"{name}/{PAIRS}" for name in _listed_in(plan))]
+    if described["labels"] == JUDGE:
+        lists.append(JUDGED)
+    return all((folder / name).is_file() for name in lists)
+
+
+def is_current(folder: Path, described: Mapping[str, Any], plan: Plan) -> bool:
     """Whether the lists are those of what is `described`, so that nobody has to look at a picture for them."""
-    if not is_finished(folder):
+    if not is_finished(folder, described, plan):
         return False
     there = read_description(folder)
     return not _differences(there, _merged(there, described), _SAID)
@@ -131,14 +140,18 @@ def finish(
     `answers` are a judge's, where it says who prefers which."""
     with new_lists(folder) as new:
         _write(new, described)
-        for name in SPLITS:
-            if plan.splits[name] and plan.people(name):
-                write_objects(new / name / PAIRS, _members(plan, name))
+        for name in _listed_in(plan):
+            write_objects(new / name / PAIRS, _members(plan, name))
         write_users(new, plan.users)
         if answers is not None:
             with atomic_path(new / JUDGED) as temporary:
                 temporary.write_bytes(b"".join(answer.to_line() for answer in answers))
         write_objects(new / PAIRS, (_listed(pair, aside.get(pair.id), label) for pair in plan.pairs))
+
+
+def _listed_in(plan: Plan) -> list[str]:
+    """The splits that have a list."""
+    return [name for name in SPLITS if plan.splits[name] and plan.people(name)]
 
 
 def set_aside(folder: Path) -> dict[str, str]:
@@ -148,7 +161,12 @@ def set_aside(folder: Path) -> dict[str, str]:
 
 
 def _write(folder: Path, described: Mapping[str, Any]) -> None:
-    text = (json.dumps(described, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
+    try:
+        text = (json.dumps(described, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise PSAError(
+            f"{DESCRIPTION} would hold what is no text: the licence, the negative prompt or a name. Write it in UTF-8."
+        ) from error
     if len(text) > MAX_DESCRIPTION:
         raise PSAError(
             f"{DESCRIPTION} would be larger than {MAX_DESCRIPTION:,} bytes: it names each concept that is held out. "
@@ -206,5 +224,5 @@ def _differences(there: Mapping[str, Any], now: Mapping[str, Any], names: Sequen
         before, value = there.get(name), now.get(name)
         if before != json.loads(json.dumps(value)):
             both = f"{shown(str(before), 60)} there, {shown(str(value), 60)} now"
-            told.append(_UNREADABLE.get(name) or f"{shown(name, 40)} ({both})")
+            told.append(f"the {name}" if name in _UNREADABLE else f"{shown(name, 40)} ({both})")
     return told

@@ -130,6 +130,11 @@ def _imported(folder: Path, row: Mapping[str, Any]) -> Imported:
 
 
 def _scene(folder: Path, values: Mapping[str, str]) -> Imported:
+    if values["concept"] or (values[SHOWS] and values[WITHOUT]):
+        raise PSAError(
+            "a harmless scene has one picture and no concept, and a pair has a category. Write one of the seven into "
+            "its category, or leave the other picture and the concept out."
+        )
     source, look = _source(folder, values[WITHOUT] or values[SHOWS], WITHOUT)
     content = _digest(source)
     name = pair_id([None, "", values["prompt"], content])

@@ -28,6 +28,7 @@ class Plan:
 
     `splits` names the pairs of each split, `users` has everybody with their splits; `held_out` names the concepts, by
     category, that stand in `test_unseen` alone; `notes` are for people; `looks` are as `plan` was given them.
+    `known_by` are the pairs that tell this data set from others, whoever its users are: one alone has some more.
     """
 
     pairs: list[PicturePair]
@@ -36,6 +37,7 @@ class Plan:
     held_out: dict[str, list[str]]
     notes: list[str]
     looks: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    known_by: Sequence[PicturePair] = ()
 
     def people(self, split: str) -> list[UserProfile]:
         return [profile for profile, names in self.users if split in names]
@@ -71,8 +73,8 @@ def plan(
     """Who sees what: users and prompts of a test are nowhere in what is trained on.
 
     A fifth of the users are unseen. Of a category's concepts, where it has five or more, one in five stands in
-    `test_unseen` alone. Pairs that share a prompt or a picture stay together; one that cannot, for its concept is held
-    out and its scene is not, is left out.
+    `test_unseen` alone, in whatever category and capitals. Pairs that share a prompt or a picture stay together; one
+    that cannot, for its concept is held out and its scene is not, is left out.
 
     Args:
         looks: by id, what the pictures show that are there already, as hashes; those of one colour say nothing.
@@ -86,16 +88,20 @@ def plan(
     if not users or None in ids or len(ids) < len(users):
         raise PSAError("A data set needs users, and each of them a User_ID of their own.")
     seen, unseen = _divided(users, seed)
-    held_out = _held_out_concepts(pairs, seed) if unseen else set()
+    of_several = _held_out_concepts(pairs, seed)
+    held_out = of_several if unseen else set()
     looks = looks or {}
-    fates = _fates(_sharing(pairs, looks), held_out, seed, bool(unseen))
+    sharing = _sharing(pairs, looks)
+    fates = _fates(sharing, held_out, seed, bool(unseen))
+    known_by = [pair for pair in pairs if (fates if unseen else _fates(sharing, of_several, seed, True))[pair.id]]
     splits = {name: [pair for pair in pairs if fates[pair.id] == name] for name in SPLITS}
     if not splits[TRAIN]:
         raise PSAError("There is no pair to train on. Give more prompts, with a concept and of different scenes.")
     kept = [pair for pair in pairs if fates[pair.id]]
     notes = []
-    if held_out:
-        names = ", ".join(f"{concept} ({category})" for category, concept in sorted(held_out))
+    out = sorted({(pair.category, pair.concept) for pair in pairs if pair.category and _is_out(pair, held_out)})
+    if out:
+        names = ", ".join(f"{concept} ({category})" for category, concept in out)
         notes.append(f"Held out, in {TEST_UNSEEN} alone: {names}.")
     if len(kept) < len(pairs):
         notes.append(
@@ -105,9 +111,9 @@ def plan(
     if empty := [name for name in SPLITS if not splits[name]]:
         notes.append(f"Nothing is in {', '.join(empty)}: for that there are too few pairs or users.")
     by_category: dict[str, list[str]] = {}
-    for category, concept in sorted(held_out):
+    for category, concept in out:
         by_category.setdefault(category, []).append(concept)
-    return Plan(kept, splits, _with_splits(users, seen, splits), by_category, notes, looks)
+    return Plan(kept, splits, _with_splits(users, seen, splits), by_category, notes, looks, known_by)
 
 
 def check_leakage(planned: Plan) -> None:
@@ -121,11 +127,12 @@ def check_leakage(planned: Plan) -> None:
     tested = {content for name in (VAL, TEST_SEEN, TEST_UNSEEN) for p in splits[name] for content in _content(p, looks)}
     both = trained & tested
     seen = [pair for name in SPLITS if name != TEST_UNSEEN for pair in splits[name]]
+    held_out = {_plain(concept) for concepts in planned.held_out.values() for concept in concepts}
     leaks = {
         "prompts": sum(isinstance(content, str) for content in both),
         "pictures": sum(isinstance(content, int) for content in both),
         "users": sum(TEST_UNSEEN in names and len(names) > 1 for _, names in planned.users),
-        "concepts": len({p.concept for p in seen if p.concept in planned.held_out.get(p.category or "", ())}),
+        "concepts": len({_plain(pair.concept) for pair in seen if _is_out(pair, held_out)}),
     }
     if found := ", ".join(f"{count} {what}" for what, count in leaks.items() if count):
         raise PSAError(
@@ -164,23 +171,26 @@ def harmless_records(
     return ((pair, users[number % len(users)]) for number, pair in enumerate(pairs))
 
 
-def _held_out_concepts(pairs: Sequence[PicturePair], seed: int) -> set[tuple[str, str]]:
-    by_category: dict[str, set[str]] = {}
+def _held_out_concepts(pairs: Sequence[PicturePair], seed: int) -> set[str]:
+    """The names that are held out, as `_plain` has them. Which they are follows from how each is written first."""
+    by_category: dict[str, dict[str, str]] = {}
     for pair in pairs:
         if pair.category:
-            by_category.setdefault(pair.category, set()).add(pair.concept)
+            by_category.setdefault(pair.category, {}).setdefault(_plain(pair.concept), pair.concept)
     return {
-        (category, concept)
-        for category, concepts in by_category.items()
-        for concept in sorted(concepts, key=lambda name: draw_seed(seed, "held out", category, name))[
-            : len(concepts) // _HOLDING_OUT
+        name
+        for category, written in by_category.items()
+        for name in sorted(written, key=lambda name: draw_seed(seed, "held out", category, written[name]))[
+            : len(written) // _HOLDING_OUT
         ]
     }
 
 
-def _fates(
-    sharing: list[list[PicturePair]], held_out: set[tuple[str, str]], seed: int, with_unseen: bool
-) -> dict[str, str | None]:
+def _is_out(pair: PicturePair, held_out: set[str]) -> bool:
+    return pair.category is not None and _plain(pair.concept) in held_out
+
+
+def _fates(sharing: list[list[PicturePair]], held_out: set[str], seed: int, with_unseen: bool) -> dict[str, str | None]:
     """The split of each pair, by id; `None` for one that has a place in none. Groups that share stay together."""
     groups = _in_turn(sharing, seed)
     shares = {name: share for name, share in _SHARES.items() if with_unseen or name != TEST_UNSEEN}
@@ -195,7 +205,7 @@ def _fates(
     fates: dict[str, str | None] = {}
     for group in groups:
         scenes = [pair for pair in group if pair.category is None]
-        out = [pair for pair in group if (pair.category, pair.concept) in held_out]
+        out = [pair for pair in group if _is_out(pair, held_out)]
         if len(scenes) == len(group):
             fates |= {pair.id: HARMLESS for pair in scenes}
             continue

@@ -40,6 +40,10 @@ class Drawing:
     batch_size: int = 2
     mixed_batches: bool = False
 
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise PSAError("A batch holds at least 1 picture.")
+
 
 @dataclass(frozen=True)
 class Said:
@@ -109,7 +113,7 @@ def build_dataset(
     people = VIRTUAL if said.virtual or seed_of(users, [seed]) is not None else GIVEN
     described = _description(plan, users, seed, source, said, people, labels, judge)
     is_main = processes.is_main_process
-    if judge is not None and is_main and not is_current(folder, described):
+    if judge is not None and is_main and not is_current(folder, described, plan):
         check_categories(judge, plan.pairs)
         judge.check([about.caption for pair in plan.pairs for _, about in questions(pair)])
     mixed = isinstance(source, Drawing) and source.mixed_batches
@@ -119,7 +123,7 @@ def build_dataset(
         processes.wait_for_everyone()
         count = _pictures(folder, plan, source, processes, progress)
         processes.wait_for_everyone()
-        if is_main and (claim.changed or not is_finished(folder)):
+        if is_main and (claim.changed or not is_finished(folder, described, plan)):
             aside, answers = _judged(folder, plan, judge, labels, judging)
             _check_enough(plan, aside)
             check_leakage(plan)

@@ -17,6 +17,7 @@ from .plan import SPLITS
 
 MOST_RECORDS = 100_000
 _METADATA = "metadata.jsonl"
+_LONGEST = 60  # bytes of a concept in a file's name
 
 
 def write_sage_form(folder: Path, progress: Callable[[int, int], None] | None = None) -> int:
@@ -76,7 +77,7 @@ def _named(folder: Path, record: PairRecord, picture: Path) -> str:
         name = f"harmless_{record.line}{picture.suffix}"
     else:
         kind = "s" if picture.name == Path(pair.pictures[1]).name else "u"
-        concept = re.sub(r"[^\w-]+", "-", pair.concept)[:60]
+        concept = re.sub(r"[^\w-]+", "-", pair.concept).encode()[:_LONGEST].decode(errors="ignore")
         name = f"user_{record.profile.user_id}_{pair.category}_{concept}_{record.line}_{kind}{picture.suffix}"
     place = folder / name
     if place.exists() and place.samefile(picture):

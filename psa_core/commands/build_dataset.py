@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     say = print if processes.is_main_process else _silent
     for note in planned.notes:
         say(note)
-    said = Said(args.licence, rules, virtual=args.users is None)
+    said = Said(args.licence.strip() or Said.licence, rules, virtual=args.users is None)
     is_main = processes.is_main_process
     with Bar(is_main, "picture") as bar, Bar(is_main and judge is not None, "pair") as judged:
         shown = (bar.show, judged.show)

@@ -85,7 +85,7 @@ def given_profiles(args: argparse.Namespace) -> list[UserProfile]:
     path = existing_file(args.profile, "profile")
     try:
         with open(path, "rb") as file:
-            data = parse_json(file.read(_LONGEST_PROFILE).decode("utf-8-sig"))
+            data = parse_json(file.read(_LONGEST_PROFILE).decode("utf-8-sig"), once=True)
     except (OSError, ValueError):
         raise PSAError(f"{path.name} is not a JSON file in UTF-8. Write the profile as one JSON object.") from None
     return [UserProfile.from_dict(data)]

@@ -225,9 +225,11 @@ class _Reader:
         if len(text) > _LONGEST_LINE:
             raise PSAError(f"the line is longer than {_LONGEST_LINE >> 10} KiB. Write the record again.")
         try:
-            data = parse_json(text)
+            data = parse_json(text, once=True)
         except ValueError:  # other bytes than UTF-8 and numbers of 5,000 digits among them
-            raise PSAError("this is not valid JSON. Write the record again, as one JSON object on one line.") from None
+            raise PSAError(
+                "this is not valid JSON, or has a name twice. Write the record again, as one JSON object on one line."
+            ) from None
         if not isinstance(data, dict):
             raise PSAError("this is not a JSON object with the fields chosen, rejected, caption and user_data.")
         missing = [name for name in ("chosen", "rejected", "caption", "user_data") if name not in data]

@@ -332,3 +332,13 @@ def test_a_file_that_is_no_csv_is_refused(tmp_path, content):
 def test_a_path_without_a_file_is_refused(tmp_path, path):
     with pytest.raises(PSAError):
         read_users_csv(f"{tmp_path}/{path}")
+
+
+@pytest.mark.parametrize("field", ["Banned_Category", "banned", "Bans", "ban categories", "BANNED-CATEGORIES"])
+def test_another_name_for_what_is_banned_is_refused(field):
+    """Passed over, it would leave the rules to say who sees what."""
+    data = UserProfile(**ADULT).to_dict()
+    del data["Banned_Categories"]
+    with pytest.raises(PSAError, match="Write it as Banned_Categories"):
+        UserProfile.from_dict(data | {field: ["Hate"]})
+    assert UserProfile.from_dict(data | {"Band": "x", "Bank": "y"}).banned_categories is not None

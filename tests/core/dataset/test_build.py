@@ -17,14 +17,14 @@ from building import prompt_pairs
 from PIL import Image
 
 from psa_core import PSAError
-from psa_core.build import Drawing, build_dataset, drawn_pairs, plan
+from psa_core.build import Drawing, Said, build_dataset, drawn_pairs, plan
 from psa_core.build.drawing import finish_batches
 from psa_core.build.imported import read_picture_list
-from psa_core.build.plan import SPLITS
+from psa_core.build.plan import SPLITS, check_leakage
 from psa_core.build.sage_form import write_sage_form
 from psa_core.concepts.pairs import PromptPair
 from psa_core.dataset import read_split
-from psa_core.dataset.check import check_dataset
+from psa_core.dataset.check import check_dataset, split_names
 from psa_core.dataset.sage import read_sage_split
 from psa_core.judges.judging import Verdict, tell_nobody
 from psa_core.population import sample_users
@@ -112,6 +112,75 @@ def test_a_plan_follows_from_the_seed_and_few_concepts_are_not_held_out():
     alone = plan(drawn_pairs(prompts(), 1), USERS[:1], 1)
     assert not alone.splits["test_unseen"] and alone.splits["train"]
     assert plan(drawn_pairs(prompts(1, 1, 0, ("Hate",)), 1), USERS, 1).splits["train"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_concept_is_held_out_in_whatever_capitals_and_category(seed):
+    given = [
+        PromptPair(
+            category, name, f"scene {s} {category} with {name}", f"scene {s} {category} {name[::-1]}", "named", "me"
+        )
+        for category in ("Hate", "Violence")
+        for name in ("rat", "Rat", "RAT  x", "rat X", "mud", "snake", "Spider", "spider", "toad", "newt")
+        for s in range(6)
+    ]
+    planned = plan(drawn_pairs(given, seed), USERS, seed)
+    out = {concept.casefold().replace("  ", " ") for names in planned.held_out.values() for concept in names}
+    assert out
+    for name, pairs in planned.splits.items():
+        if name != "test_unseen":
+            assert not out & {pair.concept.casefold().replace("  ", " ") for pair in pairs}
+    check_leakage(planned)
+
+
+def test_one_user_or_several_is_the_same_set_of_pictures(tmp_path):
+    given = [
+        PromptPair("Hate", f"thing{c}", f"scene {s} with thing{c}", f"scene {s}", "named", "by hand")
+        for c in range(5)
+        for s in range(6)
+    ]
+    for users in (USERS[:1], USERS, USERS[:1]):
+        build(tmp_path, given, users=users)
+        assert {record.profile.user_id for record in read_split(tmp_path, "train")} <= {u.user_id for u in users}
+
+
+@pytest.mark.parametrize("lost", ["users.jsonl", "train/pairs.jsonl", "harmless/pairs.jsonl"])
+def test_a_list_that_was_lost_is_written_again(tmp_path, lost):
+    build(tmp_path)
+    before, stub = files(tmp_path), Stub()
+    (tmp_path / lost).unlink()
+    build(tmp_path, stub=stub)
+    assert files(tmp_path) == before and not stub.drawn
+
+
+def test_before_its_first_picture_a_set_may_become_another(tmp_path):
+    class Away(Stub):
+        def draw(self, prompts, seeds):
+            raise PSAError("There is not enough memory.")
+
+    with pytest.raises(PSAError, match="not enough memory"):
+        build(tmp_path, made={"model": "another"}, stub=Away(), said=Said("CC0-1.0"))
+    build(tmp_path)
+    assert json.loads((tmp_path / "dataset.json").read_text())["model"] == "a"
+    assert json.loads((tmp_path / "dataset.json").read_text())["licence"] == "CC0-1.0"
+    with pytest.raises(PSAError, match="A batch holds at least 1 picture"):
+        build(tmp_path / "other", batch=0)
+    assert not (tmp_path / "other").exists()
+
+
+def test_what_is_no_text_is_a_sentence(tmp_path):
+    with pytest.raises(PSAError, match="Write it in UTF-8"):
+        build(tmp_path, said=Said("CC\udcff"))
+
+
+def test_a_long_concept_of_long_letters_has_a_name_in_sages_form(tmp_path):
+    concept = "\U00020000" * 70
+    given = [
+        PromptPair("Hate", concept, f"a scene {number} with {concept}", f"a scene {number}", "named", "by hand")
+        for number in range(12)
+    ]
+    build(tmp_path, given)
+    assert write_sage_form(tmp_path) == sum(len(read_sage_split(tmp_path, name)) for name in split_names(tmp_path))
 
 
 class KilledError(BaseException):
@@ -368,6 +437,9 @@ def test_existing_pictures_are_imported(tmp_path):
         "a0.png,a0.png,violence,knife,x": "both pictures are the same",
         "list.csv,b0.png,violence,knife,x": "does not end in",
         "a0.png,b0.png,violence,knife,": "'prompt'",
+        "a0.png,b0.png,,knife,x": "a harmless scene has one picture and no concept",
+        "a0.png,,,knife,x": "a harmless scene has one picture and no concept",
+        "a0.png,b0.png,harmless,,x": "a harmless scene has one picture and no concept",
     }.items():
         listed.write_text(f"{rows[0]}\n{odd}\n")
         with pytest.raises(PSAError, match=f"row 1: .*{words}"):
