@@ -30,9 +30,11 @@ _READERS, _CHUNK = 4, 256  # threads that check pictures, and pairs at a time
 
 @dataclass(frozen=True, repr=False)
 class PairRecord(SageRecord):
-    """A record of a picture pair; `line` is its number in the split, counted from 1."""
+    """A record of a picture pair, of whose pictures `safe` is without the concept; `line` is its number in the split,
+    counted from 1."""
 
     pair: PicturePair = field(kw_only=True)
+    safe: Path = field(kw_only=True)
 
     @property
     def category(self) -> str | None:
@@ -45,7 +47,7 @@ class PairRecord(SageRecord):
     @property
     def safe_chosen(self) -> bool | None:
         """Whether the picture without the concept is chosen; `None` for a harmless scene."""
-        return self.chosen.name == Path(self.pair.pictures[1]).name if self.pair.category else None
+        return self.chosen == self.safe if self.pair.category else None
 
     @property
     def contradicts(self) -> bool:
@@ -138,7 +140,7 @@ class CompactSplit:
     def _record(self, pair: PicturePair, line: int, profile: UserProfile, swapped: bool) -> PairRecord:
         first, second = _pictures(self.folder.parent, pair)
         chosen, rejected = (second, first) if swapped else (first, second)
-        return PairRecord(line, chosen, rejected, pair.shows, profile, _plain(pair), pair=pair)
+        return PairRecord(line, chosen, rejected, pair.shows, profile, _plain(pair), pair=pair, safe=first)
 
 
 def read_compact_split(

@@ -12,9 +12,11 @@ from tiny_training import QUICK, denoiser, encoders, user
 from torch.utils.data import default_collate
 
 from psa_core import PSAError, StructuredEncoder
+from psa_core.build.sage_form import write_sage_form
 from psa_core.dataset import read_split
 from psa_core.dataset.overview import sample_pairs, summary
 from psa_core.dataset.pair_files import PAIRS, USERS, PicturePair
+from psa_core.dataset.sage import read_sage_split
 from psa_core.evaluate.cases import Cases
 from psa_core.json_lines import write_objects
 from psa_core.processes import OneProcess
@@ -68,6 +70,24 @@ def test_examples_say_what_the_records_say(data):
             scene = split.scene(int(scenes[index]))
             assert (record.chosen, record.rejected) == scene.pictures[:: -1 if swapped[index] else 1]
             assert record.caption == scene.caption and split.profiles[users[index]] == record.profile
+
+
+def test_a_pairs_pictures_may_have_the_same_name_in_two_folders(data):
+    def move(lines):
+        for pair in lines:
+            for which, name in pair["pictures"].items() if pair["category"] else ():
+                (data / which).mkdir(exist_ok=True)
+                pair["pictures"][which] = f"{which}/{pair['id']}.png"
+                (data / name).rename(data / pair["pictures"][which])
+
+    rewrite(data / PAIRS, move)
+    split = read_split(data, "train")
+    assert {(record.chosen.parent.name, record.safe_chosen) for record in split} == {("without", True), ("shows", False)}
+    assert not any(record.contradicts for record in split)
+    write_sage_form(data)
+    for ours, theirs in zip(read_sage_split(data, "train"), split, strict=True):
+        assert ours.chosen.read_bytes() == theirs.chosen.read_bytes()
+        assert ours.rejected.read_bytes() == theirs.rejected.read_bytes()
 
 
 def test_harmless_scenes_are_one_picture_and_belong_to_the_pairs(data):
