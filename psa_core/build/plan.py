@@ -9,6 +9,7 @@ from itertools import zip_longest
 
 from ..concepts.pairs import PromptPair
 from ..dataset.pair_files import HARMLESS, PICTURES, SHOWS, WITHOUT, PicturePair
+from ..dataset.scan import plain_text
 from ..errors import PSAError
 from ..profile import UserProfile
 from ..seeds import draw_seed
@@ -227,14 +228,14 @@ def _sharing(pairs: Sequence[PicturePair], looks: Mapping[str, Sequence[int]]) -
             leader[find(other)] = find(first)
     groups: dict[str | int, list[PicturePair]] = {}
     for pair in pairs:
-        groups.setdefault(find(_plain(pair.shows)), []).append(pair)
+        groups.setdefault(find(plain_text(pair.shows)), []).append(pair)
     return list(groups.values())
 
 
 def _content(pair: PicturePair, looks: Mapping[str, Sequence[int]]) -> Iterator[str | int]:
     """What no two splits may have in common of it: its prompts, and what its pictures show."""
-    yield _plain(pair.shows)
-    yield _plain(pair.without or pair.shows)
+    yield plain_text(pair.shows)
+    yield plain_text(pair.without or pair.shows)
     yield from looks.get(pair.id, ())
 
 
@@ -244,7 +245,3 @@ def _in_turn(groups: list[list[PicturePair]], seed: int) -> list[list[PicturePai
     for group in sorted(groups, key=lambda group: (-len(group), draw_seed(seed, "group", group[0].id))):
         by_category.setdefault(group[0].category or "", []).append(group)
     return [group for row in zip_longest(*by_category.values()) for group in row if group is not None]
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())

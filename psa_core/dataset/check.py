@@ -123,9 +123,7 @@ def _description(folder: Path, findings: list[Finding]) -> Mapping[str, Any]:
 
 def _counted(scan: Scan) -> SplitCounts:
     per_user = Counter(scan.per_user.tolist())
-    per_user.pop(0, None)
-    split = scan.split
-    return SplitCounts(split.name, len(split), split.scenes, sum(per_user.values()), per_user, scan.counts)
+    return SplitCounts(scan.split.name, len(scan.split), len(scan.scenes), len(scan.users), per_user, scan.counts)
 
 
 def _note(what: str, sentence: str, count: int = 0) -> Finding:
@@ -163,14 +161,15 @@ def _pairs_of_splits(scans: Sequence[Scan]) -> Iterator[tuple[Scan, Scan]]:
 
 def _caption_leaks(scans: Sequence[Scan]) -> Iterator[Finding]:
     for held_out, trained_on in _pairs_of_splits(scans):
-        same = np.flatnonzero(np.isin(held_out.captions, trained_on.captions))
-        if len(same):
-            count = len(np.unique(held_out.captions[same]))
+        same = np.isin(held_out.prompts, trained_on.prompts)
+        if same.any():
+            count = len(np.unique(held_out.prompts[same]))
             yield _leak(
                 "captions",
                 count,
                 f"{_many(count, 'prompt')} of {held_out.split.name} "
-                f"{'is' if count == 1 else 'are'} in {trained_on.split.name}, too ({_places(held_out, same)}). "
+                f"{'is' if count == 1 else 'are'} in {trained_on.split.name}, too "
+                f"({_places(held_out, np.flatnonzero(same.any(1)))}). "
                 "Take their pairs out of one of the two.",
             )
 
@@ -274,23 +273,23 @@ def _alike_files(
     told = np.zeros(len(group_of), bool)
     for scan in scans:
         of = pictures.of(scan)
-        for scene, side in np.argwhere(shared[group_of[of]]).tolist():
-            number = int(of[scene, side])
+        for row, side in np.argwhere(shared[group_of[of]]).tolist():
+            number = int(of[row, side])
             if not told[number]:
                 told[number] = True
-                path = scan.split.scene(scene).pictures[side]
+                path = scan.scene(row).pictures[side]
                 found.setdefault(int(group_of[number]), []).append(picture_name(path, scan.split.folder.parent))
     return list(found.values())
 
 
-def _places(scan: Scan, scenes: np.ndarray) -> str:
-    return _listed([scan.split.scene(int(scene)).where for scene in scenes[:_NAMED]], len(scenes))
+def _places(scan: Scan, rows: np.ndarray) -> str:
+    return _listed([scan.scene(row).where for row in rows[:_NAMED]], len(rows))
 
 
 def _names(scan: Scan, which: np.ndarray) -> list[str]:
     """The first files that a mask (S, 2) names, in their split's folder."""
     places = np.argwhere(which)[: _NAMED + 1].tolist()
-    return [f"{scan.split.name}: {scan.split.scene(scene).pictures[side].name}" for scene, side in places]
+    return [f"{scan.split.name}: {scan.scene(row).pictures[side].name}" for row, side in places]
 
 
 def _listed(names: Sequence[str], count: int | None = None) -> str:
