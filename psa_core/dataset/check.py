@@ -13,7 +13,7 @@ from ..files import shown
 from ..json_text import parse_json
 from .answers import picture_name
 from .check_result import LEAKAGE, NOTE, UNREADABLE, DatasetCheck, Finding, SplitCounts
-from .lists import settle
+from .lists import settle, unchanged
 from .lookalikes import groups, require_imagehash
 from .reading import read_split, split_file
 from .scan import Pictures, Scan, scan_pictures, scan_scenes
@@ -40,7 +40,7 @@ def check_dataset(
         users: a file such as Sage's `users.csv`, as `read_split` takes it.
 
     Raises:
-        PSAError: where there is no data set in the folder.
+        PSAError: where there is no data set in the folder, or another process replaces its lists meanwhile.
     """
     folder = Path(folder)
     settle(folder)
@@ -50,6 +50,22 @@ def check_dataset(
             f"There is no data set in {folder}: no folder such as train with metadata.jsonl or pairs.jsonl. Check "
             "the path."
         )
+    with unchanged(folder, *(split_file(folder, name) for name in names)):
+        return _checked(folder, names, users, progress)
+
+
+def split_names(folder: Path | str) -> list[str]:
+    """The splits in a data set's folder, in the order in which one reads them."""
+    with suppress(PSAError):  # whoever reads one is told
+        settle(folder)
+    with suppress(OSError, ValueError):  # a NUL in the name, too
+        names = (path.name for path in Path(folder).iterdir() if not path.name.startswith("."))
+        found = {name for name in names if split_file(folder, name).is_file()}
+        return [name for name in _ORDER if name in found] + sorted(found - set(_ORDER))
+    return []
+
+
+def _checked(folder: Path, names: list[str], users: Path | str | None, progress: OnProgress | None) -> DatasetCheck:
     findings: list[Finding] = []
     description = _description(folder, findings)
     licence = description.get("licence", description.get("license"))
@@ -69,17 +85,6 @@ def check_dataset(
             look_alike, alike_files = _look_alikes(scans, seen)
     counted = [_counted(scan) for scan in scans]
     return DatasetCheck(folder.resolve().name, licence, counted, pictures, look_alike, findings, alike_files)
-
-
-def split_names(folder: Path | str) -> list[str]:
-    """The splits in a data set's folder, in the order in which one reads them."""
-    with suppress(PSAError):  # whoever reads one is told
-        settle(folder)
-    with suppress(OSError, ValueError):  # a NUL in the name, too
-        names = (path.name for path in Path(folder).iterdir() if not path.name.startswith("."))
-        found = {name for name in names if split_file(folder, name).is_file()}
-        return [name for name in _ORDER if name in found] + sorted(found - set(_ORDER))
-    return []
 
 
 def _scans(

@@ -130,12 +130,7 @@ class CompactSplit:
         return np.array([[*row, True] for row in rows], bool)
 
     def _pair(self, scene: int) -> PicturePair:
-        with open(self.folder.parent / PAIRS, "rb") as file:
-            file.seek(self.offsets[scene])
-            try:
-                return PicturePair.of_line(parse_json(file.readline()))
-            except ValueError:
-                raise PSAError(f"{self.folder.parent / PAIRS} has changed since it was read. Read it again.") from None
+        return _read_pair(self.folder.parent, self.offsets[scene])
 
     def _record(self, pair: PicturePair, line: int, profile: UserProfile, swapped: bool) -> PairRecord:
         first, second = _pictures(self.folder.parent, pair)
@@ -302,9 +297,7 @@ def _checked(root: Path, index: _PairIndex, rows: np.ndarray, bad: _Bad) -> tupl
     check_picture = PictureChecks()
 
     def check(place: int) -> tuple[PicturePair, str | None]:
-        with open(root / PAIRS, "rb") as file:
-            file.seek(index.offsets[rows[place]])
-            pair = PicturePair.of_line(parse_json(file.readline()))
+        pair = _read_pair(root, index.offsets[rows[place]])
         try:
             for path in dict.fromkeys(_pictures(root, pair)):
                 check_picture(path)
@@ -323,6 +316,16 @@ def _checked(root: Path, index: _PairIndex, rows: np.ndarray, bad: _Bad) -> tupl
                 if pair.category is not None:
                     categories[place] = CATEGORIES.index(pair.category)
     return whole, categories
+
+
+def _read_pair(root: Path, offset: int) -> PicturePair:
+    """The pair that was at this place of `pairs.jsonl`; raises PSAError where it is there no more."""
+    try:
+        with open(root / PAIRS, "rb") as file:
+            file.seek(offset)
+            return PicturePair.of_line(parse_json(file.readline()))
+    except (FileNotFoundError, ValueError):
+        raise PSAError(f"{root / PAIRS} has changed since it was read. Read it again.") from None
 
 
 def _plain(pair: PicturePair) -> str:

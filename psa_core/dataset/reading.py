@@ -6,7 +6,7 @@ from pathlib import Path
 from ..errors import PSAError
 from .answered import with_answers
 from .compact import read_compact_split
-from .lists import settle
+from .lists import settle, unchanged
 from .pair_files import PAIRS
 from .sage import read_sage_split
 from .split import PairSplit
@@ -34,16 +34,21 @@ def read_split(
         answers: apply those that a judge (`judged.jsonl`) and a person (`answers.jsonl`) gave.
 
     Raises:
-        PSAError: naming line and file of the first bad record, or a split that is missing or empty.
+        PSAError: naming line and file of the first bad record, or a split that is missing or empty; also where another
+            process replaces the lists meanwhile.
     """
     settle(folder)
-    if split_file(folder, name).name != PAIRS:
-        split: PairSplit = read_sage_split(folder, name, skip_bad, embeddings, users)
-    elif users is not None:
-        raise PSAError(f"The data set in {folder} says itself what its users ban, in users.jsonl. Give no users file.")
-    else:
-        split = read_compact_split(folder, name, skip_bad, embeddings)
-    return with_answers(split) if answers else split
+    listed = split_file(folder, name)
+    with unchanged(folder, listed):
+        if listed.name != PAIRS:
+            split: PairSplit = read_sage_split(folder, name, skip_bad, embeddings, users)
+        elif users is not None:
+            raise PSAError(
+                f"The data set in {folder} says itself what its users ban, in users.jsonl. Give no users file."
+            )
+        else:
+            split = read_compact_split(folder, name, skip_bad, embeddings)
+        return with_answers(split) if answers else split
 
 
 def split_file(folder: Path | str, name: str) -> Path:
