@@ -5,8 +5,8 @@
 A record is a pair of pictures with a user; 100 users see each pair. Memory is the peak of what Python and numpy
 allocate (tracemalloc) beyond the start of each step, divided by the records; time is measured without it. What every
 run takes, such as the pictures that are decoded at a time, weighs most on few records: so the last line says what a
-further record takes, from the smallest to the largest number. Sage's form of the same records is read as well. The
-drawing is a stub that draws one colour.
+further record takes, from the smallest to the largest number. Sage's form of the same records is read as well, and the
+compact one with a judge's answers to each pair for each kind of viewer. The drawing is a stub that draws one colour.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from psa_core.build import Drawing, build_dataset, drawn_pairs, plan
 from psa_core.build.sage_form import write_sage_form
 from psa_core.concepts.pairs import PromptPair
 from psa_core.dataset import read_split
+from psa_core.dataset.answers import JUDGED, LEFT, Answer, picture_name, scene_id
 from psa_core.dataset.check import check_dataset
 from psa_core.dataset.sage import read_sage_split
 from psa_core.population import sample_users
@@ -31,7 +32,7 @@ from psa_core.schema import CATEGORIES
 
 USERS = 100
 TRAINED_AND_TESTED = ("train", "val", "test_seen", "test_unseen")
-STEPS = ("build", "label", "read", "read Sage's form", "check")
+STEPS = ("build", "label", "read", "read Sage's form", "check", "read judged")
 
 
 class Stub:
@@ -46,6 +47,17 @@ def prompts(count: int) -> list[PromptPair]:
         scene = f"a scene {number}"
         pairs.append(PromptPair(category, thing, f"{scene} with {thing}", scene, "named", "by hand"))
     return pairs
+
+
+def judge(folder: Path, names: list[str]) -> None:
+    """Leave a judge's answers to all pairs."""
+    with open(folder / JUDGED, "wb") as file:
+        for split in (read_split(folder, name, answers=False) for name in names):
+            kinds = sorted({user.banned_categories for user in split.profiles})
+            for scene in map(split.scene, range(split.scenes)):
+                pictures = [picture_name(path, folder) for path in scene.pictures]
+                for kind in kinds:
+                    file.write(Answer(scene_id(scene, folder), kind, *pictures, LEFT).to_line())
 
 
 def measured(work: Callable[[], Any]) -> tuple[float, int]:
@@ -89,7 +101,8 @@ def run(records: int, place: Path) -> dict[str, tuple[float, int]]:
     write_sage_form(built[0])
     found |= {"label": measured(label), "read": measured(read), "read Sage's form": measured(read_sage)}
     found["check"] = measured(lambda: check_dataset(built[0]))
-    return found
+    judge(built[0], names)
+    return found | {"read judged": measured(read)}
 
 
 def further(results: dict[int, dict[str, tuple[float, int]]]) -> dict[str, tuple[float, float]]:
@@ -115,7 +128,7 @@ def panel(
     picture: Image.Image, left: int, title: str, values: dict[int, dict[str, float]], powers: tuple[int, int]
 ) -> None:
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=14)
-    colours = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd")
+    colours = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b")
     top, width, height = 60, 420, 330
     first, last = math.log10(min(values)), math.log10(max(values))
 

@@ -1,5 +1,6 @@
-"""Reading JSON that others may have written."""
+"""Reading JSON that others may have written, and telling one from another."""
 
+import hashlib
 import json
 from typing import Any
 
@@ -18,6 +19,11 @@ def parse_json(text: str | bytes, once: bool = False) -> Any:
         return json.loads(text, object_pairs_hook=_named_once if once else None)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def digest(value: Any) -> str:
+    """32 hex digits that stand for JSON-compatible data."""
+    return hashlib.blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()
 
 
 def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

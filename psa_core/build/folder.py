@@ -30,8 +30,8 @@ from ..dataset.pair_files import (
 )
 from ..errors import PSAError
 from ..files import atomic_path, shown, sweep_parts
-from ..generate.run import digest
 from ..json_lines import write_objects
+from ..json_text import digest
 from ..locks import locked_folder
 from ..profile import UserProfile
 from .plan import SPLITS, Plan, harmless_records

@@ -9,6 +9,7 @@ from itertools import zip_longest
 
 from ..concepts.pairs import PromptPair
 from ..dataset.pair_files import HARMLESS, PICTURES, SHOWS, WITHOUT, PicturePair
+from ..dataset.scan import plain_text
 from ..errors import PSAError
 from ..profile import UserProfile
 from ..seeds import draw_seed
@@ -127,12 +128,12 @@ def check_leakage(planned: Plan) -> None:
     tested = {content for name in (VAL, TEST_SEEN, TEST_UNSEEN) for p in splits[name] for content in _content(p, looks)}
     both = trained & tested
     seen = [pair for name in SPLITS if name != TEST_UNSEEN for pair in splits[name]]
-    held_out = {_plain(concept) for concepts in planned.held_out.values() for concept in concepts}
+    held_out = {plain_text(concept) for concepts in planned.held_out.values() for concept in concepts}
     leaks = {
         "prompts": sum(isinstance(content, str) for content in both),
         "pictures": sum(isinstance(content, int) for content in both),
         "users": sum(TEST_UNSEEN in names and len(names) > 1 for _, names in planned.users),
-        "concepts": len({_plain(pair.concept) for pair in seen if _is_out(pair, held_out)}),
+        "concepts": len({plain_text(pair.concept) for pair in seen if _is_out(pair, held_out)}),
     }
     if found := ", ".join(f"{count} {what}" for what, count in leaks.items() if count):
         raise PSAError(
@@ -172,11 +173,11 @@ def harmless_records(
 
 
 def _held_out_concepts(pairs: Sequence[PicturePair], seed: int) -> set[str]:
-    """The names that are held out, as `_plain` has them. Which they are follows from how each is written first."""
+    """The names that are held out, as `plain_text` has them. Which they are follows from how each is written first."""
     by_category: dict[str, dict[str, str]] = {}
     for pair in pairs:
         if pair.category:
-            by_category.setdefault(pair.category, {}).setdefault(_plain(pair.concept), pair.concept)
+            by_category.setdefault(pair.category, {}).setdefault(plain_text(pair.concept), pair.concept)
     return {
         name
         for category, written in by_category.items()
@@ -187,7 +188,7 @@ def _held_out_concepts(pairs: Sequence[PicturePair], seed: int) -> set[str]:
 
 
 def _is_out(pair: PicturePair, held_out: set[str]) -> bool:
-    return pair.category is not None and _plain(pair.concept) in held_out
+    return pair.category is not None and plain_text(pair.concept) in held_out
 
 
 def _fates(sharing: list[list[PicturePair]], held_out: set[str], seed: int, with_unseen: bool) -> dict[str, str | None]:
@@ -237,14 +238,14 @@ def _sharing(pairs: Sequence[PicturePair], looks: Mapping[str, Sequence[int]]) -
             leader[find(other)] = find(first)
     groups: dict[str | int, list[PicturePair]] = {}
     for pair in pairs:
-        groups.setdefault(find(_plain(pair.shows)), []).append(pair)
+        groups.setdefault(find(plain_text(pair.shows)), []).append(pair)
     return list(groups.values())
 
 
 def _content(pair: PicturePair, looks: Mapping[str, Sequence[int]]) -> Iterator[str | int]:
     """What no two splits may have in common of it: its prompts, and what its pictures show."""
-    yield _plain(pair.shows)
-    yield _plain(pair.without or pair.shows)
+    yield plain_text(pair.shows)
+    yield plain_text(pair.without or pair.shows)
     yield from looks.get(pair.id, ())
 
 
@@ -254,7 +255,3 @@ def _in_turn(groups: list[list[PicturePair]], seed: int) -> list[list[PicturePai
     for group in sorted(groups, key=lambda group: (-len(group), draw_seed(seed, "group", group[0].id))):
         by_category.setdefault(group[0].category or "", []).append(group)
     return [group for row in zip_longest(*by_category.values()) for group in row if group is not None]
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())

@@ -76,7 +76,7 @@ def _named(folder: Path, record: PairRecord, picture: Path) -> str:
     if pair.category is None:
         name = f"harmless_{record.line}{picture.suffix}"
     else:
-        kind = "s" if picture.name == Path(pair.pictures[1]).name else "u"
+        kind = "s" if picture == record.safe else "u"
         concept = re.sub(r"[^\w-]+", "-", pair.concept).encode()[:_LONGEST].decode(errors="ignore")
         name = f"user_{record.profile.user_id}_{pair.category}_{concept}_{record.line}_{kind}{picture.suffix}"
     place = folder / name

@@ -20,7 +20,8 @@ from ..extras import require
 from ..files import safe_file_name
 from ..generate import BaseModel, Embed, Painter, Record, Settings, draw_missing, embed_with, plan, prompts_id
 from ..generate.painter import PRECISIONS
-from ..generate.run import Tell, digest, told_by_embedding, told_by_profile, viewers_id
+from ..generate.run import Tell, told_by_embedding, told_by_profile, viewers_id
+from ..json_text import digest
 from ..language_model import OnDevice
 from ..model_folder import fingerprint
 from ..own_key import own_key

@@ -1,21 +1,27 @@
 """A split as answers leave it: a judge's, and those that a person gave by hand."""
 
+import hashlib
+import json
+import os
+from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from ..errors import EmptySplitError, PSAError
 from ..profile import UserProfile
-from .answers import ANSWERS, BAD, JUDGED, Answer, picture_name, read_answers, scene_id, standing
+from .answers import ANSWERS, BAD, JUDGED, UNDO, Answer, each_answer, picture_name, scene_id
 from .split import Examples, PairSplit, Scene
 
-_AS_IT_IS, _FIRST, _SECOND, _OUT = range(4)  # what answers say of a scene and a kind of viewer
+_AS_IT_IS, _EARLIER, _LATER, _OUT, _STRANGE = range(5)
+"""What answers say of a scene and a kind of viewer: nothing, the picture whose name comes first or last, neither, or
+one that the scene has not."""
 _BY = {JUDGED: "by the judge", ANSWERS: "by hand"}  # in the order in which they count
 
 _Kind = tuple[str, ...]
-_Counting = Mapping[tuple[str, _Kind], Answer]
 
 
 def with_answers(split: PairSplit) -> PairSplit:
@@ -27,10 +33,10 @@ def with_answers(split: PairSplit) -> PairSplit:
     Raises:
         PSAError: for a damaged file of answers, or where nothing is left.
     """
-    root = split.folder.parent
-    said = {name: standing(read_answers(root, name)) for name in _BY}
-    effects = _effects(split, said) if any(said.values()) else None
-    return AnsweredSplit(split, effects) if effects and effects.notes else split
+    if not any(os.path.lexists(split.folder.parent / name) for name in _BY):
+        return split
+    effects = _effects(split)
+    return AnsweredSplit(split, effects) if effects.notes else split
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,19 +50,21 @@ class _Effects:
     notes: list[str]
 
 
-def _effects(split: PairSplit, said: Mapping[str, _Counting]) -> _Effects:
+def _effects(split: PairSplit) -> _Effects:
     kinds = sorted({profile.banned_categories for profile in split.profiles})
-    numbers, table, by = _table(split, kinds, said)
-    rows = np.full(split.scenes, -1, np.int32)
-    rows[numbers] = np.arange(len(numbers))
+    scenes = _Scenes(split)
+    rows, said = _said(split.folder.parent, scenes, kinds)
     examples = split.examples()
-    touched = np.flatnonzero(rows[examples.scenes] >= 0)
-    kind_of = np.array([kinds.index(profile.banned_categories) for profile in split.profiles])
-    cells = rows[examples.scenes[touched]], kind_of[examples.users[touched]]
-    now, whose = table[cells], by[cells]
+    row_of = rows[scenes.places[examples.scenes]]
+    touched = np.flatnonzero(row_of >= 0)
+    kind_of = np.array([kinds.index(profile.banned_categories) for profile in split.profiles], np.uint8)
+    judged, by_hand = said[row_of[touched], :, kind_of[examples.users[touched]]].T
+    whose = by_hand != _AS_IT_IS  # a number of `_BY`
+    now = np.where(whose, by_hand, judged)
     left_out = touched[now == _OUT]
-    decided = (now == _FIRST) | (now == _SECOND)
-    turned = touched[decided & ((now == _SECOND) != examples.swapped[touched])]
+    decided = (now == _EARLIER) | (now == _LATER)
+    second = (now == _LATER) != scenes.turned[examples.scenes[touched]]
+    turned = touched[decided & (second != examples.swapped[touched])]
     notes = []
     for number, words in enumerate(_BY.values()):
         counts = [int((which & (whose == number)).sum()) for which in (decided, now == _OUT)]
@@ -65,44 +73,72 @@ def _effects(split: PairSplit, said: Mapping[str, _Counting]) -> _Effects:
     return _Effects(left_out, turned, _categories(split, examples.scenes[left_out], left_out), notes)
 
 
-def _table(
-    split: PairSplit, kinds: Sequence[_Kind], said: Mapping[str, _Counting]
-) -> tuple[list[int], np.ndarray, np.ndarray]:
-    """The S scenes that answers speak of, by number; what they say of each and each kind of viewer, (S, kinds); and
-    whose word that is, as a number of `_BY`."""
-    root, place = split.folder.parent, {kind: number for number, kind in enumerate(kinds)}
-    by_scene: dict[str, list[tuple[int, Answer]]] = {}
-    for number, name in enumerate(_BY):
-        for (scene_name, _), answer in said[name].items():
-            by_scene.setdefault(scene_name, []).append((number, answer))
-    numbers, rows, by = [], [], []
-    for number in range(split.scenes):
-        scene = split.scene(number)
-        if answers := by_scene.get(scene_id(scene, root)):
-            numbers.append(number)
-            pictures = [picture_name(path, root) for path in scene.pictures]
-            row, whose = _row(pictures, answers, place)
-            rows.append(row)
-            by.append(whose)
-    shape = (len(numbers), len(kinds))
-    return numbers, np.array(rows, np.uint8).reshape(shape), np.array(by, np.uint8).reshape(shape)
+class _Scenes:
+    """By what answers know a split's S scenes, in some 33 bytes each: those of the same pictures and caption are one.
+
+    `places` (S,) are their numbers among the distinct ones; `turned` (S,) says whose second picture has the name that
+    comes first.
+    """
+
+    def __init__(self, split: PairSplit) -> None:
+        root = split.folder.parent
+        ids, pictures = np.empty(split.scenes, np.uint64), np.empty(split.scenes, np.uint64)
+        self.turned = np.empty(split.scenes, bool)
+        for number in range(split.scenes):
+            scene = split.scene(number)
+            first, second = (picture_name(path, root) for path in scene.pictures)
+            ids[number], pictures[number] = int(scene_id(scene, root), 16), _hash(first, second)
+            self.turned[number] = second < first
+        self._ids, place, self.places = np.unique(ids, return_index=True, return_inverse=True)
+        self._pictures = pictures[place]
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def place(self, answer: Answer) -> int | None:
+        """Which of the distinct scenes the answer speaks of."""
+        name = np.uint64(int(answer.scene, 16))
+        place = int(np.searchsorted(self._ids, name))
+        return place if place < len(self) and self._ids[place] == name else None
+
+    def word(self, place: int, answer: Answer) -> int:
+        if answer.chosen is None:
+            return _AS_IT_IS if answer.answer == UNDO else _OUT
+        if _hash(answer.left, answer.right) != self._pictures[place]:
+            return _STRANGE
+        return _EARLIER if answer.chosen == min(answer.left, answer.right) else _LATER
 
 
-def _row(
-    pictures: list[str], answers: Sequence[tuple[int, Answer]], place: Mapping[_Kind, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    row, whose = np.full(len(place), _AS_IT_IS, np.uint8), np.zeros(len(place), np.uint8)
-    for number, answer in answers:
-        if answer.banned not in place and answer.answer != BAD:
-            continue
-        if answer.chosen is not None and sorted((answer.left, answer.right)) != sorted(pictures):
-            raise PSAError(f"{list(_BY)[number]} names other pictures than the data set has. Put both back.")
-        cells = slice(None) if answer.answer == BAD else place[answer.banned]
-        whose[cells] = number
-        row[cells] = _OUT if answer.chosen is None else _SECOND if pictures.index(answer.chosen) else _FIRST
-        if answer.answer == BAD:
-            break
-    return row, whose
+def _said(root: Path, scenes: _Scenes, kinds: Sequence[_Kind]) -> tuple[np.ndarray, np.ndarray]:
+    """For each distinct scene its row, or -1; and in R rows what those of `_BY` say, (R, 2, kinds), a byte each."""
+    kind_of = {kind: number for number, kind in enumerate(kinds)}
+    rows, words, bad = np.full(len(scenes), -1, np.int32), array("B"), set[tuple[int, int, _Kind]]()
+    nothing, count = bytes(len(_BY) * len(kinds)), 0
+    for by, name in enumerate(_BY):
+        for answer in each_answer(root, name):
+            if (place := scenes.place(answer)) is None:
+                continue
+            if rows[place] < 0:
+                rows[place] = count
+                words.frombytes(nothing)
+                count += 1
+            row = int(rows[place])
+            (bad.add if answer.answer == BAD else bad.discard)((row, by, answer.banned))
+            if answer.banned in kind_of:
+                words[(row * len(_BY) + by) * len(kinds) + kind_of[answer.banned]] = scenes.word(place, answer)
+    said = np.array(words, np.uint8).reshape(count, len(_BY), len(kinds))
+    for row, by, _ in bad:
+        said[row, by] = _OUT
+    for by, name in enumerate(_BY):
+        if (said[:, by] == _STRANGE).any():
+            raise PSAError(f"{name} names other pictures than the data set has. Put both back.")
+    return rows, said
+
+
+def _hash(*pictures: str) -> int:
+    """64 bits of two pictures' names, whichever comes first."""
+    text = json.dumps(sorted(pictures))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def _categories(split: PairSplit, scenes: np.ndarray, records: np.ndarray) -> Counter[str]:

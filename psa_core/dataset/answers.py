@@ -17,8 +17,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +64,18 @@ class Answer:
             raise PSAError("'left' and 'right' must be texts.")
         if data["answer"] not in _WORDS:
             raise PSAError(f"'answer' must be one of: {', '.join(_WORDS)}.")
-        return cls(data["scene"], tuple(banned), data["left"], data["right"], data["answer"])
+        return cls(data["scene"], _kind(*banned), data["left"], data["right"], data["answer"])
 
     @property
     def chosen(self) -> str | None:
         """The path of the picture that is preferred; `None` where none is."""
         return {LEFT: self.left, RIGHT: self.right}.get(self.answer)
+
+
+@cache
+def _kind(*banned: str) -> tuple[str, ...]:
+    """The same tuple for each answer about viewers of a kind."""
+    return banned
 
 
 def scene_id(scene: Scene, root: Path) -> str:
@@ -82,19 +89,29 @@ def picture_name(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
-def read_answers(root: Path, name: str = ANSWERS) -> list[Answer]:
-    """All answers in a data set's file of this name, as they were given one after the other; none without a file.
+def each_answer(root: Path, name: str = ANSWERS) -> Iterator[Answer]:
+    """The answers in a data set's file of this name, as they were given one after the other; none without a file.
 
     Raises:
         PSAError: naming the first line that is none, or a file that cannot be read.
     """
-    return read_answers_from(root, 0, 0, name)[0]
+    return (answer for answer, _ in _answers(root, 0, 0, name))
+
+
+def read_answers(root: Path, name: str = ANSWERS) -> list[Answer]:
+    """All of `each_answer`."""
+    return list(each_answer(root, name))
 
 
 def read_answers_from(root: Path, offset: int, lines: int, name: str = ANSWERS) -> tuple[list[Answer], int]:
     """The answers behind a byte of the file, before which there are so many lines; and where the last one ends."""
+    read = list(_answers(root, offset, lines, name))
+    return [answer for answer, _ in read], read[-1][1] if read else offset
+
+
+def _answers(root: Path, offset: int, lines: int, name: str) -> Iterator[tuple[Answer, int]]:
+    """(answer, where its line ends)"""
     path = root / name
-    answers: list[Answer] = []
     if os.path.lexists(path):
         try:
             inside(root, name)
@@ -104,17 +121,16 @@ def read_answers_from(root: Path, offset: int, lines: int, name: str = ANSWERS) 
         with open(path, "rb") as file:
             file.seek(offset)
             while (text := file.readline(_LONGEST_LINE)) and (text.endswith(b"\n") or len(text) == _LONGEST_LINE):
+                lines, offset = lines + 1, offset + len(text)
                 try:
-                    answers.append(Answer.of(_parsed(text)))
+                    answer = Answer.of(_parsed(text))
                 except PSAError as error:
-                    number = lines + len(answers) + 1
-                    raise PSAError(f"{path}, line {number}: {error} Take the line out.") from None
-                offset += len(text)
+                    raise PSAError(f"{path}, line {lines}: {error} Take the line out.") from None
+                yield answer, offset
     except FileNotFoundError:
-        return [], 0
+        return
     except OSError as error:
         raise PSAError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error
-    return answers, offset
 
 
 def standing(answers: Iterable[Answer]) -> dict[tuple[str, tuple[str, ...]], Answer]:

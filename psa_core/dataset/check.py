@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import PSAError
+from ..errors import EmptySplitError, PSAError
 from ..files import shown
-from ..json_text import parse_json
+from ..json_text import digest, parse_json
 from .answers import picture_name
 from .check_result import LEAKAGE, NOTE, UNREADABLE, DatasetCheck, Finding, SplitCounts
-from .lists import settle
+from .lists import settle, unchanged
 from .lookalikes import groups, require_imagehash
-from .pair_files import MAX_DESCRIPTION, NOT_STATED
-from .reading import read_split, split_file
+from .pair_files import MAX_DESCRIPTION, NOT_STATED, USERS, read_users
+from .reading import read_split, refuse_unfinished, split_file
 from .scan import Pictures, Scan, scan_pictures, scan_scenes
 
 TRAINED_ON, HELD_OUT, UNSEEN = ("train", "harmless"), ("val", "test_seen", "test_unseen"), "test_unseen"
@@ -39,22 +39,40 @@ def check_dataset(
         users: a file such as Sage's `users.csv`, as `read_split` takes it.
 
     Raises:
-        PSAError: where there is no data set in the folder.
+        PSAError: where there is no data set in the folder, or another process replaces its lists meanwhile.
     """
     folder = Path(folder)
     settle(folder)
+    refuse_unfinished(folder)
     names = split_names(folder)
     if not names:
         raise PSAError(
             f"There is no data set in {folder}: no folder such as train with metadata.jsonl or pairs.jsonl. Check "
             "the path."
         )
+    with unchanged(folder, *(split_file(folder, name) for name in names)):
+        return _checked(folder, names, users, progress)
+
+
+def split_names(folder: Path | str) -> list[str]:
+    """The splits in a data set's folder, in the order in which one reads them."""
+    with suppress(PSAError):  # whoever reads one is told
+        settle(folder)
+    with suppress(OSError, ValueError):  # a NUL in the name, too
+        names = (path.name for path in Path(folder).iterdir() if not path.name.startswith("."))
+        found = {name for name in names if split_file(folder, name).is_file()}
+        return [name for name in _ORDER if name in found] + sorted(found - set(_ORDER))
+    return []
+
+
+def _checked(folder: Path, names: list[str], users: Path | str | None, progress: OnProgress | None) -> DatasetCheck:
     findings: list[Finding] = []
     description = _description(folder, findings)
     licence = description.get("licence", description.get("license"))
     if not isinstance(licence, str) or licence.strip() in ("", NOT_STATED):
         licence = None
         findings.append(_note("licence", 'No licence is given. Write it into dataset.json, as "licence".'))
+    findings += _lost_lists(folder, names, description)
     scans = list(_scans(folder, names, users, findings, progress))
     findings += [*_user_leaks(scans), *_caption_leaks(scans), *_concept_leaks(scans, description)]
     pictures, look_alike, alike_files = {}, None, list[list[str]]()
@@ -70,15 +88,24 @@ def check_dataset(
     return DatasetCheck(folder.resolve().name, licence, counted, pictures, look_alike, findings, alike_files)
 
 
-def split_names(folder: Path | str) -> list[str]:
-    """The splits in a data set's folder, in the order in which one reads them."""
-    with suppress(PSAError):  # whoever reads one is told
-        settle(folder)
-    with suppress(OSError, ValueError):  # a NUL in the name, too
-        names = (path.name for path in Path(folder).iterdir() if not path.name.startswith("."))
-        found = {name for name in names if split_file(folder, name).is_file()}
-        return [name for name in _ORDER if name in found] + sorted(found - set(_ORDER))
-    return []
+def _lost_lists(folder: Path, names: list[str], description: Mapping[str, Any]) -> Iterator[Finding]:
+    """Splits that a built data set's users belong to and that have no list, and users who are not those it was built
+    for."""
+    if not (folder / USERS).is_file():
+        return
+    try:
+        users = read_users(folder)
+    except PSAError:  # reading a split says it
+        return
+    for name in sorted({name for _, splits in users for name in splits} - set(names)):
+        sentence = f"There is no list of the split '{name}'. Build the data set again with the same settings."
+        yield Finding(UNREADABLE, "split", 1, sentence)
+    if description.get("users", told := digest([user.to_dict() for user, _ in users])) != told:
+        yield _note(
+            "users",
+            f"{USERS} has other users than dataset.json was written for. Put it back, or take it away "
+            "and build the data set again with the same settings.",
+        )
 
 
 def _scans(
@@ -87,6 +114,9 @@ def _scans(
     for name in names:
         try:
             split = read_split(folder, name, skip_bad=True, users=users)
+        except EmptySplitError as error:
+            findings.append(_note("split", str(error)))
+            continue
         except PSAError as error:
             findings.append(Finding(UNREADABLE, "split", 1, str(error)))
             continue
@@ -122,9 +152,7 @@ def _description(folder: Path, findings: list[Finding]) -> Mapping[str, Any]:
 
 def _counted(scan: Scan) -> SplitCounts:
     per_user = Counter(scan.per_user.tolist())
-    per_user.pop(0, None)
-    split = scan.split
-    return SplitCounts(split.name, len(split), split.scenes, sum(per_user.values()), per_user, scan.counts)
+    return SplitCounts(scan.split.name, len(scan.split), len(scan.scenes), len(scan.users), per_user, scan.counts)
 
 
 def _note(what: str, sentence: str, count: int = 0) -> Finding:
@@ -162,14 +190,15 @@ def _pairs_of_splits(scans: Sequence[Scan]) -> Iterator[tuple[Scan, Scan]]:
 
 def _caption_leaks(scans: Sequence[Scan]) -> Iterator[Finding]:
     for held_out, trained_on in _pairs_of_splits(scans):
-        same = np.flatnonzero(np.isin(held_out.captions, trained_on.captions))
-        if len(same):
-            count = len(np.unique(held_out.captions[same]))
+        same = np.isin(held_out.prompts, trained_on.prompts)
+        if same.any():
+            count = len(np.unique(held_out.prompts[same]))
             yield _leak(
                 "captions",
                 count,
                 f"{_many(count, 'prompt')} of {held_out.split.name} "
-                f"{'is' if count == 1 else 'are'} in {trained_on.split.name}, too ({_places(held_out, same)}). "
+                f"{'is' if count == 1 else 'are'} in {trained_on.split.name}, too "
+                f"({_places(held_out, np.flatnonzero(same.any(1)))}). "
                 "Take their pairs out of one of the two.",
             )
 
@@ -273,23 +302,23 @@ def _alike_files(
     told = np.zeros(len(group_of), bool)
     for scan in scans:
         of = pictures.of(scan)
-        for scene, side in np.argwhere(shared[group_of[of]]).tolist():
-            number = int(of[scene, side])
+        for row, side in np.argwhere(shared[group_of[of]]).tolist():
+            number = int(of[row, side])
             if not told[number]:
                 told[number] = True
-                path = scan.split.scene(scene).pictures[side]
+                path = scan.scene(row).pictures[side]
                 found.setdefault(int(group_of[number]), []).append(picture_name(path, scan.split.folder.parent))
     return list(found.values())
 
 
-def _places(scan: Scan, scenes: np.ndarray) -> str:
-    return _listed([scan.split.scene(int(scene)).where for scene in scenes[:_NAMED]], len(scenes))
+def _places(scan: Scan, rows: np.ndarray) -> str:
+    return _listed([scan.scene(row).where for row in rows[:_NAMED]], len(rows))
 
 
 def _names(scan: Scan, which: np.ndarray) -> list[str]:
     """The first files that a mask (S, 2) names, in their split's folder."""
     places = np.argwhere(which)[: _NAMED + 1].tolist()
-    return [f"{scan.split.name}: {scan.split.scene(scene).pictures[side].name}" for scene, side in places]
+    return [f"{scan.split.name}: {scan.scene(row).pictures[side].name}" for row, side in places]
 
 
 def _listed(names: Sequence[str], count: int | None = None) -> str:

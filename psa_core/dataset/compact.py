@@ -21,7 +21,18 @@ from ..json_text import parse_json
 from ..pictures import PictureChecks
 from ..profile import UserProfile
 from ..schema import CATEGORIES
-from .pair_files import HARMLESS, PAIRS, SHOWS, WITHOUT, PicturePair, numbered_lines, read_description, read_users
+from .answers import JUDGED
+from .pair_files import (
+    HARMLESS,
+    JUDGE,
+    PAIRS,
+    SHOWS,
+    WITHOUT,
+    PicturePair,
+    numbered_lines,
+    read_description,
+    read_users,
+)
 from .sage import SageRecord, StoredUsers
 from .split import MOST_RECORDS, Examples, Scene
 
@@ -30,9 +41,11 @@ _READERS, _CHUNK = 4, 256  # threads that check pictures, and pairs at a time
 
 @dataclass(frozen=True, repr=False)
 class PairRecord(SageRecord):
-    """A record of a picture pair; `line` is its number in the split, counted from 1."""
+    """A record of a picture pair, of whose pictures `safe` is without the concept; `line` is its number in the split,
+    counted from 1."""
 
     pair: PicturePair = field(kw_only=True)
+    safe: Path = field(kw_only=True)
 
     @property
     def category(self) -> str | None:
@@ -45,7 +58,7 @@ class PairRecord(SageRecord):
     @property
     def safe_chosen(self) -> bool | None:
         """Whether the picture without the concept is chosen; `None` for a harmless scene."""
-        return self.chosen.name == Path(self.pair.pictures[1]).name if self.pair.category else None
+        return self.chosen == self.safe if self.pair.category else None
 
     @property
     def contradicts(self) -> bool:
@@ -128,17 +141,12 @@ class CompactSplit:
         return np.array([[*row, True] for row in rows], bool)
 
     def _pair(self, scene: int) -> PicturePair:
-        with open(self.folder.parent / PAIRS, "rb") as file:
-            file.seek(self.offsets[scene])
-            try:
-                return PicturePair.of_line(parse_json(file.readline()))
-            except ValueError:
-                raise PSAError(f"{self.folder.parent / PAIRS} has changed since it was read. Read it again.") from None
+        return _read_pair(self.folder.parent, self.offsets[scene])
 
     def _record(self, pair: PicturePair, line: int, profile: UserProfile, swapped: bool) -> PairRecord:
         first, second = _pictures(self.folder.parent, pair)
         chosen, rejected = (second, first) if swapped else (first, second)
-        return PairRecord(line, chosen, rejected, pair.shows, profile, _plain(pair), pair=pair)
+        return PairRecord(line, chosen, rejected, pair.shows, profile, _plain(pair), pair=pair, safe=first)
 
 
 def read_compact_split(
@@ -149,7 +157,11 @@ def read_compact_split(
     Args and errors: as `read_split`'s.
     """
     root = Path(folder)
-    read_description(root)
+    if read_description(root).get("labels") == JUDGE and not (root / JUDGED).is_file():
+        raise PSAError(
+            f"Who prefers which picture in {folder} a judge said, and {JUDGED} is not there. Put it back, or build the "
+            "data set again with the same settings."
+        )
     bad = _Bad(skip_bad)
     users, profiles = _users(root, name, StoredUsers(embeddings), bad)
     index = _PairIndex(root, bad)
@@ -305,9 +317,7 @@ def _checked(root: Path, index: _PairIndex, rows: np.ndarray, bad: _Bad) -> tupl
     check_picture = PictureChecks()
 
     def check(place: int) -> tuple[PicturePair, str | None]:
-        with open(root / PAIRS, "rb") as file:
-            file.seek(index.offsets[rows[place]])
-            pair = PicturePair.of_line(parse_json(file.readline()))
+        pair = _read_pair(root, index.offsets[rows[place]])
         try:
             for path in dict.fromkeys(_pictures(root, pair)):
                 check_picture(path)
@@ -326,6 +336,16 @@ def _checked(root: Path, index: _PairIndex, rows: np.ndarray, bad: _Bad) -> tupl
                 if pair.category is not None:
                     categories[place] = CATEGORIES.index(pair.category)
     return whole, categories
+
+
+def _read_pair(root: Path, offset: int) -> PicturePair:
+    """The pair that was at this place of `pairs.jsonl`; raises PSAError where it is there no more."""
+    try:
+        with open(root / PAIRS, "rb") as file:
+            file.seek(offset)
+            return PicturePair.of_line(parse_json(file.readline()))
+    except (FileNotFoundError, ValueError):
+        raise PSAError(f"{root / PAIRS} has changed since it was read. Read it again.") from None
 
 
 def _plain(pair: PicturePair) -> str:

@@ -16,7 +16,8 @@ from .split import MOST_RECORDS, Examples, PairSplit, Scene
 class EveryUserSplit:
     """`split`, each of whose S records goes with every one of its U users; see `PairSplit`.
 
-    Record i is the split's record i // U for user i % U. The safe picture is chosen where the user bans the category.
+    Record i is the split's record i // U for user i % U, and scene n that of its record n: answers may have taken out
+    records, and then there are more scenes than these. The safe picture is chosen where the user bans the category.
 
     Raises:
         PSAError: where a record's file name does not tell its category, or which of its pictures is the safe one.
@@ -31,6 +32,7 @@ class EveryUserSplit:
                 f"With every user, the split '{split.name}' is of {count:,} records, and more than {MOST_RECORDS:,} "
                 "are not read. Take records or users out."
             )
+        self._scenes, _, self._second = split.examples()
         told = [(CATEGORIES.index(record.category), record.safe_chosen) for record in split if _is_told(record)]
         if len(told) < len(split):
             raise PSAError(
@@ -59,12 +61,12 @@ class EveryUserSplit:
         return Counter({name: int(count) for name, count in zip(CATEGORIES, counts, strict=True) if count})
 
     def scene(self, number: int) -> Scene:
-        return self._split.scene(number)
+        return self._split.scene(int(self._scenes[number]))
 
     def examples(self) -> Examples:
         scenes = np.repeat(np.arange(self.scenes, dtype=np.int32), self.users)
         users = np.tile(np.arange(self.users, dtype=np.int32), self.scenes)
-        return Examples(scenes, users, self._swapped(scenes, users))
+        return Examples(scenes, users, self._second[scenes] ^ self._turned(scenes, users))
 
     def __len__(self) -> int:
         return self.scenes * self.users
@@ -74,15 +76,15 @@ class EveryUserSplit:
             raise IndexError(index)
         scene, user = divmod(index, self.users)
         record = replace(self._split[scene], profile=self.profiles[user])
-        if self._swapped(scene, user):
+        if self._turned(scene, user):
             return replace(record, chosen=record.rejected, rejected=record.chosen)
         return record
 
     def __iter__(self) -> Iterator[SageRecord]:
         return (self[index] for index in range(len(self)))
 
-    def _swapped(self, scenes: Any, users: Any) -> Any:
-        """Whether the second picture of the split's own record is the one to choose."""
+    def _turned(self, scenes: Any, users: Any) -> Any:
+        """Whether the picture that the split's own record rejects is the one to choose."""
         return self._bans[users, self._categories[scenes]] != self._safe_first[scenes]
 
 

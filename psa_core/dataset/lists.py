@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -86,6 +86,39 @@ def settle(folder: Path | str) -> None:
     if _is_folder(Path(folder) / _READY):
         with locked_folder(Path(folder), "building a data set in"):
             place_lists(Path(folder))
+
+
+@contextmanager
+def unchanged(folder: Path | str, *listed: Path) -> Iterator[None]:
+    """See that what the block reads is of one time: the set's lists and `listed`, those of its splits.
+
+    Raises:
+        PSAError: where one was replaced meanwhile, in place of what the block raises of that.
+    """
+    before = _stamps(folder, listed)
+
+    def check() -> None:
+        if _is_folder(Path(folder) / _READY) or _stamps(folder, listed) != before:
+            raise PSAError(f"The lists in {folder} were replaced while they were read. Read them again.")
+
+    try:
+        yield
+    except PSAError:
+        check()
+        raise
+    check()
+
+
+def _stamps(folder: Path | str, listed: Sequence[Path]) -> list[tuple[int, int] | None]:
+    """What tells each list from another in its place: its size and time. Not its inode: some file systems have none."""
+    found: list[tuple[int, int] | None] = []
+    for path in (*(Path(folder) / name for name in _OF_THE_SET), *listed):
+        try:
+            status = path.stat()
+            found.append((status.st_size, status.st_mtime_ns))
+        except (OSError, ValueError):  # a NUL in the name
+            found.append(None)
+    return found
 
 
 def _gone(folder: Path, part: Path) -> list[str]:

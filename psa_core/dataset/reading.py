@@ -6,8 +6,8 @@ from pathlib import Path
 from ..errors import PSAError
 from .answered import with_answers
 from .compact import read_compact_split
-from .lists import settle
-from .pair_files import PAIRS
+from .lists import settle, unchanged
+from .pair_files import PAIRS, PICTURES, read_description
 from .sage import read_sage_split
 from .split import PairSplit
 
@@ -34,19 +34,40 @@ def read_split(
         answers: apply those that a judge (`judged.jsonl`) and a person (`answers.jsonl`) gave.
 
     Raises:
-        PSAError: naming line and file of the first bad record, or a split that is missing or empty.
+        PSAError: naming line and file of the first bad record, or a split that is missing or empty; also where another
+            process replaces the lists meanwhile.
     """
     settle(folder)
-    if split_file(folder, name).name != PAIRS:
-        split: PairSplit = read_sage_split(folder, name, skip_bad, embeddings, users)
-    elif users is not None:
-        raise PSAError(f"The data set in {folder} says itself what its users ban, in users.jsonl. Give no users file.")
-    else:
-        split = read_compact_split(folder, name, skip_bad, embeddings)
-    return with_answers(split) if answers else split
+    refuse_unfinished(Path(folder))
+    listed = split_file(folder, name)
+    with unchanged(folder, listed):
+        if listed.name != PAIRS:
+            split: PairSplit = read_sage_split(folder, name, skip_bad, embeddings, users)
+        elif users is not None:
+            raise PSAError(
+                f"The data set in {folder} says itself what its users ban, in users.jsonl. Give no users file."
+            )
+        else:
+            split = read_compact_split(folder, name, skip_bad, embeddings)
+        return with_answers(split) if answers else split
 
 
 def split_file(folder: Path | str, name: str) -> Path:
     """The file that lists a split's records, `pairs.jsonl` or Sage's `metadata.jsonl`, whether it is there or not."""
     split = Path(folder) / name
     return split / (PAIRS if os.path.isfile(split / PAIRS) else "metadata.jsonl")
+
+
+def refuse_unfinished(folder: Path) -> None:
+    """Raise PSAError for a data set that is being built, or whose building was stopped: it has pictures, and no list
+    of pairs yet."""
+    if os.path.lexists(folder / PAIRS) or not os.path.isdir(folder / PICTURES):
+        return
+    try:
+        read_description(folder)
+    except PSAError:  # none of ours
+        return
+    raise PSAError(
+        f"The data set in {folder} is not finished: its lists are written last. Build it again with the same settings, "
+        "and it goes on."
+    )

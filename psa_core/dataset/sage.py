@@ -126,9 +126,13 @@ class SageSplit:
         return len(self.offsets)
 
     def __getitem__(self, index: int) -> SageRecord:
-        with open(self.folder / "metadata.jsonl", "rb") as file:
-            file.seek(self.offsets[index])
-            return self._reader.parse(file.readline(), int(self.lines[index]))[0]
+        path = self.folder / "metadata.jsonl"
+        try:
+            with open(path, "rb") as file:
+                file.seek(self.offsets[index])
+                return self._reader.parse(file.readline(), int(self.lines[index]))[0]
+        except (FileNotFoundError, PSAError):  # it was right before
+            raise PSAError(f"{path} or a picture in it has changed since it was read. Read it again.") from None
 
     def __iter__(self) -> Iterator[SageRecord]:
         return (self[index] for index in range(len(self)))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from PIL import Image
 from ..pictures import open_picture, pixel_batches
 from ..profile import UserProfile
 from .lookalikes import picture_hash
-from .split import PairSplit
+from .split import PairSplit, Scene
 
 OnProgress = Callable[[int, int], None]
 """Called with (scenes or pictures looked at, of how many)."""
@@ -25,19 +26,25 @@ _THREADS, _TOGETHER, _CHUNK = 4, 64, 1024
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Scan:
-    """What a split's S scenes and U users say.
+    """What the S scenes and U users of a split say that have a record: answers may have taken others out.
 
-    Of hashes: `captions` (S,), of the text in lower case without double spaces; `pictures` (S, 2), of the files;
-    `users` (U,), of the User_ID or else the profile. `per_user` (U,) are their records. `counts` has the records by
-    category, concept, and whether the safe picture was chosen; `None` is not known.
+    `scenes` (S,) are their numbers in the split. Of hashes: `prompts` (S, 2), of the caption and of the one without the
+    concept, or the caption again, as `plain_text` has them; `pictures` (S, 2), of the files; `users` (U,), of the
+    User_ID or else the profile. `per_user` (U,) are their records. `counts` has the records by category, concept, and
+    whether the safe picture was chosen; `None` is not known.
     """
 
     split: PairSplit
-    captions: np.ndarray
+    scenes: np.ndarray
+    prompts: np.ndarray
     pictures: np.ndarray
     users: np.ndarray
     per_user: np.ndarray
     counts: Counter[tuple[str | None, str | None, bool | None]]
+
+    def scene(self, row: int) -> Scene:
+        """The split's own, by its place among the S."""
+        return self.split.scene(int(self.scenes[row]))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -62,30 +69,33 @@ class Pictures:
 
 def scan_scenes(split: PairSplit, progress: OnProgress | None = None) -> Scan:
     """Read a split's scenes once, and one record of each."""
-    total = split.scenes
-    captions, pictures = np.empty(total, np.uint64), np.empty((total, 2), np.uint64)
     examples = split.examples()
-    swapped = np.bincount(examples.scenes[examples.swapped], minlength=total)
-    records = np.bincount(examples.scenes, minlength=total)
-    first = np.full(total, -1, np.int64)
+    records = np.bincount(examples.scenes, minlength=split.scenes)
+    swapped = np.bincount(examples.scenes[examples.swapped], minlength=split.scenes)
+    first = np.full(split.scenes, -1, np.int64)
     first[examples.scenes[::-1]] = np.arange(len(examples.scenes))[::-1]
+    scenes = np.flatnonzero(records)
+    prompts, pictures = np.empty((len(scenes), 2), np.uint64), np.empty((len(scenes), 2), np.uint64)
     counts: Counter[tuple[str | None, str | None, bool | None]] = Counter()
-    for number in range(total):
-        scene = split.scene(number)
-        captions[number] = _hash(" ".join(scene.caption.casefold().split()))
-        pictures[number] = [_hash(str(path)) for path in scene.pictures]
-        if records[number]:
-            record = split[int(first[number])]
-            safe = record.safe_chosen
-            other = None if safe is None else not safe
-            as_here = swapped[number] if examples.swapped[first[number]] else records[number] - swapped[number]
-            counts[record.category, record.concept, safe] += int(as_here)
-            counts[record.category, record.concept, other] += int(records[number] - as_here)
+    for row, number in enumerate(scenes.tolist()):
+        scene, record = split.scene(number), split[int(first[number])]
+        prompts[row] = [_hash(plain_text(text)) for text in (scene.caption, scene.plain or scene.caption)]
+        pictures[row] = [_hash(str(path)) for path in scene.pictures]
+        safe = record.safe_chosen
+        other = None if safe is None else not safe
+        as_here = swapped[number] if examples.swapped[first[number]] else records[number] - swapped[number]
+        counts[record.category, record.concept, safe] += int(as_here)
+        counts[record.category, record.concept, other] += int(records[number] - as_here)
         if progress:
-            progress(number + 1, total)
-    users = np.array([_hash(_identity(profile)) for profile in split.profiles], np.uint64)
-    per_user = np.bincount(examples.users, minlength=len(users))
-    return Scan(split, captions, pictures, users, per_user, +counts)
+            progress(row + 1, len(scenes))
+    per_user = np.bincount(examples.users, minlength=len(split.profiles))
+    users = [_hash(_identity(profile)) for profile, count in zip(split.profiles, per_user, strict=True) if count]
+    return Scan(split, scenes, prompts, pictures, np.array(users, np.uint64), per_user[per_user > 0], +counts)
+
+
+def plain_text(prompt: str) -> str:
+    """A prompt as it is compared with others: however it is spelt, no two splits may have it in common."""
+    return " ".join(unicodedata.normalize("NFC", prompt).casefold().split())
 
 
 def scan_pictures(scans: Sequence[Scan], with_looks: bool, progress: OnProgress | None = None) -> Pictures:
@@ -121,7 +131,7 @@ def _paths(scans: Sequence[Scan], places: np.ndarray) -> Iterator[Path]:
             before += scans[number].pictures.size
             number += 1
         scene, side = divmod(place - before, 2)
-        yield scans[number].split.scene(scene).pictures[side]
+        yield scans[number].scene(scene).pictures[side]
 
 
 def _look(path: Path, with_looks: bool) -> tuple[int, int, int, bool]:

@@ -15,7 +15,7 @@ from ..encoders.embedding import UserEmbedding
 from ..encoders.protocol import ProfileEncoder
 from ..errors import PSAError
 from ..files import NameTakenError, atomic_path, shown, sweep_parts
-from ..json_text import parse_json
+from ..json_text import digest, parse_json
 from ..locks import turn_in
 from ..own_key import keyed_hash
 from ..pictures import write_picture
@@ -264,11 +264,6 @@ def is_whole(path: Path) -> bool:
     if head.startswith(b"RIFF"):
         return size >= int.from_bytes(head[4:8], "little") + 8
     return head.startswith(b"\xff\xd8") and tail.endswith(b"\xff\xd9")
-
-
-def digest(value: Any) -> str:
-    """A hash of JSON-compatible data."""
-    return hashlib.blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()
 
 
 def _write_record(path: Path, record: Mapping[str, Any], replace: bool = True) -> None:

@@ -12,10 +12,15 @@ from PIL import Image
 from tiny_training import user, write_split
 
 from psa_core import PSAError
+from psa_core.build.plan import Plan, check_leakage
 from psa_core.cli import main
+from psa_core.dataset import read_split
+from psa_core.dataset.answers import Answer, picture_name, scene_id
 from psa_core.dataset.check import check_dataset
 from psa_core.dataset.lookalikes import DISTANCE, groups, picture_hash
-from psa_core.dataset.pair_files import FORMAT
+from psa_core.dataset.pair_files import FORMAT, PicturePair
+from psa_core.json_lines import write_objects
+from psa_core.review import AnswerBook
 
 pytest.importorskip("imagehash", reason="pip install 'comfyui-psa[check]'")
 SPLITS = {"train": range(0, 4), "val": range(0, 4), "test_seen": range(0, 4), "test_unseen": range(4, 8)}
@@ -99,6 +104,52 @@ def test_an_unseen_user_who_is_seen(data):
 def test_a_prompt_that_was_trained_on_however_it_is_spelt(data, name):
     change(data, name, lambda record, number: {"caption": "Scene  2 of TRAIN"} if number == 5 else {})
     leaks(data, "captions", f"1 prompt of {name}", "line 6")
+
+
+@pytest.mark.parametrize("field", ["caption", "caption_without"])
+@pytest.mark.parametrize("trained_field", ["caption", "caption_without"])
+def test_a_prompt_without_the_concept_is_trained_on_too(data, field, trained_field):
+    """With `plain_share` pairs stand under it."""
+    change(data, "train", lambda record, number: {trained_field: "an empty street"} if number == 2 else {})
+    change(data, "val", lambda record, number: {field: "An  empty STREET"} if number == 5 else {})
+    leaks(data, "captions", "1 prompt of val", "in train", "line 6")
+
+
+def test_the_checker_finds_what_the_builder_keeps_apart(tmp_path):
+    pairs = write_pair_set(tmp_path, {"train": (range(4), 2), "val": (range(4), 1)}, harmless=1)
+    of_train, _, of_val, scene = pairs
+    without = {"without": of_train.without}
+    shared = {of_val.id: without, of_train.id: {}, scene.id: {"shows": of_val.without, "without": of_val.without}}
+    for changed in (of_val, scene):
+        lines = [pair.line() | (shared[pair.id] if pair is changed else {}) for pair in pairs]
+        write_objects(tmp_path / "pairs.jsonl", lines)
+        now = {line["id"]: PicturePair.of_line(line) for line in lines}
+        splits = {"train": pairs[:2], "val": [of_val], "test_seen": [], "test_unseen": [], "harmless": [scene]}
+        planned = {name: [now[pair.id] for pair in members] for name, members in splits.items()}
+        with pytest.raises(PSAError, match="1 prompts"):
+            check_leakage(Plan(list(now.values()), planned, [], {}, []))
+        assert [finding.what for finding in found(tmp_path)["leakage"]] == ["captions"]
+
+
+def test_pairs_that_a_person_took_out_leak_and_spoil_nothing(data):
+    change(data, "val", lambda record, number: {"caption": "scene 2 of train"} if number == 1 else {})
+    change(data, "val", lambda record, number: {"user_data": user(5).to_dict()} if number == 3 else {})
+    split = read_split(data, "val")
+    shutil.copy(data / "train" / records(data, "train")[0]["chosen"], split[4].chosen)
+    Image.new("RGB", (32, 96), "black").save(split[5].chosen)
+    shutil.copy(split[6].chosen, split[6].rejected)
+    before = check_dataset(data)
+    assert {finding.what for finding in before.findings} == {
+        "users", "captions", "pictures", "tiny", "blank", "equal pictures",
+    }  # fmt: skip
+    for scene in map(split.scene, (1, 3, 4, 5, 6)):
+        names = [picture_name(path, data) for path in scene.pictures]
+        AnswerBook(data).add(Answer(scene_id(scene, data), (), *names, "bad"))
+    check = check_dataset(data)
+    assert check.passed and [finding.what for finding in check.findings] == ["records"]
+    (val,) = (split for split in check.splits if split.name == "val")
+    assert (val.records, val.scenes, val.users) == (3, 3, 3) and check.pictures["pictures"] == 64 - 10
+    assert check.look_alike["pictures_that_look_alike"] == 0
 
 
 def test_a_concept_that_is_held_out_stands_in_test_unseen_alone(data):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,8 @@ from tiny_training import QUICK, dataset, write_split
 
 from psa_core import PSAError
 from psa_core.dataset import read_split
-from psa_core.dataset.answers import ANSWERS, Answer, read_answers, read_answers_from, standing
+from psa_core.dataset.answered import with_answers
+from psa_core.dataset.answers import ANSWERS, JUDGED, Answer, read_answers, read_answers_from, standing
 from psa_core.dataset.check import check_dataset
 from psa_core.review import AnswerBook, AnsweredMeanwhileError, Review
 from psa_core.training import TrainConfig
@@ -303,6 +305,20 @@ def test_answers_to_pairs_that_are_gone_change_nothing(data):
     AnswerBook(data).add(Answer("0123456789abcdef", (), "train/a.png", "train/b.png", "left"))
     whole, split = read_split(data, "train", answers=False), read_split(data, "train")
     assert len(split) == len(whole) and split.notes == whole.notes and review(data).state()["undo"] is None
+
+
+def test_memory_does_not_go_by_the_answers(data):
+    """A judge answers once for each pair and kind of viewer: each was kept three times, in some 700 bytes."""
+    question = say(review(data), "left")
+    line, count = (data / ANSWERS).read_bytes(), 5000
+    lines = [line.replace(question["scene"].encode(), f"{number:016x}".encode()) for number in range(count)]
+    (data / JUDGED).write_bytes(line * count + b"".join(lines))
+    split = read_split(data, "train", answers=False)
+    tracemalloc.start()
+    answered = with_answers(split)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100 * count and len(answered) == len(split) and any("by hand" in note for note in answered.notes)
 
 
 def test_a_full_disk_is_said_and_loses_nothing(data, monkeypatch):

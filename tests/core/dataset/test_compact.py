@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,13 @@ from tiny_training import QUICK, denoiser, encoders, user
 from torch.utils.data import default_collate
 
 from psa_core import PSAError, StructuredEncoder
-from psa_core.dataset import read_split
+from psa_core.build.sage_form import write_sage_form
+from psa_core.dataset import compact, read_split
+from psa_core.dataset.answers import JUDGED
+from psa_core.dataset.check import check_dataset
 from psa_core.dataset.overview import sample_pairs, summary
 from psa_core.dataset.pair_files import PAIRS, USERS, PicturePair
+from psa_core.dataset.sage import read_sage_split
 from psa_core.evaluate.cases import Cases
 from psa_core.json_lines import write_objects
 from psa_core.processes import OneProcess
@@ -68,6 +73,80 @@ def test_examples_say_what_the_records_say(data):
             scene = split.scene(int(scenes[index]))
             assert (record.chosen, record.rejected) == scene.pictures[:: -1 if swapped[index] else 1]
             assert record.caption == scene.caption and split.profiles[users[index]] == record.profile
+
+
+def test_a_pairs_pictures_may_have_the_same_name_in_two_folders(data):
+    def move(lines):
+        for pair in lines:
+            for which, name in pair["pictures"].items() if pair["category"] else ():
+                (data / which).mkdir(exist_ok=True)
+                pair["pictures"][which] = f"{which}/{pair['id']}.png"
+                (data / name).rename(data / pair["pictures"][which])
+
+    rewrite(data / PAIRS, move)
+    split = read_split(data, "train")
+    assert all(record.safe_chosen == (record.chosen.parent.name == "without") for record in split)
+    assert not any(record.contradicts for record in split)
+    write_sage_form(data)
+    for ours, theirs in zip(read_sage_split(data, "train"), split, strict=True):
+        assert ours.chosen.read_bytes() == theirs.chosen.read_bytes()
+        assert ours.rejected.read_bytes() == theirs.rejected.read_bytes()
+
+
+REPLACED = {
+    "pairs": lambda data: rewrite(data / PAIRS, relabel),
+    "shorter pairs": lambda data: rewrite(data / PAIRS, lambda lines: lines.clear()),
+    "users": lambda data: rewrite(data / USERS, lambda lines: lines.reverse()),
+    "answers": lambda data: (data / JUDGED).write_text(""),
+}
+
+
+def relabel(lines):
+    for pair in lines:
+        pair["label"] = "judge"
+
+
+@pytest.mark.parametrize("replace_list", REPLACED.values(), ids=REPLACED)
+@pytest.mark.parametrize("read", [partial(read_split, name="train"), partial(read_split, name="train", skip_bad=True),
+                                  check_dataset], ids=["split", "skip_bad", "check"])  # fmt: skip
+def test_lists_that_are_replaced_while_they_are_read_are_told(data, monkeypatch, replace_list, read):
+    whole = compact._checked
+
+    def meanwhile(*given):
+        replace_list(data)
+        return whole(*given)
+
+    monkeypatch.setattr(compact, "_checked", meanwhile)
+    with pytest.raises(PSAError, match=r"were replaced while they were read\. Read them again\.$"):
+        read(data)
+
+
+def test_new_lists_that_wait_for_their_places_are_told(data, monkeypatch):
+    """Of a builder that was killed meanwhile: some of its lists may have been read, and others not."""
+    whole = compact._checked
+
+    def meanwhile(*given):
+        (data / ".lists").mkdir()
+        return whole(*given)
+
+    monkeypatch.setattr(compact, "_checked", meanwhile)
+    with pytest.raises(PSAError, match="were replaced while they were read"):
+        read_split(data, "train")
+    monkeypatch.undo()
+    assert len(read_split(data, "train")) == 12 and not (data / ".lists").exists()
+
+
+@pytest.mark.parametrize("form", ["compact", "sage"])
+def test_records_of_lists_that_changed_since_are_told(data, form):
+    write_sage_form(data)
+    split = read_split(data, "train") if form == "compact" else read_sage_split(data, "train")
+    lists = data / (PAIRS if form == "compact" else "train/metadata.jsonl")
+    lists.write_text("\n" + lists.read_text()[5:])
+    for _ in range(2):
+        for ask in (lambda: split[11], lambda: split.scene(2), lambda: list(split)):
+            with pytest.raises(PSAError, match=r"has changed since it was read\. Read it again\.$"):
+                ask()
+        lists.unlink(missing_ok=True)
 
 
 def test_harmless_scenes_are_one_picture_and_belong_to_the_pairs(data):

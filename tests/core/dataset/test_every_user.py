@@ -1,11 +1,15 @@
 """Each pair with many users: the records that the rule makes, and what it refuses."""
 
+import shutil
+
 import pytest
 
 from psa_core.dataset import read_split
+from psa_core.dataset.answers import Answer, picture_name, scene_id
 from psa_core.dataset.every_user import EveryUserSplit
 from psa_core.errors import PSAError
 from psa_core.mini.dataset import Sizes, write_dataset
+from psa_core.review import AnswerBook
 
 SIZES = Sizes(12, 2, train=6, val=1, test_seen=1, test_unseen=1, harmless=2, held_out_users=1, test_held_out=1)
 
@@ -28,13 +32,28 @@ def test_each_pair_goes_with_each_user_by_rule(data):
         assert {record.chosen, record.rejected} == {own.chosen, own.rejected} and record.caption == own.caption
 
 
-def test_its_numbers_say_what_its_records_say(data):
-    every = EveryUserSplit(read_split(data, "train"))
+@pytest.fixture
+def answered(data, tmp_path):
+    """The same with answers by hand: the first two pairs are taken out, of the third the other picture is chosen."""
+    folder = shutil.copytree(data, tmp_path / "answered")
+    split = read_split(folder, "train")
+    for number, word in enumerate(("bad", "bad", "right")):
+        scene, bans = split.scene(number), split[number].profile.banned_categories
+        names = [picture_name(path, folder) for path in scene.pictures]
+        AnswerBook(folder).add(Answer(scene_id(scene, folder), bans, *names, word))
+    return folder
+
+
+@pytest.mark.parametrize("folder", ["data", "answered"])
+def test_its_numbers_say_what_its_records_say(folder, request):
+    split = read_split(request.getfixturevalue(folder), "train")
+    every = EveryUserSplit(split)
+    assert every.scenes == len(split) == (6 if folder == "data" else 4)
     scenes, users, swapped = every.examples()
     for number, record in enumerate(every):
-        pictures = every.scene(int(scenes[number])).pictures
-        assert (record.chosen, record.rejected) == (pictures[::-1] if swapped[number] else pictures)
-        assert record.profile == every.profiles[users[number]]
+        scene = every.scene(int(scenes[number]))
+        assert (record.chosen, record.rejected) == scene.pictures[:: -1 if swapped[number] else 1]
+        assert record.profile == every.profiles[users[number]] and record.caption == scene.caption
     assert sum(every.categories.values()) == len(every)
 
 
