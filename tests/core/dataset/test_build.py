@@ -551,3 +551,28 @@ def test_several_processes_draw_their_shares_of_the_same_set(tmp_path, batch):
     assert files(tmp_path / "shared") == files(tmp_path / "alone")
     assert sum(made) == 2 * 60 + 4 and min(made) > 30
     assert made == [len(stub.drawn) for stub in stubs]
+
+
+def test_a_list_that_is_lost_or_cut_is_told(tmp_path):
+    """What the check and a reader say, before the same build mends it."""
+    build(tmp_path)
+    users = (tmp_path / "users.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "users.jsonl").write_text("".join(users[:-1]))
+    found = check_dataset(tmp_path)
+    assert found.passed and any("other users than dataset.json" in each.sentence for each in found.findings)
+    (tmp_path / "users.jsonl").write_text("".join(users))
+    shutil.rmtree(tmp_path / "val")
+    found = check_dataset(tmp_path)
+    assert not found.passed and any("no list of the split 'val'" in each.sentence for each in found.findings)
+    build(tmp_path)
+    assert check_dataset(tmp_path).passed
+
+
+def test_a_set_that_is_not_finished_says_so(tmp_path):
+    build(tmp_path)
+    (tmp_path / "pairs.jsonl").unlink()
+    for name in SPLITS:
+        shutil.rmtree(tmp_path / name)
+    for read in (check_dataset, lambda folder: read_split(folder, "train")):
+        with pytest.raises(PSAError, match=r"is not finished.*Build it again"):
+            read(tmp_path)

@@ -256,6 +256,17 @@ def test_a_person_has_the_last_word(tmp_path):
     assert choices(tmp_path, "train") == before
 
 
+def test_a_judges_labels_that_were_lost_are_told_and_made_again(tmp_path):
+    world = World(2, wrong={0: "heart"})
+    build(tmp_path, world, MiniJudge())
+    before = (tmp_path / "judged.jsonl").read_bytes()
+    (tmp_path / "judged.jsonl").unlink()
+    with pytest.raises(PSAError, match=r"judged\.jsonl is not there"):
+        read_split(tmp_path, "train")
+    build(tmp_path, world, MiniJudge())
+    assert (tmp_path / "judged.jsonl").read_bytes() == before
+
+
 def test_sages_form_has_the_judges_labels(tmp_path):
     world = World(2, wrong={0: "heart"})
     build(tmp_path, world, MiniJudge())
