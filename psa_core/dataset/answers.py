@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..errors import PSAError
 from ..files import inside
@@ -32,6 +32,7 @@ ANSWERS, JUDGED = "answers.jsonl", "judged.jsonl"
 LEFT, RIGHT, NEITHER, BAD, UNDO = "left", "right", "neither", "bad", "undo"
 _WORDS = (LEFT, RIGHT, NEITHER, BAD, UNDO)
 _LONGEST_LINE = 1 << 16  # bytes
+_BLOCK = 1 << 20  # bytes that are in memory while a digest is taken
 
 
 @dataclass(frozen=True)
@@ -82,19 +83,33 @@ def picture_name(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
+@dataclass(frozen=True)
+class ReadAnswers:
+    """The answers in a file up to the byte `end`, and a digest of the bytes before it."""
+
+    answers: list[Answer]
+    end: int
+    digest: bytes
+
+
+NONE_READ = ReadAnswers([], 0, hashlib.blake2b().digest())
+
+
 def read_answers(root: Path, name: str = ANSWERS) -> list[Answer]:
     """All answers in a data set's file of this name, as they were given one after the other; none without a file.
 
     Raises:
         PSAError: naming the first line that is none, or a file that cannot be read.
     """
-    return read_answers_from(root, 0, 0, name)[0]
+    return read_on(root, NONE_READ, name).answers
 
 
-def read_answers_from(root: Path, offset: int, lines: int, name: str = ANSWERS) -> tuple[list[Answer], int]:
-    """The answers behind a byte of the file, before which there are so many lines; and where the last one ends."""
+def read_on(root: Path, known: ReadAnswers, name: str = ANSWERS) -> ReadAnswers:
+    """As `read_answers`; what is `known` is not parsed again where the file still begins with the same bytes.
+
+    Where it does not, somebody edited the file or put another one there, and it is read from its beginning.
+    """
     path = root / name
-    answers: list[Answer] = []
     if os.path.lexists(path):
         try:
             inside(root, name)
@@ -102,19 +117,33 @@ def read_answers_from(root: Path, offset: int, lines: int, name: str = ANSWERS) 
             raise PSAError(f"The answers in {name} cannot be read: {error}") from None
     try:
         with open(path, "rb") as file:
-            file.seek(offset)
+            digest = _digest(file, known.end)
+            if digest.digest() != known.digest:
+                known, digest = NONE_READ, hashlib.blake2b()
+                file.seek(0)
+            new, end = list[Answer](), known.end
             while (text := file.readline(_LONGEST_LINE)) and (text.endswith(b"\n") or len(text) == _LONGEST_LINE):
                 try:
-                    answers.append(Answer.of(_parsed(text)))
+                    new.append(Answer.of(_parsed(text)))
                 except PSAError as error:
-                    number = lines + len(answers) + 1
+                    number = len(known.answers) + len(new) + 1
                     raise PSAError(f"{path}, line {number}: {error} Take the line out.") from None
-                offset += len(text)
+                digest.update(text)
+                end += len(text)
     except FileNotFoundError:
-        return [], 0
+        return NONE_READ
     except OSError as error:
         raise PSAError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error
-    return answers, offset
+    return ReadAnswers(known.answers + new, end, digest.digest()) if new else known
+
+
+def _digest(file: BinaryIO, size: int) -> "hashlib.blake2b":
+    """Of the next `size` bytes, or of those that there are."""
+    digest = hashlib.blake2b()
+    while size and (block := file.read(min(size, _BLOCK))):
+        digest.update(block)
+        size -= len(block)
+    return digest
 
 
 def standing(answers: Iterable[Answer]) -> dict[tuple[str, tuple[str, ...]], Answer]:

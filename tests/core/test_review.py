@@ -17,7 +17,7 @@ from tiny_training import QUICK, dataset, write_split
 
 from psa_core import PSAError
 from psa_core.dataset import read_split
-from psa_core.dataset.answers import ANSWERS, Answer, read_answers, read_answers_from, standing
+from psa_core.dataset.answers import ANSWERS, Answer, read_answers, read_on, standing
 from psa_core.dataset.check import check_dataset
 from psa_core.review import AnswerBook, AnsweredMeanwhileError, Review
 from psa_core.training import TrainConfig
@@ -299,6 +299,51 @@ def test_a_damaged_line_is_named(data, line):
             read()
 
 
+def edited(old: bytes, new: bytes, count: int):
+    return lambda path: path.write_bytes(path.read_bytes().replace(old, new, count))
+
+
+def another(path: Path) -> None:
+    """As editors save: another file in its place, as long as it was."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.with_name("new").write_bytes(b"".join(reversed(lines)))
+    path.with_name("new").replace(path)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [edited(b'"left"}', b'"undo"}', 3), edited(b'"left"}', b'"undo"}', 1), edited(b'"left"}', b'"neither"}', 3),
+     another, lambda path: path.write_bytes(path.read_bytes() + path.read_bytes()), lambda path: path.write_bytes(b""),
+     Path.unlink],
+    ids=["all as long", "one as long", "longer", "another file", "twice", "emptied", "gone"],
+)  # fmt: skip
+def test_answers_that_somebody_edits_count_as_the_file_has_them(data, edit):
+    """Also where the file is as long as before, and its time does not tell."""
+    asked, path = review(data), data / ANSWERS
+    for _ in range(3):
+        say(asked, "left")
+    asked.state()
+    before = path.stat()
+    edit(path)
+    if path.exists():
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert asked.book.answers() == read_answers(data)
+    assert asked.state() == review(data).state()
+    say(asked, "right")
+    assert asked.state() == review(data).state()
+
+
+def test_a_line_that_is_damaged_while_a_review_is_open_is_named_and_read_once_it_is_mended(data):
+    asked, path = review(data), data / ANSWERS
+    say(asked, "left")
+    whole = path.read_bytes()
+    path.write_bytes(b"x" * (len(whole) + 9) + b"\n")
+    with pytest.raises(PSAError, match=r"answers\.jsonl, line 1"):
+        asked.state()
+    path.write_bytes(whole)
+    assert asked.state()["answered"] == 1
+
+
 def test_answers_to_pairs_that_are_gone_change_nothing(data):
     AnswerBook(data).add(Answer("0123456789abcdef", (), "train/a.png", "train/b.png", "left"))
     whole, split = read_split(data, "train", answers=False), read_split(data, "train")
@@ -370,9 +415,9 @@ def test_threads_that_ask_at_once_hear_each_answer_once(data, monkeypatch):
     def read(*arguments):
         with suppress(threading.BrokenBarrierError):
             both_read.wait(0.5)
-        return read_answers_from(*arguments)
+        return read_on(*arguments)
 
-    monkeypatch.setattr("psa_core.review.book.read_answers_from", read)
+    monkeypatch.setattr("psa_core.review.book.read_on", read)
     threads = [threading.Thread(target=book.answers) for _ in range(2)]
     for thread in threads:
         thread.start()
