@@ -8,7 +8,7 @@ import { addButton, isLinked, keepKeys, make, send, STYLE, valueOf } from "./psa
 const COMMAND = "psa.review";
 const OPENED_BY = ["PSACheckDataset", "PSABuildDataset"]; // nodes with a button
 const BUILT = "psa_datasets"; // the folder in ComfyUI's input folder that PSA Build Dataset builds in
-const CHANGED = 409; // the server's status where answers came in that the page has not seen
+const CHANGED = 409; // the server's status where the page's question, or the answers that it has seen, are outdated
 const KEYS = { arrowleft: "left", arrowright: "right", n: "neither", b: "bad", u: "undo" };
 const BUTTONS = [
   ["left", "← Left"],
@@ -127,10 +127,19 @@ async function openReview(wanted) {
       ...question.banned.map((category) => make("span", { className: "psa-chip", textContent: category })),
     );
     for (const [number, side] of ["left", "right"].entries())
-      pictures[number].src = api.apiURL(`${place}/${question.number}/${side}?${question.scene}`);
+      pictures[number].src = api.apiURL(`${place}/${question.number}/${side}?token=${question.token}`);
     const loaded = await Promise.allSettled(pictures.map((picture) => picture.decode()));
     if (place !== chosen()) return;
-    if (loaded.some((each) => each.status === "rejected")) error.textContent = "A picture of this pair cannot be shown.";
+    if (loaded.some((each) => each.status === "rejected")) {
+      const now = await send("GET", place);
+      if (place !== chosen()) return;
+      if (now.question?.token !== question.token) {
+        await show(now, place);
+        error.textContent = "The data set has changed meanwhile: look at the question that comes now.";
+        return;
+      }
+      error.textContent = "A picture of this pair cannot be shown.";
+    }
     told(); // last: from here on it can be answered
   }
 
@@ -138,7 +147,7 @@ async function openReview(wanted) {
     const target = word === "undo" ? state?.undo : state?.question;
     if (working || !target) return;
     const place = chosen();
-    const body = { number: target.number, scene: target.scene, answer: word, seen: state.seen };
+    const body = { number: target.number, token: target.token, answer: word, seen: state.seen };
     quietly(async () => {
       try {
         await show(await send("POST", place, body), place);

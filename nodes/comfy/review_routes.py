@@ -19,7 +19,7 @@ from ...psa_core.dataset import read_split, split_file
 from ...psa_core.dataset.pair_files import HARMLESS, PAIRS, USERS
 from ...psa_core.errors import PSAError
 from ...psa_core.pictures import thumbnail
-from ...psa_core.review import AnswerBook, AnsweredMeanwhileError, Review
+from ...psa_core.review import AnswerBook, OutdatedError, Review
 from .data_sets import data_sets, splits_of
 from .folders import stamp
 from .routes import answers, read_json
@@ -55,26 +55,27 @@ async def _state(request: web.Request) -> dict[str, Any]:
 
 async def _answer(request: web.Request) -> dict[str, Any] | web.Response:
     data = await read_json(request, "answer", _BODY_LIMIT)
-    if not isinstance(data, dict) or not {"number", "scene", "answer", "seen"} <= set(data):
-        raise PSAError('Send JSON: {"number": 0, "scene": "...", "answer": "left", "seen": 0}.')
+    if not isinstance(data, dict) or not {"number", "token", "answer", "seen"} <= set(data):
+        raise PSAError('Send JSON: {"number": 0, "token": "...", "answer": "left", "seen": 0}.')
 
     def save() -> dict[str, Any]:
         review = _review(request)
-        review.answer(data["number"], data["scene"], data["answer"], data["seen"])
+        review.answer(data["number"], data["token"], data["answer"], data["seen"])
         return review.state()
 
     try:
         # Once begun it is finished, also where the page is closed meanwhile.
         return await asyncio.shield(_in_thread(save))
-    except AnsweredMeanwhileError as error:
+    except OutdatedError as error:
         return web.json_response({"error": str(error)}, status=409)
 
 
 async def _picture(request: web.Request) -> web.Response:
-    number = request.match_info["number"]
+    number, side = request.match_info["number"], request.match_info["side"]
+    token = request.query.get("token", "")
     if not number.isdecimal() or len(number) > 9:
         raise PSAError("There is no such question. Open the review again.")
-    shown = await _in_thread(lambda: _png(_review(request).picture(int(number), request.match_info["side"])))
+    shown = await _in_thread(lambda: _png(_review(request).picture(int(number), token, side)))
     headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
     return web.Response(body=shown, content_type="image/png", headers=headers)
 

@@ -6,6 +6,7 @@ from pair_sets import write_pair_set
 from tiny_training import user, write_split
 
 from psa_core.dataset.answers import ANSWERS, LEFT, RIGHT, read_answers, standing
+from psa_core.dataset.pair_files import write_users
 
 PAIRS = 6
 OPEN = "() => app.extensionManager.command.execute('psa.review')"
@@ -265,6 +266,40 @@ def test_two_pages_on_one_question_do_not_overrule_each_other(page, server, data
     page.keyboard.press("u")  # now it has been seen
     answered(first, 1)
     assert words(data) == [LEFT, "neither", "undo"]
+
+
+@pytest.mark.parametrize("when", ["before an answer", "before a picture"])
+def test_users_that_change_while_a_page_is_open_are_asked_about_anew(page, server, data, when):
+    folder = built(server)
+    users = (folder / "users.jsonl").read_bytes()
+    others = [(user(number), ["train", "val"]) for number in range(4, 8)]
+    dialog = page.locator("dialog.psa-review")
+    chips = dialog.locator(".psa-chip")
+
+    def change(route):
+        write_users(folder, others)
+        route.continue_()
+
+    add(page, "PSABuildDataset")
+    choose(page, "name", "words-mini")
+    try:
+        if when == "before a picture":
+            page.route("**/left?*", change, times=1)
+        press(page, "Review by hand")
+        answered(dialog, 0)
+        if when == "before an answer":
+            write_users(folder, others)
+            page.keyboard.press("ArrowLeft")
+        dialog.get_by_text("look at the question that comes now").wait_for()
+        answered(dialog, 0)
+        assert not (folder / ANSWERS).exists()
+        shown = chips.all_text_contents()
+        page.keyboard.press("ArrowLeft")
+        answered(dialog, 1)
+        assert [list(answer.banned) for answer in read_answers(folder)] == [shown]
+    finally:
+        (folder / "users.jsonl").write_bytes(users)
+        (folder / ANSWERS).unlink(missing_ok=True)
 
 
 def test_what_cannot_be_saved_is_said_and_asked_again(page, data):
