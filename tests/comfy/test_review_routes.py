@@ -2,8 +2,10 @@
 
 import http.client
 import json
+import shutil
 import struct
 import zlib
+from dataclasses import replace
 from io import BytesIO
 from urllib.parse import quote
 
@@ -14,8 +16,10 @@ from routes import Client, refused
 from tiny_training import user, write_split
 
 from psa_core.comfy_server import ComfyServer
+from psa_core.dataset import read_split
 from psa_core.dataset.answers import ANSWERS, read_answers
 from psa_core.dataset.pair_files import write_users
+from psa_core.users import write_users as write_users_file
 
 NAME, BUILT = "my data (2)", "psa_datasets/words-mini"
 AT, AT_BUILT = (f"/psa/review/{quote(name, safe='')}/train" for name in (NAME, BUILT))
@@ -255,6 +259,70 @@ def test_a_question_to_other_users_than_the_page_shows_is_asked_anew(server, cli
     finally:
         (folder / "users.jsonl").write_bytes(users)
         (folder / ANSWERS).unlink(missing_ok=True)
+
+
+def with_users(at: str, users: str) -> str:
+    return f"{at}{'&' if '?' in at else '?'}users={quote(users)}"
+
+
+@pytest.fixture
+def sages(server):
+    """As Sage's own: records that do not say what their users ban, and a users file that says they ban Hate alone."""
+    folder = server.base / "input" / "as sage's"
+    write_split(folder, "train", range(4), 8)
+    lines = [json.loads(line) for line in (folder / "train" / "metadata.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["user_data"]["Banned_Categories"], line["user_data"]["Allowed_Categories"]
+    (folder / "train" / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_csv(folder / "users.csv", bans=("Hate",))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def write_csv(path, bans):
+    write_users_file(path, [replace(user(number), banned_categories=bans) for number in range(4)])
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_the_users_file_says_what_viewers_must_not_see(server, client, sages, absolute):
+    at = f"/psa/review/{quote(sages.name, safe='')}/train"
+    told = with_users(at, str(sages / "users.csv") if absolute else "users.csv")
+    assert client.send("GET", at)[1]["question"]["banned"] != ["Hate"], "the rules say something else"
+    state = client.send("GET", told)[1]
+    question = state["question"]
+    assert question["banned"] == ["Hate"] and state["total"] == 8
+    assert picture(client, with_users(picture_at(question, "left", at), "users.csv"))[0] == 200
+    assert say(client, question, "neither", 0, told)[0] == 200
+    assert [answer.banned for answer in read_answers(sages)] == [("Hate",)]
+    assert len(read_split(sages, "train", users=sages / "users.csv")) == 7
+    later = client.send("GET", told)[1]
+    write_csv(sages / "users.csv", bans=("Shocking",))
+    assert say(client, later["question"], "left", 1, told)[0] == 409
+    assert client.send("GET", told)[1]["question"]["banned"] == ["Shocking"]
+
+
+@pytest.mark.parametrize(
+    "users",
+    [
+        "no.csv",
+        "../secret/train",
+        "train/metadata.jsonl",
+        "a\0b",
+        "~\0b",
+        "~nobody/x",
+        "/dev/zero",
+        "x" * 5000,
+        "\ufffd",
+    ],
+)
+def test_what_is_no_users_file_is_refused_in_a_sentence_and_not_quoted(server, client, sages, users):
+    said = client.send("GET", with_users(f"/psa/review/{quote(sages.name, safe='')}/train", users))
+    refused(said)
+    assert "bug" not in said[1]["error"] and "square" not in said[1]["error"]
+
+
+def test_a_built_data_set_takes_no_users_file(server, client, sages):
+    refused(client.send("GET", with_users(AT_BUILT, str(sages / "users.csv"))), "Give no users file")
 
 
 def test_the_log_tells_of_nobody(server, client):

@@ -104,6 +104,7 @@ paths = st.sampled_from(["/psa/profiles", "/psa/banned", "/psa/datasets", "/psa/
     joined("/psa/profiles/", names.map(quoted), st.sampled_from(["", "/read", "/copy", "/rename", "/x"])),
     joined("/psa/review/", (st.just("pairs") | names).map(quoted), "/", (st.just("train") | names).map(quoted)),
     st.integers(0, 3).map(lambda number: f"/psa/review/pairs/train/{number}/left?token={tokens[number]}"),
+    joined("/psa/review/pairs/train?users=", names.map(quoted)),
     joined("/psa/review/pairs/train/", (st.integers(-1, 9) | names).map(quoted), st.sampled_from(["/left", "/up", ""])),
 )
 methods = st.sampled_from(["GET", "POST", "DELETE", "PUT"])
