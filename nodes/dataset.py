@@ -1,6 +1,5 @@
 """PSA_DATASET: a split of preference pairs in a folder, checked record by record."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from ..psa_core.dataset.overview import sample_pairs, summary
 from ..psa_core.errors import PSAError
 from ..psa_core.files import existing_file
 from . import sockets
-from .comfy.data_sets import SPLITS, data_set_fingerprint, data_sets
+from .comfy.data_sets import SPLITS, data_set_fingerprint, data_sets, users_file
 from .comfy.fingerprints import always_new, fingerprint
 from .comfy.folders import given_path, stamp
 from .comfy.images import to_comfy
@@ -87,7 +86,7 @@ class LoadDataset(io.ComfyNode):
         if None in (folder, users, elsewhere):  # linked: which files they name shows when it runs
             return always_new()
         try:
-            people = _users(folder, users)
+            people = users_file(given_path(folder), users)
         except PSAError:
             return always_new()  # let it run, and say what is wrong
         return fingerprint(data_set_fingerprint(given_path(folder)), people and stamp(people))
@@ -96,7 +95,7 @@ class LoadDataset(io.ComfyNode):
     def execute(cls, folder, split, skip_bad, users="", elsewhere="") -> io.NodeOutput:
         folder = elsewhere.strip() or folder
         _metadata(folder, split)
-        dataset = read_split(given_path(folder), split, skip_bad, users=_users(folder, users))
+        dataset = read_split(given_path(folder), split, skip_bad, users=users_file(given_path(folder), users))
         shown = ui.PreviewImage(to_comfy([sample_pairs(dataset)])).as_dict()
         return io.NodeOutput(dataset, ui={**shown, "text": (summary(dataset),)})
 
@@ -141,14 +140,10 @@ class CheckDataset(io.ComfyNode):
     @classmethod
     def execute(cls, folder, users="", dataset=None, elsewhere="") -> io.NodeOutput:
         root = _root(elsewhere.strip() or folder) if dataset is None else _folder_of(dataset).parent
-        found = check_dataset(root, _users(str(root), users), node_progress())
+        found = check_dataset(root, users_file(root, users), node_progress())
         picture = to_comfy([found.to_figure()])
         shown = ui.PreviewImage(picture).as_dict()
         return io.NodeOutput(found.to_text(), picture, ui={**shown, "text": (found.to_text(),)})
-
-
-def _users(folder: str, users: str | None) -> Path | None:
-    return existing_file(given_path(folder) / os.path.expanduser(users), "users file") if users else None
 
 
 def _folder_of(pairs: Any) -> Path:

@@ -7,8 +7,9 @@ import { addButton, isLinked, keepKeys, make, send, STYLE, valueOf } from "./psa
 
 const COMMAND = "psa.review";
 const OPENED_BY = ["PSACheckDataset", "PSABuildDataset"]; // nodes with a button
+const READERS = ["PSALoadDataset", "PSACheckDataset"]; // nodes that read the folder and the users file that they name
 const BUILT = "psa_datasets"; // the folder in ComfyUI's input folder that PSA Build Dataset builds in
-const CHANGED = 409; // the server's status where answers came in that the page has not seen
+const CHANGED = 409; // the server's status where the page's question, or the answers that it has seen, are outdated
 const KEYS = { arrowleft: "left", arrowright: "right", n: "neither", b: "bad", u: "undo" };
 const BUTTONS = [
   ["left", "← Left"],
@@ -31,7 +32,7 @@ app.registerExtension({
   menuCommands: [{ path: ["PSA"], commands: [COMMAND] }],
   nodeCreated(node) {
     if (!OPENED_BY.includes(node.comfyClass)) return;
-    addButton(node, "Review by hand…", () => openReview(namedBy(node)));
+    addButton(node, "Review by hand…", () => openReview(namedBy(node), usersOf(node)));
   },
 });
 
@@ -39,17 +40,37 @@ app.registerExtension({
 function namedBy(node) {
   const value = (name) => (isLinked(node, name) ? null : valueOf(node, name));
   if (node?.comfyClass === "PSABuildDataset") return value("name") === null ? null : `${BUILT}/${value("name")}`;
-  if (node?.comfyClass === "PSALoadDataset") return value("elsewhere") === "" ? value("folder") : value("elsewhere");
-  if (node?.comfyClass !== "PSACheckDataset") return null;
-  const wired = node.inputs?.findIndex((input) => input.name === "dataset" && input.link != null) ?? -1;
-  return wired < 0 ? value("folder") : namedBy(node.getInputNode(wired));
+  const before = nodeBefore(node);
+  if (before !== undefined) return namedBy(before);
+  if (!READERS.includes(node?.comfyClass)) return null;
+  const elsewhere = value("elsewhere");
+  return elsewhere === null ? null : elsewhere.trim() || value("folder");
+}
+
+/** The users file that a node's data set is read with, "" for none; null where that shows only when it runs. */
+function usersOf(node) {
+  if (!READERS.includes(node?.comfyClass)) return "";
+  const before = nodeBefore(node);
+  const users = isLinked(node, "users") ? null : valueOf(node, "users");
+  return users === "" && before ? usersOf(before) : users;
+}
+
+/** The node whose pairs name a node's data set; undefined where its own settings do. */
+function nodeBefore(node) {
+  const wired = node?.inputs?.findIndex((input) => input.name === "dataset" && input.link != null) ?? -1;
+  return node?.comfyClass !== "PSACheckDataset" || wired < 0 ? undefined : (node.getInputNode(wired) ?? null);
 }
 
 /** A name as the list of data sets has it: with plain slashes, and none around it. */
 const asListed = (name) => name.trim().replaceAll("\\", "/").replace(/^(\.\/)+|\/+$/g, "");
 
-/** `wanted` is the data set to open, null where the person is to choose one; without it the first one opens. */
-async function openReview(wanted) {
+/**
+ * `wanted` is the data set to open, null where the person is to choose one; without it the first one opens. It alone is
+ * read with the file `users`, null where that is not known: a file of that name beside another one says something else.
+ */
+async function openReview(wanted, users = "") {
+  const known = wanted !== null && users !== null;
+  const its = known && wanted !== undefined ? asListed(wanted) : null;
   document.querySelector("dialog.psa-review")?.close();
   const select = (name) => make("select", { name, ariaLabel: name });
   const [dataset, split] = [select("dataset"), select("split")];
@@ -85,7 +106,11 @@ async function openReview(wanted) {
   const splitsOf = new Map();
   let state = null;
   let working = 0; // nothing is answered before both pictures are seen, nor twice
-  const chosen = () => `/psa/review/${encodeURIComponent(dataset.value)}/${encodeURIComponent(split.value)}`;
+  /** The address of what is chosen, or of something of it. */
+  const chosen = (of = "") => {
+    const [name, part] = [dataset.value, split.value].map(encodeURIComponent);
+    return `/psa/review/${name}/${part}${of}?users=${dataset.value === its ? encodeURIComponent(users) : ""}`;
+  };
 
   /** Run what talks to the server; what goes wrong is said, and the question stays. */
   async function quietly(work) {
@@ -127,10 +152,19 @@ async function openReview(wanted) {
       ...question.banned.map((category) => make("span", { className: "psa-chip", textContent: category })),
     );
     for (const [number, side] of ["left", "right"].entries())
-      pictures[number].src = api.apiURL(`${place}/${question.number}/${side}?${question.scene}`);
+      pictures[number].src = api.apiURL(`${chosen(`/${question.number}/${side}`)}&token=${question.token}`);
     const loaded = await Promise.allSettled(pictures.map((picture) => picture.decode()));
     if (place !== chosen()) return;
-    if (loaded.some((each) => each.status === "rejected")) error.textContent = "A picture of this pair cannot be shown.";
+    if (loaded.some((each) => each.status === "rejected")) {
+      const now = await send("GET", place);
+      if (place !== chosen()) return;
+      if (now.question?.token !== question.token) {
+        await show(now, place);
+        error.textContent = "The data set has changed meanwhile: look at the question that comes now.";
+        return;
+      }
+      error.textContent = "A picture of this pair cannot be shown.";
+    }
     told(); // last: from here on it can be answered
   }
 
@@ -138,7 +172,7 @@ async function openReview(wanted) {
     const target = word === "undo" ? state?.undo : state?.question;
     if (working || !target) return;
     const place = chosen();
-    const body = { number: target.number, scene: target.scene, answer: word, seen: state.seen };
+    const body = { number: target.number, token: target.token, answer: word, seen: state.seen };
     quietly(async () => {
       try {
         await show(await send("POST", place, body), place);
@@ -179,7 +213,7 @@ async function openReview(wanted) {
     const { datasets } = await send("GET", "/psa/datasets");
     for (const each of datasets) splitsOf.set(each.name, each.splits);
     const names = [...splitsOf.keys()];
-    const named = wanted === undefined ? names[0] : names.find((name) => name === asListed(wanted ?? ""));
+    const named = wanted === undefined ? names[0] : names.find((name) => name === its);
     fill(dataset, named === undefined ? ["", ...names] : names);
     dataset.value = named ?? "";
     dataset.onchange = open;
@@ -187,7 +221,11 @@ async function openReview(wanted) {
     await open();
     if (!names.length)
       throw new Error("There is no data set in ComfyUI's input folder. Build one there, upload one on Load PSA Dataset, or copy one into it.");
-    if (wanted === null) throw new Error("Which data set this node reads shows only when it runs. Choose one here.");
+    if (!known)
+      throw new Error(
+        "Which data set this node reads, or with which users file, shows only when it runs. Choose one here; it is read " +
+          "without a users file.",
+      );
     if (named === undefined)
       throw new Error(
         `There is no finished data set "${wanted}" in ComfyUI's input folder. Run the node that builds it to its end, ` +

@@ -6,8 +6,9 @@ from pathlib import Path
 from ...psa_core.dataset import split_file
 from ...psa_core.dataset.answers import ANSWERS, JUDGED
 from ...psa_core.dataset.pair_files import DESCRIPTION, PAIRS, PICTURES, USERS
+from ...psa_core.files import existing_file
 from .fingerprints import fingerprint
-from .folders import Stamp, input_folder, stamp
+from .folders import Stamp, at_home, input_folder, stamp
 
 SPLITS = ("train", "val", "test_seen", "test_unseen", "harmless")
 BUILT = "psa_datasets"
@@ -32,6 +33,15 @@ def data_sets() -> dict[str, Path]:
 def splits_of(folder: Path) -> list[str]:
     """Those of `SPLITS` that a data set has."""
     return [name for name in SPLITS if os.path.isfile(split_file(folder, name))]
+
+
+def users_file(folder: Path, users: str | None) -> Path | None:
+    """The users file that somebody named: in the data set's folder, or absolute; `None` where none is named.
+
+    Raises:
+        PSAError: where there is no such file.
+    """
+    return existing_file(folder / at_home(users), "users file") if users else None
 
 
 def data_set_fingerprint(folder: Path) -> str:

@@ -164,7 +164,15 @@ def input_folder() -> Path:
 
 def given_path(text: str) -> Path:
     """The path that somebody typed: in ComfyUI's input folder, or absolute; `~` is the home folder, if there is one."""
-    return input_folder() / os.path.expanduser(text)
+    return input_folder() / at_home(text)
+
+
+def at_home(text: str) -> str:
+    """The same path, with the home folder for `~`, if there is one."""
+    try:
+        return os.path.expanduser(text)
+    except ValueError:  # a NUL in the name: whoever opens it says so
+        return text
 
 
 def system_folder(name: str) -> Path:

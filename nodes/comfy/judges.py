@@ -18,7 +18,7 @@ from ...psa_core.judges.judging import Judge
 from ...psa_core.judges.zero_shot import ZeroShotJudge
 from ...psa_core.mini.judge import MINI_JUDGE
 from .fingerprints import always_new, fingerprint
-from .folders import files_in
+from .folders import at_home, files_in
 from .images import to_comfy
 from .mini_model import is_mini
 from .progress import NodeWords
@@ -99,7 +99,7 @@ def judge_options(node: str, judge: str, kind: str, location: str, model: str) -
 
 
 def _folder(location: str) -> Path:
-    return Path(os.path.expanduser(location.strip()))
+    return Path(at_home(location.strip()))
 
 
 def zero_shot_judge(clip_vision: Any, clip: Any, sensitivity: float) -> ZeroShotJudge:

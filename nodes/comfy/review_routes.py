@@ -1,7 +1,8 @@
 """The routes behind the review page: the data sets, the next question, its two pictures, and the answer to it.
 
 A data set is one of those that Load PSA Dataset lists, and is known by its path there; in an address a slash in it is
-%2F. Of its users the page hears what the viewer of a question bans, and nothing else.
+%2F. `?users=` names a users file to read it with, as that node's input does. Of its users the page hears what the
+viewer of a question bans, and nothing else.
 """
 
 import asyncio
@@ -19,8 +20,8 @@ from ...psa_core.dataset import read_split, split_file
 from ...psa_core.dataset.pair_files import HARMLESS, PAIRS, USERS
 from ...psa_core.errors import PSAError
 from ...psa_core.pictures import thumbnail
-from ...psa_core.review import AnswerBook, AnsweredMeanwhileError, Review
-from .data_sets import data_sets, splits_of
+from ...psa_core.review import AnswerBook, OutdatedError, Review
+from .data_sets import data_sets, splits_of, users_file
 from .folders import stamp
 from .routes import answers, read_json
 
@@ -29,7 +30,7 @@ _MAX_SIDE = 1024  # pixels of a picture in the page
 _KEPT = 2  # reviews whose questions stay in memory
 _T = TypeVar("_T")
 
-_reviews: dict[tuple[Path, str], tuple[Any, Review]] = {}
+_reviews: dict[tuple[Path, str, Path | None], tuple[Any, Review]] = {}
 _reading: dict[tuple[Path, str], threading.Lock] = {}  # one that is read keeps nobody from another
 _threads = ThreadPoolExecutor(4, "psa-review")  # not the server's own, which serve its page
 
@@ -55,26 +56,27 @@ async def _state(request: web.Request) -> dict[str, Any]:
 
 async def _answer(request: web.Request) -> dict[str, Any] | web.Response:
     data = await read_json(request, "answer", _BODY_LIMIT)
-    if not isinstance(data, dict) or not {"number", "scene", "answer", "seen"} <= set(data):
-        raise PSAError('Send JSON: {"number": 0, "scene": "...", "answer": "left", "seen": 0}.')
+    if not isinstance(data, dict) or not {"number", "token", "answer", "seen"} <= set(data):
+        raise PSAError('Send JSON: {"number": 0, "token": "...", "answer": "left", "seen": 0}.')
 
     def save() -> dict[str, Any]:
         review = _review(request)
-        review.answer(data["number"], data["scene"], data["answer"], data["seen"])
+        review.answer(data["number"], data["token"], data["answer"], data["seen"])
         return review.state()
 
     try:
         # Once begun it is finished, also where the page is closed meanwhile.
         return await asyncio.shield(_in_thread(save))
-    except AnsweredMeanwhileError as error:
+    except OutdatedError as error:
         return web.json_response({"error": str(error)}, status=409)
 
 
 async def _picture(request: web.Request) -> web.Response:
-    number = request.match_info["number"]
+    number, side = request.match_info["number"], request.match_info["side"]
+    token = request.query.get("token", "")
     if not number.isdecimal() or len(number) > 9:
         raise PSAError("There is no such question. Open the review again.")
-    shown = await _in_thread(lambda: _png(_review(request).picture(int(number), request.match_info["side"])))
+    shown = await _in_thread(lambda: _png(_review(request).picture(int(number), token, side)))
     headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
     return web.Response(body=shown, content_type="image/png", headers=headers)
 
@@ -94,19 +96,21 @@ def _splits(folder: Path) -> list[str]:
 
 
 def _review(request: web.Request) -> Review:
-    """The review of the data set and split that the request names, read anew where their files have changed."""
+    """The review of the data set, split and users file that the request names, read anew where a file has changed."""
     dataset, split = request.match_info["dataset"], request.match_info["split"]
     folder = data_sets().get(dataset)
     if folder is None or split not in _splits(folder):
         raise PSAError("There is no such data set or split in ComfyUI's input folder. Choose one of the list.")
-    files = (split_file(folder, split), folder / PAIRS, folder / USERS)
-    now = [stamp(path) for path in files]
+    people = users_file(folder, request.query.get("users"))
+    files = (split_file(folder, split), folder / PAIRS, folder / USERS, *([people] if people else []))
+    now, place = [stamp(path) for path in files], (folder, split, people)
     with _reading.setdefault((folder, split), threading.Lock()):
-        known, review = _reviews.get((folder, split), (None, None))
+        known, review = _reviews.get(place, (None, None))
         if review is None or known != now:
-            review = Review(read_split(folder, split, skip_bad=True, answers=False), AnswerBook(folder))
-            _reviews.pop((folder, split), None)
-            _reviews[folder, split] = now, review
+            pairs = read_split(folder, split, skip_bad=True, users=people, answers=False)
+            review = Review(pairs, AnswerBook(folder))
+            _reviews.pop(place, None)
+            _reviews[place] = now, review
             for oldest in list(_reviews)[:-_KEPT]:
                 _reviews.pop(oldest, None)
         return review

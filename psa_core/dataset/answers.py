@@ -18,10 +18,12 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..errors import PSAError
 from ..files import inside
@@ -33,6 +35,7 @@ ANSWERS, JUDGED = "answers.jsonl", "judged.jsonl"
 LEFT, RIGHT, NEITHER, BAD, UNDO = "left", "right", "neither", "bad", "undo"
 _WORDS = (LEFT, RIGHT, NEITHER, BAD, UNDO)
 _LONGEST_LINE = 1 << 16  # bytes
+_BLOCK = 1 << 20  # bytes that are in memory while a digest is taken
 
 
 @dataclass(frozen=True)
@@ -89,13 +92,27 @@ def picture_name(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
+@dataclass(frozen=True)
+class ReadAnswers:
+    """The answers in a file up to the byte `end`, and a digest of the bytes before it."""
+
+    answers: list[Answer]
+    end: int
+    digest: bytes
+
+
+NONE_READ = ReadAnswers([], 0, hashlib.blake2b().digest())
+
+
 def each_answer(root: Path, name: str = ANSWERS) -> Iterator[Answer]:
     """The answers in a data set's file of this name, as they were given one after the other; none without a file.
 
     Raises:
         PSAError: naming the first line that is none, or a file that cannot be read.
     """
-    return (answer for answer, _ in _answers(root, 0, 0, name))
+    with _opened(root, name) as file:
+        for answer, _ in _answers(file, root / name, 0):
+            yield answer
 
 
 def read_answers(root: Path, name: str = ANSWERS) -> list[Answer]:
@@ -103,34 +120,58 @@ def read_answers(root: Path, name: str = ANSWERS) -> list[Answer]:
     return list(each_answer(root, name))
 
 
-def read_answers_from(root: Path, offset: int, lines: int, name: str = ANSWERS) -> tuple[list[Answer], int]:
-    """The answers behind a byte of the file, before which there are so many lines; and where the last one ends."""
-    read = list(_answers(root, offset, lines, name))
-    return [answer for answer, _ in read], read[-1][1] if read else offset
+def read_on(root: Path, known: ReadAnswers) -> ReadAnswers:
+    """As `read_answers`, of a person's; what is `known` is not parsed again where the file still begins with the same
+    bytes.
+
+    Where it does not, somebody edited the file or put another one there, and it is read from its beginning.
+    """
+    with _opened(root, ANSWERS) as file:
+        digest = _digest(file, known.end)
+        if digest.digest() != known.digest:
+            known, digest = NONE_READ, hashlib.blake2b()
+            file.seek(0)
+        new, end = list[Answer](), known.end
+        for answer, text in _answers(file, root / ANSWERS, len(known.answers)):
+            new.append(answer)
+            digest.update(text)
+            end += len(text)
+    return ReadAnswers(known.answers + new, end, digest.digest()) if new else known
 
 
-def _answers(root: Path, offset: int, lines: int, name: str) -> Iterator[tuple[Answer, int]]:
-    """(answer, where its line ends)"""
-    path = root / name
-    if os.path.lexists(path):
+@contextmanager
+def _opened(root: Path, name: str) -> Iterator[BinaryIO]:
+    """The file, or an empty one in its place."""
+    if os.path.lexists(root / name):
         try:
             inside(root, name)
         except PSAError as error:
             raise PSAError(f"The answers in {name} cannot be read: {error}") from None
     try:
-        with open(path, "rb") as file:
-            file.seek(offset)
-            while (text := file.readline(_LONGEST_LINE)) and (text.endswith(b"\n") or len(text) == _LONGEST_LINE):
-                lines, offset = lines + 1, offset + len(text)
-                try:
-                    answer = Answer.of(_parsed(text))
-                except PSAError as error:
-                    raise PSAError(f"{path}, line {lines}: {error} Take the line out.") from None
-                yield answer, offset
-    except FileNotFoundError:
-        return
+        with open(root / name, "rb") if os.path.exists(root / name) else BytesIO() as file:
+            yield file
     except OSError as error:
-        raise PSAError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error
+        raise PSAError(f"{root / name} cannot be read: {error.strerror}. Check its permissions.") from error
+
+
+def _answers(file: BinaryIO, path: Path, before: int) -> Iterator[tuple[Answer, bytes]]:
+    """(answer, its line) from where the file is, before which there are so many lines."""
+    while (text := file.readline(_LONGEST_LINE)) and (text.endswith(b"\n") or len(text) == _LONGEST_LINE):
+        before += 1
+        try:
+            answer = Answer.of(_parsed(text))
+        except PSAError as error:
+            raise PSAError(f"{path}, line {before}: {error} Take the line out.") from None
+        yield answer, text
+
+
+def _digest(file: BinaryIO, size: int) -> "hashlib.blake2b":
+    """Of the next `size` bytes, or of those that there are."""
+    digest = hashlib.blake2b()
+    while size and (block := file.read(min(size, _BLOCK))):
+        digest.update(block)
+        size -= len(block)
+    return digest
 
 
 def standing(answers: Iterable[Answer]) -> dict[tuple[str, tuple[str, ...]], Answer]:

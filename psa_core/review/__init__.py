@@ -1,6 +1,6 @@
 """Review: a person looks at two pictures and says which one a viewer prefers."""
 
 from .book import AnswerBook
-from .questions import AnsweredMeanwhileError, Review
+from .questions import AnsweredMeanwhileError, OutdatedError, Review
 
-__all__ = ["AnswerBook", "AnsweredMeanwhileError", "Review"]
+__all__ = ["AnswerBook", "AnsweredMeanwhileError", "OutdatedError", "Review"]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..dataset.answers import ANSWERS, Answer, read_answers_from
+from ..dataset.answers import ANSWERS, NONE_READ, Answer, read_on
 from ..errors import PSAError
 from ..files import NOT_THROUGH_LINKS
 from ..locks import held
@@ -24,19 +24,17 @@ class AnswerBook:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder / ANSWERS
-        self._answers: list[Answer] = []
-        self._end = 0
+        self._read = NONE_READ
         self._reading = threading.Lock()
 
     def answers(self) -> list[Answer]:
-        """All of them, other processes' included; raises PSAError as `read_answers` does. Threads may ask at once."""
+        """All of them, other processes' included; raises PSAError as `read_answers` does. Threads may ask at once.
+
+        Only lines that came since are parsed; a file that was edited meanwhile, or is another one, is read anew.
+        """
         with self._reading:
-            if self._size() < self._end:  # another file is there
-                self._answers, self._end = [], 0
-            new, self._end = read_answers_from(self.folder, self._end, len(self._answers))
-            if new:
-                self._answers = self._answers + new  # who has the list goes through it meanwhile
-            return self._answers
+            self._read = read_on(self.folder, self._read)
+            return self._read.answers
 
     def add(self, answer: Answer, check: Callable[[], None] = lambda: None) -> None:
         """Append an answer; when this returns, it is on the disk.
@@ -64,12 +62,6 @@ class AnswerBook:
                 f"The answer cannot be written to {self.path}: {error.strerror}. Check the folder's permissions and "
                 "the free space; the answers before it are saved."
             ) from error
-
-    def _size(self) -> int:
-        try:
-            return self.path.stat().st_size
-        except OSError:
-            return 0
 
     @contextmanager
     def _opened(self) -> Iterator[int]:

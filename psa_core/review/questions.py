@@ -1,5 +1,7 @@
 """The questions of a review: two pictures side by side, and what the viewer bans. Pure but for the book of answers."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,11 @@ from .book import AnswerBook
 _SIDES, _ORDER = 1, 2  # what a random number is drawn for
 
 
-class AnsweredMeanwhileError(PSAError):
+class OutdatedError(PSAError):
+    """What the person looked at is not what there is now; nothing was saved."""
+
+
+class AnsweredMeanwhileError(OutdatedError):
     """The person had not seen all answers that there are."""
 
     def __init__(self) -> None:
@@ -68,9 +74,10 @@ class Review:
     def state(self) -> dict[str, Any]:
         """How far the review is, and the next question, JSON-compatible.
 
-        `question` is `None` where all are answered, else it has `number`, `scene` (an id), `caption`, and what the
-        viewer is `banned`. `undo` is the question that was answered last, its `number` and `scene`, or `None`. `seen`
-        is for the next `answer`: how many there are of this split.
+        `question` is `None` where all are answered, else it has `number`, `token`, `caption`, and what the viewer is
+        `banned`. The token stands for the pair, those bans and which picture is on the left: a number may mean another
+        question once the data set has changed. `undo` is the question that was answered last, its `number` and
+        `token`, or `None`. `seen` is for the next `answer`: how many there are of this split.
         """
         said = self.book.answers()
         counting = standing(said)
@@ -85,31 +92,32 @@ class Review:
             "seen": self._count(said),
         }
 
-    def picture(self, number: int, side: str) -> Path:
+    def picture(self, number: int, token: str, side: str) -> Path:
         """The picture that stands at the `left` or `right` of a question.
 
         Raises:
+            OutdatedError: where the question with that number is another one now.
             PSAError: for a question or a side that there is none of.
         """
         if side not in (LEFT, RIGHT):
             raise PSAError("A picture stands left or right.")
-        return self._pictures(self._checked(number))[side == RIGHT]
+        return self._pictures(self._checked(number, token))[side == RIGHT]
 
-    def answer(self, number: int, scene: str, word: str, seen: int) -> None:
+    def answer(self, number: int, token: str, word: str, seen: int) -> None:
         """Save what a person said to a question.
 
         Args:
-            scene: the id that the question came with, so that an answer meets no other pair where the data changed.
+            token: that the question came with, so that an answer meets no other pair or viewer, nor the other picture,
+                where the data changed.
             word: left, right, neither, bad, or undo to take back what was said.
             seen: as the `state` had it that the person looked at.
 
         Raises:
+            OutdatedError: where the question with that number is another one now.
             AnsweredMeanwhileError: where other answers came in since: two people do not overrule each other unawares.
             PSAError: for a question that there is none of, other words, or where nothing can be saved.
         """
-        number = self._checked(number)
-        if scene != self._scene_id(number):
-            raise PSAError("The data set has changed since this question was asked. Open the review again.")
+        number = self._checked(number, token)
         if word not in (LEFT, RIGHT, NEITHER, BAD, UNDO):
             raise PSAError(f"An answer is one of: {', '.join((LEFT, RIGHT, NEITHER, BAD, UNDO))}.")
         if not isinstance(seen, int) or isinstance(seen, bool):
@@ -120,20 +128,34 @@ class Review:
             if seen != self._count(self.book.answers()):
                 raise AnsweredMeanwhileError
 
-        self.book.add(Answer(scene, self._kinds[self._viewers[number]], left, right, word), check)
+        self.book.add(Answer(self._scene_id(number), self._banned(number), left, right, word), check)
 
-    def _checked(self, number: object) -> int:
-        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < len(self):
+    def _checked(self, number: object, token: object) -> int:
+        if not isinstance(number, int) or isinstance(number, bool) or number < 0:
             raise PSAError("There is no such question. Open the review again.")
+        if number >= len(self) or token != self._token(number):
+            raise OutdatedError(
+                "The data set has changed since this question was asked. Nothing was saved: look at the question that "
+                "comes now."
+            )
         return number
+
+    def _token(self, number: int) -> str:
+        """16 hex digits for what a person sees of a question, and answers."""
+        left, _ = self._pictures(number)
+        shown = [self._scene_id(number), self._banned(number), picture_name(left, self._root)]
+        return hashlib.blake2b(json.dumps(shown).encode(), digest_size=8).hexdigest()
 
     def _question(self, number: int) -> dict[str, Any]:
         return {
             "number": number,
-            "scene": self._scene_id(number),
+            "token": self._token(number),
             "caption": self._scene(number).caption,
-            "banned": list(self._kinds[self._viewers[number]]),
+            "banned": list(self._banned(number)),
         }
+
+    def _banned(self, number: int) -> tuple[str, ...]:
+        return self._kinds[self._viewers[number]]
 
     def _scene(self, number: int) -> Scene:
         return self.split.scene(int(self._scenes[number]))
@@ -171,7 +193,7 @@ class Review:
         asked = np.isin(_mixed(ids, [kind for _, kind in said]), _mixed(self._ids[self._scenes], self._viewers))
         for place in np.flatnonzero(asked):  # the first, but for an answer that looks like a question's by chance
             if (number := self._number(*said[place])) is not None:
-                return {"number": number, "scene": said[place][0]}
+                return {"number": number, "token": self._token(number)}
         return None
 
     def _number(self, scene: str, kind: int) -> int | None:

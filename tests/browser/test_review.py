@@ -1,11 +1,16 @@
 """Review by hand in a real page: keys, buttons, progress, and answers that outlive the page."""
 
+import json
+from dataclasses import replace
+
 import pytest
 from in_page import add, choose, press
 from pair_sets import write_pair_set
 from tiny_training import user, write_split
 
 from psa_core.dataset.answers import ANSWERS, LEFT, RIGHT, read_answers, standing
+from psa_core.dataset.pair_files import write_users
+from psa_core.users import write_users as write_users_file
 
 PAIRS = 6
 OPEN = "() => app.extensionManager.command.execute('psa.review')"
@@ -106,6 +111,64 @@ def test_a_nodes_button_opens_its_data_set(page, data):
     dialog.wait_for(state="detached")
     graph = page.evaluate("() => JSON.stringify(app.graph.serialize())")
     assert "Review" not in graph
+
+
+def check_behind(page) -> None:
+    """A PSA Check Dataset behind the node; it is `node` then."""
+    page.evaluate(
+        """() => {
+            const before = node;
+            window.node = LiteGraph.createNode('PSACheckDataset');
+            app.graph.add(node);
+            before.connect(0, node, node.inputs.findIndex((each) => each.name === 'dataset'));
+        }"""
+    )
+
+
+@pytest.mark.parametrize("wired", [False, True])
+@pytest.mark.parametrize(("elsewhere", "said"), [(" my pairs ", ""), ("/data/mine", '"/data/mine"')])
+def test_a_data_set_elsewhere_counts_and_not_the_folder_that_is_hidden_then(page, server, data, wired, elsewhere, said):
+    built(server)
+    add(page, "PSALoadDataset" if wired else "PSACheckDataset")
+    choose(page, "folder", "psa_datasets/words-mini")
+    choose(page, "elsewhere", elsewhere)
+    if wired:
+        check_behind(page)
+    press(page, "Review by hand")
+    dialog = page.locator("dialog.psa-review")
+    page.locator("dialog.psa-review[aria-busy=false]").wait_for()
+    assert dialog.locator("[name=dataset]").input_value() == ("" if said else "my pairs")
+    assert said in dialog.locator(".psa-error").text_content()
+
+
+@pytest.mark.parametrize("of", ["PSACheckDataset", "PSALoadDataset"])
+def test_the_nodes_users_file_says_what_viewers_must_not_see(page, data, of):
+    """Its own, or that of the node before; for its data set alone."""
+    sages = data.parent / "as sages"
+    if not sages.exists():
+        write_split(sages, "train", range(4), 3)
+        metadata = sages / "train" / "metadata.jsonl"
+        lines = [json.loads(line) for line in metadata.read_text().splitlines()]
+        for line in lines:
+            del line["user_data"]["Banned_Categories"], line["user_data"]["Allowed_Categories"]
+        metadata.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        write_users_file(sages / "users.csv", [replace(user(n), banned_categories=("Hate",)) for n in range(4)])
+    (sages / ANSWERS).unlink(missing_ok=True)
+    add(page, of)
+    choose(page, "folder", "as sages")
+    choose(page, "users", "users.csv")
+    if of == "PSALoadDataset":
+        check_behind(page)
+    press(page, "Review by hand")
+    dialog = page.locator("dialog.psa-review")
+    answered(dialog, 0)
+    assert dialog.locator("[name=dataset]").input_value() == "as sages"
+    assert dialog.locator(".psa-chip").all_text_contents() == ["Hate"]
+    page.keyboard.press("n")
+    answered(dialog, 1)
+    assert [answer.banned for answer in read_answers(sages)] == [("Hate",)]
+    dialog.locator("[name=dataset]").select_option("my pairs")
+    dialog.get_by_text(f"0 of {PAIRS} answered").wait_for()
 
 
 def built(server):
@@ -265,6 +328,40 @@ def test_two_pages_on_one_question_do_not_overrule_each_other(page, server, data
     page.keyboard.press("u")  # now it has been seen
     answered(first, 1)
     assert words(data) == [LEFT, "neither", "undo"]
+
+
+@pytest.mark.parametrize("when", ["before an answer", "before a picture"])
+def test_users_that_change_while_a_page_is_open_are_asked_about_anew(page, server, data, when):
+    folder = built(server)
+    users = (folder / "users.jsonl").read_bytes()
+    others = [(user(number), ["train", "val"]) for number in range(4, 8)]
+    dialog = page.locator("dialog.psa-review")
+    chips = dialog.locator(".psa-chip")
+
+    def change(route):
+        write_users(folder, others)
+        route.continue_()
+
+    add(page, "PSABuildDataset")
+    choose(page, "name", "words-mini")
+    try:
+        if when == "before a picture":
+            page.route("**/left?*", change, times=1)
+        press(page, "Review by hand")
+        answered(dialog, 0)
+        if when == "before an answer":
+            write_users(folder, others)
+            page.keyboard.press("ArrowLeft")
+        dialog.get_by_text("look at the question that comes now").wait_for()
+        answered(dialog, 0)
+        assert not (folder / ANSWERS).exists()
+        shown = chips.all_text_contents()
+        page.keyboard.press("ArrowLeft")
+        answered(dialog, 1)
+        assert [list(answer.banned) for answer in read_answers(folder)] == [shown]
+    finally:
+        (folder / "users.jsonl").write_bytes(users)
+        (folder / ANSWERS).unlink(missing_ok=True)
 
 
 def test_what_cannot_be_saved_is_said_and_asked_again(page, data):

@@ -13,6 +13,7 @@ TEXTS = {
     "half a pair": "\ud800",
     "long": "x" * 5000,
     "digits": "9" * 5000,
+    "home of NUL": "~\0x",
     "nobody's home": "~nobody-at-all/x",
     "device": "/dev/zero",
     "parent": "../../user/__psa_profiles",

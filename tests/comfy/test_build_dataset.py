@@ -114,7 +114,7 @@ def test_answers_by_hand_count_at_the_next_run(server, prompts):
     folder = server.base / "input" / "psa_datasets" / "answered"
     review = Review(read_split(folder, "train", answers=False), AnswerBook(folder))
     state = review.state()
-    review.answer(state["question"]["number"], state["question"]["scene"], "bad", state["seen"])
+    review.answer(state["question"]["number"], state["question"]["token"], "bad", state["seen"])
     ran, text = run(server, prompts, name="answered")
     assert {"PSABuildDataset", "PreviewImage"} <= ran and "train: by hand" in text
     assert "PSABuildDataset" not in run(server, prompts, name="answered")[0]

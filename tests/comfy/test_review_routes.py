@@ -2,8 +2,10 @@
 
 import http.client
 import json
+import shutil
 import struct
 import zlib
+from dataclasses import replace
 from io import BytesIO
 from urllib.parse import quote
 
@@ -14,7 +16,10 @@ from routes import Client, refused
 from tiny_training import user, write_split
 
 from psa_core.comfy_server import ComfyServer
+from psa_core.dataset import read_split
 from psa_core.dataset.answers import ANSWERS, read_answers
+from psa_core.dataset.pair_files import write_users
+from psa_core.users import write_users as write_users_file
 
 NAME, BUILT = "my data (2)", "psa_datasets/words-mini"
 AT, AT_BUILT = (f"/psa/review/{quote(name, safe='')}/train" for name in (NAME, BUILT))
@@ -41,7 +46,7 @@ def client(server) -> Client:
 def say(client: Client, question: dict, word: str, seen: int | None = None, at: str = AT, **more):
     """Without `seen`: as somebody who has seen all answers that there are."""
     seen = client.send("GET", at)[1].get("seen", 0) if seen is None else seen
-    body = {"number": question["number"], "scene": question["scene"], "answer": word, "seen": seen}
+    body = {"number": question["number"], "token": question["token"], "answer": word, "seen": seen}
     return client.send("POST", at, json.dumps(body).encode(), **more)
 
 
@@ -56,8 +61,7 @@ def test_a_built_data_set_is_reviewed_where_it_lies(server, client):
     state = client.send("GET", AT_BUILT)[1]
     kinds = {user(number).banned_categories for number in range(4)}
     assert (
-        state["total"] == 3 * len(kinds)
-        and picture(client, f"{AT_BUILT}/{state['question']['number']}/right")[0] == 200
+        state["total"] == 3 * len(kinds) and picture(client, picture_at(state["question"], "right", AT_BUILT))[0] == 200
     )
     status, state = say(client, state["question"], "left", at=AT_BUILT)
     assert status == 200 and state["answered"] == 1
@@ -87,9 +91,13 @@ def test_a_review_from_question_to_question(server, client):
     status, state = say(client, question, "left")
     assert status == 200 and state["answered"] == 1 and state["question"] != question
     (answer,) = read_answers(server.base / "input" / NAME)
-    assert answer.scene == question["scene"] and answer.chosen == answer.left
+    assert list(answer.banned) == question["banned"] and answer.chosen == answer.left
     status, state = say(client, state["undo"], "undo")
     assert (status, state["answered"], state["question"]) == (200, 0, question)
+
+
+def picture_at(question: dict, side: str, at: str = AT) -> str:
+    return f"{at}/{question['number']}/{side}?token={question['token']}"
 
 
 def picture(client: Client, path: str, **headers: str):
@@ -107,7 +115,7 @@ def test_pictures_come_as_pixels_alone(server, client):
     whole, pixels = path.read_bytes(), Image.open(path).convert("RGB")
     try:
         path.write_bytes(whole + b"<script>alert(1)</script>")
-        status, kind, body = picture(client, f"{AT}/{question['number']}/left")
+        status, kind, body = picture(client, picture_at(question, "left"))
         assert (status, kind) == (200, "image/png") and b"script" not in body
         assert Image.open(BytesIO(body)).tobytes() == pixels.tobytes()
     finally:
@@ -133,10 +141,10 @@ def test_a_picture_that_became_something_else_is_refused_in_a_sentence(server, c
     whole = path.read_bytes()
     try:
         path.write_bytes(content)
-        refused(client.send("GET", f"{AT}/{question['number']}/left"))
+        refused(client.send("GET", picture_at(question, "left")))
         path.unlink()
         path.symlink_to(server.base / "secret" / "train" / "metadata.jsonl")
-        refused(client.send("GET", f"{AT}/{question['number']}/left"), "leads out")
+        refused(client.send("GET", picture_at(question, "left")), "leads out")
     finally:
         path.unlink()
         path.write_bytes(whole)
@@ -178,6 +186,8 @@ def test_answers_are_not_written_through_a_link(server, client):
         f"{AT}/-1/left",
         f"{AT}/1e0/left",
         f"{AT}/{'9' * 400}/left",
+        f"{AT}/0/left",
+        f"{AT}/0/left?token=0123456789abcdef",
         f"{AT}/0/middle",
         f"{AT}/0/..%2Fleft",
     ],
@@ -190,10 +200,9 @@ def test_nothing_but_a_data_sets_own_questions_can_be_asked_for(client, path):
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"[]", b"{}", b'{"number": 0}', b"{" * 900, b'{"number": 0, "scene": "x", "answer": "left"}', b"x" * 2000,
-     b'{"number": 0, "scene": "x", "answer": "left", "seen": 0}',
-     b'{"number": "0", "scene": "x", "answer": "left", "seen": 0}',
-     b'{"number": 1e99, "scene": null, "answer": {}, "seen": []}'],
+    [b"", b"[]", b"{}", b'{"number": 0}', b"{" * 900, b'{"number": 0, "token": "x", "answer": "left"}', b"x" * 2000,
+     b'{"number": "0", "token": "x", "answer": "left", "seen": 0}',
+     b'{"number": 1e99, "token": null, "answer": {}, "seen": []}'],
 )  # fmt: skip
 def test_other_bodies_are_refused_in_a_sentence(server, client, body):
     refused(client.send("POST", AT, body))
@@ -212,10 +221,10 @@ def test_a_page_of_another_site_sees_and_does_nothing(server, client, headers):
     for answer in (
         client.send("GET", "/psa/datasets", headers=theirs),
         client.send("GET", AT, headers=theirs),
-        client.send("GET", f"{AT}/0/left", headers=theirs),
+        client.send("GET", picture_at(question, "left"), headers=theirs),
         say(client, question, "left", headers=theirs),
     ):
-        assert answer[0] in (400, 403) and question["scene"] not in str(answer[1])
+        assert answer[0] in (400, 403) and question["token"] not in str(answer[1])
     assert say(client, question, "left", headers={"Content-Type": "text/plain"})[0] == 400
     assert not (server.base / "input" / NAME / ANSWERS).exists()
 
@@ -226,10 +235,94 @@ def test_a_data_set_that_changes_is_read_again(server, client):
     whole = metadata.read_text()
     try:
         metadata.write_text(whole.replace('"caption": "', '"caption": "another '))
-        refused(say(client, old, "left"), "has changed")
+        assert say(client, old, "left")[0] == 409
+        refused(client.send("GET", picture_at(old, "left")), "has changed")
         assert client.send("GET", AT)[1]["question"]["caption"].startswith("another ")
     finally:
         metadata.write_text(whole)
+
+
+def test_a_question_to_other_users_than_the_page_shows_is_asked_anew(server, client):
+    folder = server.base / "input" / BUILT
+    (folder / ANSWERS).unlink(missing_ok=True)
+    users = (folder / "users.jsonl").read_bytes()
+    old = client.send("GET", AT_BUILT)[1]
+    try:
+        write_users(folder, [(user(number), ["train", "val"]) for number in range(4, 8)])
+        status, said = say(client, old["question"], "left", 0, AT_BUILT)
+        assert status == 409 and "has changed" in said["error"]
+        refused(client.send("GET", picture_at(old["question"], "left", AT_BUILT)), "has changed")
+        new = client.send("GET", AT_BUILT)[1]["question"]
+        assert new["banned"] != old["question"]["banned"] and not (folder / ANSWERS).exists()
+        assert picture(client, picture_at(new, "left", AT_BUILT))[0] == say(client, new, "left", 0, AT_BUILT)[0] == 200
+        assert [list(answer.banned) for answer in read_answers(folder)] == [new["banned"]]
+    finally:
+        (folder / "users.jsonl").write_bytes(users)
+        (folder / ANSWERS).unlink(missing_ok=True)
+
+
+def with_users(at: str, users: str) -> str:
+    return f"{at}{'&' if '?' in at else '?'}users={quote(users)}"
+
+
+@pytest.fixture
+def sages(server):
+    """As Sage's own: records that do not say what their users ban, and a users file that says they ban Hate alone."""
+    folder = server.base / "input" / "as sage's"
+    write_split(folder, "train", range(4), 8)
+    lines = [json.loads(line) for line in (folder / "train" / "metadata.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["user_data"]["Banned_Categories"], line["user_data"]["Allowed_Categories"]
+    (folder / "train" / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_csv(folder / "users.csv", bans=("Hate",))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def write_csv(path, bans):
+    write_users_file(path, [replace(user(number), banned_categories=bans) for number in range(4)])
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_the_users_file_says_what_viewers_must_not_see(server, client, sages, absolute):
+    at = f"/psa/review/{quote(sages.name, safe='')}/train"
+    told = with_users(at, str(sages / "users.csv") if absolute else "users.csv")
+    assert client.send("GET", at)[1]["question"]["banned"] != ["Hate"], "the rules say something else"
+    state = client.send("GET", told)[1]
+    question = state["question"]
+    assert question["banned"] == ["Hate"] and state["total"] == 8
+    assert picture(client, with_users(picture_at(question, "left", at), "users.csv"))[0] == 200
+    assert say(client, question, "neither", 0, told)[0] == 200
+    assert [answer.banned for answer in read_answers(sages)] == [("Hate",)]
+    assert len(read_split(sages, "train", users=sages / "users.csv")) == 7
+    later = client.send("GET", told)[1]
+    write_csv(sages / "users.csv", bans=("Shocking",))
+    assert say(client, later["question"], "left", 1, told)[0] == 409
+    assert client.send("GET", told)[1]["question"]["banned"] == ["Shocking"]
+
+
+@pytest.mark.parametrize(
+    "users",
+    [
+        "no.csv",
+        "../secret/train",
+        "train/metadata.jsonl",
+        "a\0b",
+        "~\0b",
+        "~nobody/x",
+        "/dev/zero",
+        "x" * 5000,
+        "\ufffd",
+    ],
+)
+def test_what_is_no_users_file_is_refused_in_a_sentence_and_not_quoted(server, client, sages, users):
+    said = client.send("GET", with_users(f"/psa/review/{quote(sages.name, safe='')}/train", users))
+    refused(said)
+    assert "bug" not in said[1]["error"] and "square" not in said[1]["error"]
+
+
+def test_a_built_data_set_takes_no_users_file(server, client, sages):
+    refused(client.send("GET", with_users(AT_BUILT, str(sages / "users.csv"))), "Give no users file")
 
 
 def test_the_log_tells_of_nobody(server, client):

@@ -14,8 +14,8 @@ from routes import JSON, Client
 from psa_core import LEVELS
 from psa_core.comfy_server import ComfyServer
 from psa_core.dataset import read_split
-from psa_core.dataset.answers import scene_id
 from psa_core.profile import CATEGORIES, GENDERS, MENTAL_CONDITIONS, PHYSICAL_CONDITIONS, RELIGIONS
+from psa_core.review import AnswerBook, Review
 
 PROFILE = LEVELS["L5"].to_dict()
 OTHER = LEVELS["L0"].to_dict()
@@ -34,13 +34,13 @@ def server(comfy, tmp_path_factory):
     base = tmp_path_factory.mktemp("routes hold")
     folder = base / "input" / "pairs"
     write_pair_set(folder, {"train": (range(3), 4)})
-    split = read_split(folder, "train")
-    scenes[:] = [scene_id(split.scene(number), folder) for number in range(split.scenes)]
+    review = Review(read_split(folder, "train"), AnswerBook(folder))
+    tokens[:] = [review._token(number) for number in range(4)]
     with ComfyServer(comfy, base) as running:
         yield running
 
 
-scenes: list[str] = []  # of the data set that is reviewed, once it is there
+tokens: list[str] = []  # of the data set that is reviewed, once it is there
 words = st.sampled_from([*GENDERS, *RELIGIONS, *PHYSICAL_CONDITIONS, *MENTAL_CONDITIONS, *CATEGORIES])
 leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=40) | words
 values = st.recursive(
@@ -64,9 +64,9 @@ saves = st.builds(
     st.dictionaries(st.sampled_from(["overwrite", "name", "x"]), values, max_size=1),
 )
 reviews = st.builds(
-    lambda number, scene, answer, seen: json.dumps({"number": number, "scene": scene, "answer": answer, "seen": seen}),
+    lambda number, token, answer, seen: json.dumps({"number": number, "token": token, "answer": answer, "seen": seen}),
     st.integers(-1, 9) | values,
-    st.integers(0, 3).map(lambda number: scenes[number]) | values,
+    st.integers(0, 3).map(lambda number: tokens[number]) | values,
     st.sampled_from(["left", "right", "neither", "bad", "undo"]) | values,
     st.integers(0, 3) | values,
 )
@@ -103,6 +103,8 @@ paths = st.sampled_from(["/psa/profiles", "/psa/banned", "/psa/datasets", "/psa/
     joined("/psa/upload?name=", names.map(quoted), st.sampled_from([".zip", ""]), st.sampled_from(["&size=9", ""])),
     joined("/psa/profiles/", names.map(quoted), st.sampled_from(["", "/read", "/copy", "/rename", "/x"])),
     joined("/psa/review/", (st.just("pairs") | names).map(quoted), "/", (st.just("train") | names).map(quoted)),
+    st.integers(0, 3).map(lambda number: f"/psa/review/pairs/train/{number}/left?token={tokens[number]}"),
+    joined("/psa/review/pairs/train?users=", names.map(quoted)),
     joined("/psa/review/pairs/train/", (st.integers(-1, 9) | names).map(quoted), st.sampled_from(["/left", "/up", ""])),
 )
 methods = st.sampled_from(["GET", "POST", "DELETE", "PUT"])

@@ -257,8 +257,9 @@ class Traffic:
         if question is None:  # of a split without a pair that anybody is asked about
             return listed
         word = self.rng.choice(["left", "neither"]) if state["question"] else "undo"
-        asked = {"number": question["number"], "scene": question["scene"], "seen": state["seen"]}
-        picture = user.ask(f"{at}/{question['number']}/{self.rng.choice(['left', 'right'])}")
+        asked = {"number": question["number"], "token": question["token"], "seen": state["seen"]}
+        side = self.rng.choice(["left", "right"])
+        picture = user.ask(f"{at}/{question['number']}/{side}?token={question['token']}")
         answer = user.ask(at, {**asked, "answer": word})
         assert answer[0] == picture[0] == 200
         return self.rng.choice([answer, picture, listed])

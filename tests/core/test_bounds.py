@@ -265,14 +265,14 @@ def test_the_last_answer_is_found_among_very_many_of_other_data(tmp_path, monkey
     write_pair_set(tmp_path, {"train": (range(4), 3)})
     review = Review(read_split(tmp_path, "train", answers=False), AnswerBook(tmp_path))
     question = review.state()["question"]
-    review.answer(question["number"], question["scene"], "left", 0)
+    review.answer(question["number"], question["token"], "left", 0)
     banned = tuple(question["banned"])
     others = (Answer(f"{number:016x}", banned, "a", "b", "left") for number in range(1 << 40, (1 << 40) + 5000))
     with open(tmp_path / "answers.jsonl", "ab") as file:
         file.writelines(answer.to_line() for answer in others)
     looked, number = [], Review._number
     monkeypatch.setattr(Review, "_number", lambda self, *of: looked.append(of) or number(self, *of))
-    assert review.state()["undo"] == {"number": question["number"], "scene": question["scene"]}
+    assert review.state()["undo"] == {"number": question["number"], "token": question["token"]}
     assert len(looked) == 1
 
 

@@ -14,14 +14,15 @@ from pathlib import Path
 import pytest
 import torch
 from pair_sets import write_pair_set
-from tiny_training import QUICK, dataset, write_split
+from tiny_training import QUICK, dataset, user, write_split
 
 from psa_core import PSAError
 from psa_core.dataset import read_split
 from psa_core.dataset.answered import with_answers
-from psa_core.dataset.answers import ANSWERS, JUDGED, Answer, read_answers, read_answers_from, standing
+from psa_core.dataset.answers import ANSWERS, JUDGED, Answer, read_answers, read_on, standing
 from psa_core.dataset.check import check_dataset
-from psa_core.review import AnswerBook, AnsweredMeanwhileError, Review
+from psa_core.dataset.pair_files import write_users
+from psa_core.review import AnswerBook, AnsweredMeanwhileError, OutdatedError, Review
 from psa_core.training import TrainConfig
 
 
@@ -42,13 +43,19 @@ def review(data: Path) -> Review:
 def say(asked: Review, word: str) -> dict:
     state = asked.state()
     question = state["question"]
-    asked.answer(question["number"], question["scene"], word, state["seen"])
+    asked.answer(question["number"], question["token"], word, state["seen"])
     return question
+
+
+def pictures(asked: Review, question: dict) -> tuple[Path, Path]:
+    """That stand left and right."""
+    left, right = (asked.picture(question["number"], question["token"], side) for side in ("left", "right"))
+    return left, right
 
 
 def undo(asked: Review) -> None:
     state = asked.state()
-    asked.answer(state["undo"]["number"], state["undo"]["scene"], "undo", state["seen"])
+    asked.answer(state["undo"]["number"], state["undo"]["token"], "undo", state["seen"])
 
 
 def test_each_pair_is_asked_once_for_each_kind_of_viewer_the_pairs_in_turn(data):
@@ -62,19 +69,20 @@ def test_each_pair_is_asked_once_for_each_kind_of_viewer_the_pairs_in_turn(data)
     assert asked.state() | {"undo": None} == {
         "answered": len(asked), "total": len(asked), "taken_out": 0, "question": None, "undo": None, "seen": len(asked),
     }  # fmt: skip
-    met = Counter((question["scene"], tuple(question["banned"])) for question in questions)
+    met = Counter((asked._scene_id(each["number"]), tuple(each["banned"])) for each in questions)
     wanted = {(record.chosen.name, record.profile.banned_categories) for record in split}
     assert set(met.values()) == {1} and {banned for _, banned in met} == kinds
     assert (
-        len(met) <= len(wanted) and len({question["scene"] for question in questions[: split.scenes]}) == split.scenes
+        len(met) <= len(wanted)
+        and len({asked._scene_id(each["number"]) for each in questions[: split.scenes]}) == split.scenes
     )
-    assert set(question) == {"number", "scene", "caption", "banned"} if question else True
+    assert set(questions[0]) == {"number", "token", "caption", "banned"}
 
 
 def test_the_questions_and_sides_are_the_same_again_and_both_sides_come(data):
     first, second = review(data), review(data)
-    sides = [(first.picture(n, "left"), first.picture(n, "right")) for n in range(len(first))]
-    assert sides == [(second.picture(n, "left"), second.picture(n, "right")) for n in range(len(second))]
+    sides = [first._pictures(n) for n in range(len(first))]
+    assert sides == [second._pictures(n) for n in range(len(second))]
     assert len({left.name.removesuffix(".png")[-1] for left, _ in sides}) == 2  # s and u, or s(hows) and (withou)t
 
 
@@ -82,7 +90,7 @@ def test_an_answer_decides_for_all_who_ban_the_same_and_for_nobody_else(data):
     before = [(record.chosen, record.rejected) for record in read_split(data, "train")]
     asked = review(data)
     question = asked.state()["question"]
-    left, right = asked.picture(question["number"], "left"), asked.picture(question["number"], "right")
+    left, right = pictures(asked, question)
     say(asked, "right")
     split = read_split(data, "train")
     decided = 0
@@ -97,8 +105,8 @@ def test_an_answer_decides_for_all_who_ban_the_same_and_for_nobody_else(data):
     assert decided and f"by hand, {decided} records were decided and 0 taken out" in split.notes[-1]
     scenes, users, swapped = split.examples()
     for index, record in enumerate(split):
-        pictures = split.scene(int(scenes[index])).pictures
-        assert (record.chosen, record.rejected) == pictures[:: -1 if swapped[index] else 1]
+        both = split.scene(int(scenes[index])).pictures
+        assert (record.chosen, record.rejected) == both[:: -1 if swapped[index] else 1]
         assert split.profiles[users[index]] == record.profile
 
 
@@ -107,18 +115,18 @@ def test_training_follows_the_answers(data):
     before = dataset(data, "train", config)
     asked, split = review(data), read_split(data, "train")
     question = asked.state()["question"]
-    pictures = {side: asked.picture(question["number"], side) for side in ("left", "right")}
+    left, right = pictures(asked, question)
     (index, record), *_ = (
         (index, record)
         for index, record in enumerate(split)
-        if {record.chosen, record.rejected} == set(pictures.values())
+        if {record.chosen, record.rejected} == {left, right}
         and list(record.profile.banned_categories) == question["banned"]
     )
-    say(asked, "left" if record.rejected == pictures["left"] else "right")
+    say(asked, "left" if record.rejected == left else "right")
     after = dataset(data, "train", config)
     assert after.id != before.id and len(after) == len(before)
     assert torch.equal(after[index, 0, 0]["latents"], before[index, 0, 0]["latents"].flip(0))
-    other = next(i for i, r in enumerate(split) if {r.chosen, r.rejected} != set(pictures.values()))
+    other = next(i for i, r in enumerate(split) if {r.chosen, r.rejected} != {left, right})
     assert torch.equal(after[other, 0, 0]["latents"], before[other, 0, 0]["latents"])
 
 
@@ -127,13 +135,13 @@ def test_neither_and_bad_take_a_pair_out(data, word):
     asked, whole = review(data), [(r.chosen, r.caption, r.profile) for r in read_split(data, "train")]
     say(asked, "left")
     question = asked.state()["question"]
-    pair = {asked.picture(question["number"], side) for side in ("left", "right")}
+    pair = {*pictures(asked, question)}
     say(asked, word)
     split = read_split(data, "train")
     rest = [record for record in split if {record.chosen, record.rejected} == pair]
     assert len(split) == len([*split]) == len(split.examples().scenes) < len(whole)
     if word == "bad":
-        assert not rest and all(asked._scene_id(n) != question["scene"] for n in [asked.state()["question"]["number"]])
+        assert not rest and asked._scene_id(asked.state()["question"]["number"]) != asked._scene_id(question["number"])
     else:
         assert all(list(record.profile.banned_categories) != question["banned"] for record in rest)
     assert sum(split.categories.values()) == len(split) and asked.state()["taken_out"] == 1
@@ -147,7 +155,7 @@ def test_undo_takes_the_last_answer_back_and_asks_again(data):
     asked = review(data)
     first, second = say(asked, "left"), say(asked, "bad")
     last = asked.state()["undo"]
-    assert (last["number"], last["scene"]) == (second["number"], second["scene"])
+    assert (last["number"], last["token"]) == (second["number"], second["token"])
     undo(asked)
     assert asked.state()["question"] == second and asked.state()["undo"]["number"] == first["number"]
     again = review(data)  # the page was closed
@@ -160,7 +168,7 @@ def test_undo_takes_the_last_answer_back_and_asks_again(data):
 def test_the_last_answer_counts(data):
     asked = review(data)
     question = say(asked, "left")
-    asked.answer(question["number"], question["scene"], "right", asked.state()["seen"])
+    asked.answer(question["number"], question["token"], "right", asked.state()["seen"])
     (answer,) = standing(read_answers(data)).values()
     assert answer.chosen == answer.right and asked.state()["answered"] == 1
 
@@ -181,10 +189,38 @@ def test_what_somebody_else_has_said_meanwhile_is_not_overruled_unawares(data, w
     question = say(one, "left")  # the one that the other looks at, too
     target = seen["question"] if word == "right" else seen["undo"]
     with pytest.raises(AnsweredMeanwhileError):
-        other.answer(target["number"], target["scene"], word, seen["seen"])
+        other.answer(target["number"], target["token"], word, seen["seen"])
     assert [answer.answer for answer in read_answers(data)] == ["bad", "left"]
     undo(other)  # now it has been seen
     assert other.state()["question"] == question
+
+
+def test_an_answer_meets_no_other_viewer_and_no_other_picture_where_the_users_change(tmp_path):
+    """A page asks with the numbers of before; what it shows is the pair, the bans, and where the pictures stand."""
+    write_pair_set(tmp_path, {"train": (range(4), 6)})
+    old, met = review(tmp_path), set()
+
+    def shown(asked: Review, number: int) -> tuple:
+        return asked._scene_id(number), asked._banned(number), asked._pictures(number)
+
+    for first in range(4, 28, 4):
+        write_users(tmp_path, [(user(number), ["train"]) for number in range(first, first + 4)])
+        new = review(tmp_path)
+        for number in range(min(len(old), len(new))):
+            before, now, token = shown(old, number), shown(new, number), old._token(number)
+            if before == now:
+                assert new.picture(number, token, "left") == before[2][0]
+                continue
+            with pytest.raises(OutdatedError, match="has changed"):
+                new.picture(number, token, "left")
+            for word in ("left", "undo"):
+                with pytest.raises(OutdatedError, match="has changed"):
+                    new.answer(number, token, word, 0)
+            met.add(tuple(a == b for a, b in zip(before, now, strict=True)))
+        with pytest.raises(OutdatedError, match="has changed"):  # one that there were before
+            new.answer(len(new), old._token(0), "left", 0)
+    assert {(True, False, False), (True, False, True)} <= met, "the same number and scene, for another viewer"
+    assert not (tmp_path / ANSWERS).exists()
 
 
 def test_answers_to_another_split_are_nobodys_business(tmp_path):
@@ -193,7 +229,7 @@ def test_answers_to_another_split_are_nobodys_business(tmp_path):
     one, other = (Review(read_split(tmp_path, name, answers=False), AnswerBook(tmp_path)) for name in ("train", "val"))
     state = one.state()
     say(other, "left")
-    one.answer(state["question"]["number"], state["question"]["scene"], "left", state["seen"])
+    one.answer(state["question"]["number"], state["question"]["token"], "left", state["seen"])
     assert len(read_answers(tmp_path)) == 2
 
 
@@ -202,7 +238,7 @@ def test_who_does_not_say_what_they_have_seen_is_refused(data, seen):
     asked = review(data)
     question = asked.state()["question"]
     with pytest.raises(PSAError, match="'seen' must be"):
-        asked.answer(question["number"], question["scene"], "left", seen)
+        asked.answer(question["number"], question["token"], "left", seen)
     assert not (data / ANSWERS).exists()
 
 
@@ -214,7 +250,7 @@ def test_of_many_who_answer_one_question_at_once_one_is_heard(data):
 
     def answer(asked: Review) -> None:
         try:
-            asked.answer(question["number"], question["scene"], "left", state["seen"])
+            asked.answer(question["number"], question["token"], "left", state["seen"])
         except AnsweredMeanwhileError as error:
             refused.append(error)
 
@@ -251,16 +287,16 @@ def test_the_file_names_no_user_and_is_closed_to_others(data):
 
 
 @pytest.mark.parametrize(
-    ("number", "scene", "word"),
+    ("number", "token", "word"),
     [(-1, None, "left"), (10**6, None, "left"), (True, None, "left"), ("0", None, "left"), (0, "0" * 16, "left"),
      (0, None, "LEFT"), (0, None, ["left"]), (0, 7, "left")],
 )  # fmt: skip
-def test_what_is_no_answer_is_refused(data, number, scene, word):
+def test_what_is_no_answer_is_refused(data, number, token, word):
     asked = review(data)
     question = asked.state()["question"]
     number = question["number"] if number == 0 else number
     with pytest.raises(PSAError):
-        asked.answer(number, question["scene"] if scene is None else scene, word, 0)
+        asked.answer(number, question["token"] if token is None else token, word, 0)
     assert not (data / ANSWERS).exists()
 
 
@@ -301,6 +337,51 @@ def test_a_damaged_line_is_named(data, line):
             read()
 
 
+def edited(old: bytes, new: bytes, count: int):
+    return lambda path: path.write_bytes(path.read_bytes().replace(old, new, count))
+
+
+def another(path: Path) -> None:
+    """As editors save: another file in its place, as long as it was."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.with_name("new").write_bytes(b"".join(reversed(lines)))
+    path.with_name("new").replace(path)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [edited(b'"left"}', b'"undo"}', 3), edited(b'"left"}', b'"undo"}', 1), edited(b'"left"}', b'"neither"}', 3),
+     another, lambda path: path.write_bytes(path.read_bytes() + path.read_bytes()), lambda path: path.write_bytes(b""),
+     Path.unlink],
+    ids=["all as long", "one as long", "longer", "another file", "twice", "emptied", "gone"],
+)  # fmt: skip
+def test_answers_that_somebody_edits_count_as_the_file_has_them(data, edit):
+    """Also where the file is as long as before, and its time does not tell."""
+    asked, path = review(data), data / ANSWERS
+    for _ in range(3):
+        say(asked, "left")
+    asked.state()
+    before = path.stat()
+    edit(path)
+    if path.exists():
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert asked.book.answers() == read_answers(data)
+    assert asked.state() == review(data).state()
+    say(asked, "right")
+    assert asked.state() == review(data).state()
+
+
+def test_a_line_that_is_damaged_while_a_review_is_open_is_named_and_read_once_it_is_mended(data):
+    asked, path = review(data), data / ANSWERS
+    say(asked, "left")
+    whole = path.read_bytes()
+    path.write_bytes(b"x" * (len(whole) + 9) + b"\n")
+    with pytest.raises(PSAError, match=r"answers\.jsonl, line 1"):
+        asked.state()
+    path.write_bytes(whole)
+    assert asked.state()["answered"] == 1
+
+
 def test_answers_to_pairs_that_are_gone_change_nothing(data):
     AnswerBook(data).add(Answer("0123456789abcdef", (), "train/a.png", "train/b.png", "left"))
     whole, split = read_split(data, "train", answers=False), read_split(data, "train")
@@ -309,9 +390,10 @@ def test_answers_to_pairs_that_are_gone_change_nothing(data):
 
 def test_memory_does_not_go_by_the_answers(data):
     """A judge answers once for each pair and kind of viewer: each was kept three times, in some 700 bytes."""
-    question = say(review(data), "left")
+    say(review(data), "left")
     line, count = (data / ANSWERS).read_bytes(), 5000
-    lines = [line.replace(question["scene"].encode(), f"{number:016x}".encode()) for number in range(count)]
+    (answer,) = read_answers(data)
+    lines = [line.replace(answer.scene.encode(), f"{number:016x}".encode()) for number in range(count)]
     (data / JUDGED).write_bytes(line * count + b"".join(lines))
     split = read_split(data, "train", answers=False)
     tracemalloc.start()
@@ -386,9 +468,9 @@ def test_threads_that_ask_at_once_hear_each_answer_once(data, monkeypatch):
     def read(*arguments):
         with suppress(threading.BrokenBarrierError):
             both_read.wait(0.5)
-        return read_answers_from(*arguments)
+        return read_on(*arguments)
 
-    monkeypatch.setattr("psa_core.review.book.read_answers_from", read)
+    monkeypatch.setattr("psa_core.review.book.read_on", read)
     threads = [threading.Thread(target=book.answers) for _ in range(2)]
     for thread in threads:
         thread.start()

@@ -242,17 +242,17 @@ def test_a_person_has_the_last_word(tmp_path):
     before = choices(tmp_path, "train")
     review = Review(read_split(tmp_path, "train", answers=False), AnswerBook(tmp_path))
     question = review.state()["question"]
-    sides = {side: review.picture(question["number"], side).name for side in ("left", "right")}
+    sides = {side: review.picture(question["number"], question["token"], side).name for side in ("left", "right")}
     pair, kind = sides["left"][:16], tuple(question["banned"])
     users = {user.user_id for user in USERS if user.banned_categories == kind}
     was = {choice for (name, user), choice in before.items() if name == pair and user in users}
     (other,) = (side for side, name in sides.items() if name[17:-4] not in was)
-    review.answer(question["number"], question["scene"], other, 0)
+    review.answer(question["number"], question["token"], other, 0)
     after = choices(tmp_path, "train")
     changed = {key for key in before if after[key] != before[key]}
     assert changed == {(name, user) for name, user in before if name == pair and user in users}
     assert any("by hand" in note for note in read_split(tmp_path, "train").notes)
-    review.answer(question["number"], question["scene"], "undo", 1)
+    review.answer(question["number"], question["token"], "undo", 1)
     assert choices(tmp_path, "train") == before
 
 

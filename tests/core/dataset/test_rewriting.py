@@ -130,7 +130,7 @@ def test_answers_by_hand_and_what_somebody_wrote_down_stay(tmp_path):
     (tmp_path / "dataset.json").write_text(json.dumps({**told, "licence": "CC0-1.0", "author": "me"}))
     review = Review(read_split(tmp_path, "train", answers=False), AnswerBook(tmp_path))
     state = review.state()
-    review.answer(state["question"]["number"], state["question"]["scene"], "bad", state["seen"])
+    review.answer(state["question"]["number"], state["question"]["token"], "bad", state["seen"])
     by_hand = (tmp_path / "answers.jsonl").read_bytes()
     assert not build(tmp_path).changed
     assert build(tmp_path, users=OTHERS).changed == ["the users"]
