@@ -131,8 +131,10 @@ class SageSplit:
             with open(path, "rb") as file:
                 file.seek(self.offsets[index])
                 return self._reader.parse(file.readline(), int(self.lines[index]))[0]
-        except (FileNotFoundError, PSAError):  # it was right before
-            raise PSAError(f"{path} or a picture in it has changed since it was read. Read it again.") from None
+        except FileNotFoundError:
+            raise PSAError(f"{path} has changed since it was read: it is there no more. Read it again.") from None
+        except PSAError as error:  # it was right before
+            raise PSAError(f"{path} or a picture in it has changed since it was read: {error}") from None
 
     def __iter__(self) -> Iterator[SageRecord]:
         return (self[index] for index in range(len(self)))
