@@ -71,6 +71,8 @@ def make_accelerator() -> Any:
     from accelerate import Accelerator, DistributedType
 
     class Processes(Accelerator):
+        """Where another process is gone, waiting for it is a sentence."""
+
         def wait_for_everyone(self) -> None:
             with _others_there():
                 super().wait_for_everyone()

@@ -17,7 +17,7 @@ from ...psa_core.build.sheet import contact_sheet
 from ...psa_core.concepts.pairs import PromptPair
 from ...psa_core.dataset import PairSplit, read_split
 from ...psa_core.dataset.overview import summary
-from ...psa_core.errors import EmptySplitError
+from ...psa_core.dataset.reading import read_what_is_left
 from ...psa_core.files import safe_file_name
 from ...psa_core.judges.judging import Judge
 from ...psa_core.pictures import open_picture
@@ -123,17 +123,9 @@ def build(
         labels=judging.labels,
     )
     train = read_split(folder, "train")
-    held_out = _held_out(folder) if planned.splits["val"] else None
+    held_out = read_what_is_left(folder, "val") if planned.splits["val"] else None
     notes = [*planned.notes, *built.notes(), f"{built.people.capitalize()}. In {BUILT}/{folder.name}."]
     return Built(train, held_out, open_picture(folder / SHEET), "\n".join([summary(train), *notes]))
-
-
-def _held_out(folder: Path) -> PairSplit | None:
-    """Pairs to measure on; `None` where the judge or a person took out all of them."""
-    try:
-        return read_split(folder, "val")
-    except EmptySplitError:
-        return None
 
 
 class _Drawer:

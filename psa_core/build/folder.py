@@ -73,12 +73,11 @@ def description(plan: Plan, users: Sequence[UserProfile], seed: int, made: Mappi
 def claimed(folder: Path, described: Mapping[str, Any], mixed_batches: bool = False) -> Iterator[Claim]:
     """Within the block the folder is this process's alone, and its pictures are or become those that are `described`.
 
-    What else is said in its `dataset.json` stands until the lists are written. What somebody added there stays.
+    What else is said in its `dataset.json` stands until the lists are written. What somebody added there stays. Before
+    the first picture nothing that was said of pictures counts.
 
     Args:
         mixed_batches: go on with pictures that were drawn so many at a time as they are not now.
-
-    Where no picture is there yet, whatever was said of them before does not count.
 
     Raises:
         PSAError: where it holds other pictures, naming what differs, or something else; where another process builds in

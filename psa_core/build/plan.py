@@ -4,12 +4,11 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import zip_longest
 
 from ..concepts.pairs import PromptPair
-from ..dataset.pair_files import HARMLESS, PICTURES, SHOWS, WITHOUT, PicturePair
-from ..dataset.scan import plain_text
+from ..dataset.pair_files import HARMLESS, PICTURES, SHOWS, WITHOUT, PicturePair, plain_text
 from ..errors import PSAError
 from ..profile import UserProfile
 from ..seeds import draw_seed
@@ -37,8 +36,8 @@ class Plan:
     users: list[tuple[UserProfile, tuple[str, ...]]]
     held_out: dict[str, list[str]]
     notes: list[str]
-    looks: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    known_by: Sequence[PicturePair] = ()
+    looks: Mapping[str, Sequence[int]]
+    known_by: Sequence[PicturePair]
 
     def people(self, split: str) -> list[UserProfile]:
         return [profile for profile, names in self.users if split in names]

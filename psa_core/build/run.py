@@ -170,7 +170,7 @@ def _pictures(
         wanted = [each for each in source if each.pair.id in planned]
         return copy_missing(folder, wanted, progress) if processes.is_main_process else 0
     size, rank, count = source.batch_size, processes.process_index, processes.num_processes
-    share = [job for number, job in enumerate(jobs(folder, plan.pairs)) if number // max(size, 1) % count == rank]
+    share = [job for number, job in enumerate(jobs(folder, plan.pairs)) if number // size % count == rank]
     return draw_missing(share, source.open_drawer, size, progress)
 
 

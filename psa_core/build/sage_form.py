@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..dataset import PairSplit, read_split
+from ..dataset import PairSplit
 from ..dataset.compact import PairRecord
 from ..dataset.pair_files import PAIRS
-from ..errors import EmptySplitError, PSAError
+from ..dataset.reading import read_what_is_left
+from ..errors import PSAError
 from ..files import atomic_path
 from ..json_lines import write_objects
 from .plan import SPLITS
@@ -50,9 +51,9 @@ def _with_records(folder: Path) -> Iterator[PairSplit]:
     """The splits of which something is left: a judge may set all of a small one aside, and a person take it out."""
     for name in SPLITS:
         if (folder / name / PAIRS).is_file():
-            try:
-                yield read_split(folder, name)
-            except EmptySplitError:
+            if split := read_what_is_left(folder, name):
+                yield split
+            else:
                 (folder / name / _METADATA).unlink(missing_ok=True)
 
 

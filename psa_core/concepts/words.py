@@ -14,7 +14,6 @@ _SMALL_WORDS = frozenset((
 # fmt: on
 # Thai to Burmese, Khmer, kana, Han, Hangul: scripts that put no spaces between words, or hang endings on them.
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
-
 _POSSESSIVE = re.compile(r"['\u2019]s\b")  # the s is no word of its own
 
 

@@ -12,6 +12,7 @@ judged.jsonl                where a judge says who prefers which: its answers, a
 """
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,3 +161,8 @@ def _value(text: bytes) -> Any:
 
 def _text(value: Any) -> bool:
     return isinstance(value, str) and is_text(value)
+
+
+def plain_text(prompt: str) -> str:
+    """A prompt as it is compared with others: however it is spelt, no two splits may have it in common."""
+    return " ".join(unicodedata.normalize("NFC", prompt).casefold().split())

@@ -2,8 +2,9 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
-from ..errors import PSAError
+from ..errors import EmptySplitError, PSAError
 from .answered import with_answers
 from .compact import read_compact_split
 from .lists import settle, unchanged
@@ -50,6 +51,14 @@ def read_split(
         else:
             split = read_compact_split(folder, name, skip_bad, embeddings)
         return with_answers(split) if answers else split
+
+
+def read_what_is_left(folder: Path | str, name: str, **options: Any) -> PairSplit | None:
+    """As `read_split`; `None` where a judge or a person took out all of it."""
+    try:
+        return read_split(folder, name, **options)
+    except EmptySplitError:
+        return None
 
 
 def split_file(folder: Path | str, name: str) -> Path:

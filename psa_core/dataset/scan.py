@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from PIL import Image
 from ..pictures import open_picture, pixel_batches
 from ..profile import UserProfile
 from .lookalikes import picture_hash
+from .pair_files import plain_text
 from .split import PairSplit, Scene
 
 OnProgress = Callable[[int, int], None]
@@ -91,11 +91,6 @@ def scan_scenes(split: PairSplit, progress: OnProgress | None = None) -> Scan:
     per_user = np.bincount(examples.users, minlength=len(split.profiles))
     users = [_hash(_identity(profile)) for profile, count in zip(split.profiles, per_user, strict=True) if count]
     return Scan(split, scenes, prompts, pictures, np.array(users, np.uint64), per_user[per_user > 0], +counts)
-
-
-def plain_text(prompt: str) -> str:
-    """A prompt as it is compared with others: however it is spelt, no two splits may have it in common."""
-    return " ".join(unicodedata.normalize("NFC", prompt).casefold().split())
 
 
 def scan_pictures(scans: Sequence[Scan], with_looks: bool, progress: OnProgress | None = None) -> Pictures:

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from ..dataset import PairSplit, read_split
+from ..dataset.reading import read_what_is_left
 from ..encoders.protocol import ProfileEncoder
 from ..encoders.stored import StoredEncoder
-from ..errors import EmptySplitError
 from .cache import TensorCache
 from .config import EARLIER, PRESETS, READING, TrainConfig
 from .folder import RunFolder
@@ -83,10 +83,8 @@ def own_harmless(
     """
     if train.harmless is None:
         return None
-    try:
-        return read_split(train.folder.parent, train.harmless, skip_bad, stored, users)
-    except EmptySplitError:
-        return None
+    options = {"skip_bad": skip_bad, "embeddings": stored, "users": users}
+    return read_what_is_left(train.folder.parent, train.harmless, **options)
 
 
 def encoded_pairs(
