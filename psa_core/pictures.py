@@ -259,9 +259,9 @@ def _opened(path: Path, subject: str, content: bytes | None = None) -> Iterator[
 
 def _has_few_scans(file: IO[bytes]) -> bool:
     """Whether a JPEG goes over its pixels no more often than any program's does: a scan may take ten bytes."""
-    here = file.tell()
+    here, size = file.tell(), file.seek(0, os.SEEK_END)
     file.seek(0)
-    content = file.read(_LARGEST_JPEG + 1)
+    content = file.read(min(size, _LARGEST_JPEG) + 1)  # no more: all of it is reserved first
     file.seek(here)
     place = scans = 0
     for _ in range(_MOST_SEGMENTS):

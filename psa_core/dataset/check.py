@@ -10,12 +10,12 @@ import numpy as np
 
 from ..errors import EmptySplitError, PSAError
 from ..files import shown
-from ..json_text import digest, parse_json
+from ..json_text import digest
 from .answers import picture_name
 from .check_result import LEAKAGE, NOTE, UNREADABLE, DatasetCheck, Finding, SplitCounts
 from .lists import settle, unchanged
 from .lookalikes import groups, require_imagehash
-from .pair_files import MAX_DESCRIPTION, NOT_STATED, USERS, read_users
+from .pair_files import DESCRIPTION, NOT_STATED, USERS, description_of_any_form, read_users
 from .reading import read_split, refuse_unfinished, split_file
 from .scan import Pictures, Scan, scan_pictures, scan_scenes
 
@@ -135,19 +135,14 @@ def _telling(progress: OnProgress | None, what: str) -> Callable[[int, int], Non
 
 def _description(folder: Path, findings: list[Finding]) -> Mapping[str, Any]:
     """What dataset.json says, where there is one."""
-    path = folder / "dataset.json"
+    path = folder / DESCRIPTION
     if not path.is_file():
         return {}
-    try:
-        with open(path, "rb") as file:
-            data = parse_json(file.read(MAX_DESCRIPTION))
-        if isinstance(data, dict):
-            return data
-    except (OSError, ValueError):
-        pass
-    sentence = "dataset.json is no JSON object in UTF-8. Write it again, or take it away."
-    findings.append(Finding(UNREADABLE, "dataset.json", 1, sentence))
-    return {}
+    data = description_of_any_form(path)
+    if data is None:
+        sentence = f"{DESCRIPTION} is no JSON object in UTF-8. Write it again, or take it away."
+        findings.append(Finding(UNREADABLE, DESCRIPTION, 1, sentence))
+    return data or {}
 
 
 def _counted(scan: Scan) -> SplitCounts:

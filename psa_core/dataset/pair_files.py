@@ -100,15 +100,21 @@ def read_description(folder: Path) -> dict[str, Any]:
         PSAError: where there is none, or one that this version does not read.
     """
     path = own_file(folder, DESCRIPTION, "description of the data set (dataset.json)")
-    try:
-        if path.stat().st_size > MAX_DESCRIPTION:
-            raise ValueError
-        data = parse_json(path.read_bytes())
-    except (OSError, ValueError):
-        data = None
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
+    data = description_of_any_form(path)
+    if data is None or data.get("format") != FORMAT:
         raise PSAError(f"{path} is damaged, or of a version that is not read here. Put a copy of it back.")
     return data
+
+
+def description_of_any_form(path: Path) -> dict[str, Any] | None:
+    """`dataset.json` as it is, ours or not; `None` where it is no JSON object, or larger than `MAX_DESCRIPTION`."""
+    try:
+        if path.stat().st_size > MAX_DESCRIPTION:
+            return None
+        data = parse_json(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None
 
 
 def numbered_lines(path: Path, what: str, root: Path | None = None) -> Iterator[tuple[int, int, Any]]:

@@ -127,7 +127,7 @@ def test_the_checker_finds_what_the_builder_keeps_apart(tmp_path):
         splits = {"train": pairs[:2], "val": [of_val], "test_seen": [], "test_unseen": [], "harmless": [scene]}
         planned = {name: [now[pair.id] for pair in members] for name, members in splits.items()}
         with pytest.raises(PSAError, match="1 prompts"):
-            check_leakage(Plan(list(now.values()), planned, [], {}, []))
+            check_leakage(Plan(list(now.values()), planned, [], {}, [], {}, []))
         assert [finding.what for finding in found(tmp_path)["leakage"]] == ["captions"]
 
 
