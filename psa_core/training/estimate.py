@@ -156,6 +156,11 @@ def to_mind(run: Run, pairs: PairDataset, config: TrainConfig) -> Iterator[str]:
             "No pair has its caption without the concept (caption_without), so plain_share counts for nothing: the "
             "adapter may draw unasked what its viewers allow."
         )
+    if pairs.anchored and pairs.harmless is None:
+        yield (
+            "There are no harmless pictures to keep, so the anchor keeps the pairs' own for nobody alone: the adapter "
+            "may change what nobody minds. Give harmless scenes, or leave some where all were taken out."
+        )
     if run.step and run.watch.has_risen:
         yield run.watch.sentence
 

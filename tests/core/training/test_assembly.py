@@ -19,6 +19,7 @@ from psa_core.training import (
     PairDataset,
     TensorCache,
     TrainConfig,
+    Trainer,
     encode_users,
     fill_cache,
     inputs,
@@ -208,3 +209,17 @@ def test_texts_of_another_precision_are_not_met_and_the_run_is_the_same(data):
 
 def _texts(captions: list[str], value: int) -> dict[str, torch.Tensor]:
     return {"text": torch.full((len(captions), 4, 64), float(value))}
+
+
+def test_an_anchor_without_harmless_pictures_is_warned_of(data):
+    """Of a built data set they may all have been set aside, or taken out by hand."""
+    write_split(data, "harmless", range(2), 2)
+    splits = read_splits(data, StructuredEncoder(), harmless="harmless")
+    cache, (images, texts) = TensorCache(data / "cache"), encoders()
+    for number, (weight, given) in enumerate(((1.0, None), (1.0, splits.harmless), (0.0, None))):
+        config = TrainConfig.from_dict({**QUICK, "anchor_weight": weight, "steps": 1})
+        given_splits = replace(splits, harmless=given)
+        pairs = encoded_pairs(given_splits, config, cache, images, texts, StructuredEncoder(), OneProcess())
+        warned: list[str] = []
+        Trainer(config, denoiser(), pairs.train, data / f"run-{number}").train(warn=warned.append)
+        assert any("no harmless pictures" in sentence for sentence in warned) == (number == 0)
