@@ -39,6 +39,14 @@ SAGE_FILE_NAME = re.compile(
     r"user_(?P<user_id>[0-9]{7})_(?P<category>[A-Za-z-]+)_(?:(?:(?P<concept>.+)_[0-9]+|.*)_(?P<kind>[su])\.[A-Za-z]+$)?"
 )
 
+_LONGEST_IN_A_NAME = 60  # bytes of a concept
+
+
+def in_file_name(concept: str) -> str:
+    """A concept as it stands in a `SAGE_FILE_NAME`."""
+    return re.sub(r"[^\w-]+", "-", concept).encode()[:_LONGEST_IN_A_NAME].decode(errors="ignore")
+
+
 # Letters only: the seven categories, and their other spellings in published files.
 CATEGORY_WORDS = MappingProxyType(
     {

@@ -52,13 +52,16 @@ def jobs(folder: Path, pairs: Sequence[PicturePair]) -> list[Job]:
     ]
 
 
-def draw_missing(
-    wanted: Sequence[Job], open_drawer: Callable[[], Drawer], batch_size: int, progress: Progress | None = None
-) -> int:
-    """Draw the jobs' pictures that are not there whole, and return how many these were.
+def batched(wanted: Sequence[Job], size: int) -> list[list[Job]]:
+    """Which are drawn together follows from `wanted` alone: rounding depends on it, and a run that was stopped anywhere
+    and goes on is to end with the same bytes."""
+    return [list(wanted[start : start + size]) for start in range(0, len(wanted), size)]
 
-    Which are drawn together follows from `wanted` alone: rounding depends on it, and a run that was stopped anywhere
-    and goes on is to end with the same bytes.
+
+def draw_missing(
+    batches: Sequence[Sequence[Job]], open_drawer: Callable[[], Drawer], progress: Progress | None = None
+) -> int:
+    """Draw the jobs' pictures that are not there whole, each batch together, and return how many these were.
 
     Args:
         open_drawer: called only where there is something to draw.
@@ -66,12 +69,11 @@ def draw_missing(
     Raises:
         PSAError: as the drawer does, or for a folder that cannot be written. What was drawn stays.
     """
-    batches = [wanted[start : start + batch_size] for start in range(0, len(wanted), batch_size)]
     missing = [[job for job in batch if not is_whole(job.path)] for batch in batches]
-    lacking = sum(map(len, missing))
-    done, drawer = len(wanted) - lacking, None
+    total, lacking = sum(map(len, batches)), sum(map(len, missing))
+    done, drawer = total - lacking, None
     if progress:
-        progress(done, len(wanted))
+        progress(done, total)
     for batch, lacks in zip(batches, missing, strict=True):
         if not lacks:
             continue
@@ -82,7 +84,7 @@ def draw_missing(
         _keep({job: picture for job, picture in zip(batch, pictures, strict=True) if job in lacks})
         done += len(lacks)
         if progress:
-            progress(done, len(wanted))
+            progress(done, total)
     return lacking
 
 

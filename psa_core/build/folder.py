@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..dataset.answers import JUDGED, Answer
+from ..dataset.answers import JUDGED, Answer, has_judges_answers
 from ..dataset.lists import new_lists, place_lists
 from ..dataset.pair_files import (
     DESCRIPTION,
@@ -24,6 +24,7 @@ from ..dataset.pair_files import (
     USERS,
     WITHOUT,
     PicturePair,
+    lines_in,
     numbered_lines,
     read_description,
     write_users,
@@ -56,9 +57,12 @@ def description(plan: Plan, users: Sequence[UserProfile], seed: int, made: Mappi
     Args:
         made: how the pictures come to be, such as the model's hash and the settings.
         said: what else is said of the data set: its licence, who its people are and by which rules they ban, the judge.
+
+    Raises:
+        PSAError: for what is no text, or too much.
     """
     pairs = [[pair.id, pair.asked, pair.made_by] for pair in plan.known_by]
-    return {
+    described = {
         "format": FORMAT,
         **said,
         "seed": seed,
@@ -67,6 +71,8 @@ def description(plan: Plan, users: Sequence[UserProfile], seed: int, made: Mappi
         "users": digest([user.to_dict() for user in users]),
         **made,
     }
+    _text(described)  # what cannot be written is told before anything is drawn or judged
+    return described
 
 
 @contextmanager
@@ -74,7 +80,7 @@ def claimed(folder: Path, described: Mapping[str, Any], mixed_batches: bool = Fa
     """Within the block the folder is this process's alone, and its pictures are or become those that are `described`.
 
     What else is said in its `dataset.json` stands until the lists are written. What somebody added there stays. Before
-    the first picture nothing that was said of pictures counts.
+    the first picture nothing of it counts but a licence.
 
     Args:
         mixed_batches: go on with pictures that were drawn so many at a time as they are not now.
@@ -112,11 +118,11 @@ def _has_pictures(folder: Path) -> bool:
 
 
 def is_finished(folder: Path, described: Mapping[str, Any], plan: Plan) -> bool:
-    """Whether the lists are there, all of them."""
+    """Whether the lists are there, all of them, and a judge's answers whole: from the others people take lines out."""
     lists = [PAIRS, USERS, *(f"{name}/{PAIRS}" for name in _listed_in(plan))]
-    if described["labels"] == JUDGE:
-        lists.append(JUDGED)
-    return all((folder / name).is_file() for name in lists)
+    if not all((folder / name).is_file() for name in lists):
+        return False
+    return described["labels"] != JUDGE or has_judges_answers(folder, read_description(folder))
 
 
 def is_current(folder: Path, described: Mapping[str, Any], plan: Plan) -> bool:
@@ -138,7 +144,6 @@ def finish(
     """Write the lists and what is `described`, all together. `aside` says of pairs, by id, why they are set aside;
     `answers` are a judge's, where it says who prefers which."""
     with new_lists(folder) as new:
-        _write(new, described)
         for name in _listed_in(plan):
             write_objects(new / name / PAIRS, _members(plan, name))
         write_users(new, plan.users)
@@ -146,6 +151,8 @@ def finish(
             with atomic_path(new / JUDGED) as temporary:
                 temporary.write_bytes(b"".join(answer.to_line() for answer in answers))
         write_objects(new / PAIRS, (_listed(pair, aside.get(pair.id), label) for pair in plan.pairs))
+        lists = sorted(path.relative_to(new).as_posix() for path in new.rglob("*.jsonl"))
+        _write(new, {**described, "lists": {name: lines_in(new / name) for name in lists}})
 
 
 def _listed_in(plan: Plan) -> list[str]:
@@ -160,6 +167,11 @@ def set_aside(folder: Path) -> dict[str, str]:
 
 
 def _write(folder: Path, described: Mapping[str, Any]) -> None:
+    with atomic_path(folder / DESCRIPTION) as temporary:
+        temporary.write_bytes(_text(described))
+
+
+def _text(described: Mapping[str, Any]) -> bytes:
     try:
         text = (json.dumps(described, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
     except UnicodeEncodeError as error:
@@ -171,8 +183,7 @@ def _write(folder: Path, described: Mapping[str, Any]) -> None:
             f"{DESCRIPTION} would be larger than {MAX_DESCRIPTION:,} bytes: it names each concept that is held out. "
             "Use fewer concepts."
         )
-    with atomic_path(folder / DESCRIPTION) as temporary:
-        temporary.write_bytes(text)
+    return text
 
 
 def _continued(folder: Path, there: Mapping[str, Any], now: Mapping[str, Any], mixed_batches: bool) -> Claim:

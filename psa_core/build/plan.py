@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from ..concepts.pairs import PromptPair
-from ..dataset.pair_files import HARMLESS, PICTURES, SHOWS, WITHOUT, PicturePair, plain_text
+from ..dataset.pair_files import HARMLESS, PICTURES, SHOWS, WITHOUT, PicturePair
 from ..errors import PSAError
 from ..profile import UserProfile
 from ..seeds import draw_seed
+from ..spelling import plain_text
 
 TRAIN, VAL, TEST_SEEN, TEST_UNSEEN = "train", "val", "test_seen", "test_unseen"
 SPLITS = (TRAIN, VAL, TEST_SEEN, TEST_UNSEEN, HARMLESS)
@@ -38,6 +39,12 @@ class Plan:
     notes: list[str]
     looks: Mapping[str, Sequence[int]]
     known_by: Sequence[PicturePair]
+
+    @property
+    def drawn(self) -> tuple[Sequence[PicturePair], Sequence[PicturePair]]:
+        """Those to draw, in two parts that no batch mixes: so the first's pictures do not depend on who looks."""
+        known = {pair.id for pair in self.known_by}
+        return self.known_by, [pair for pair in self.pairs if pair.id not in known]
 
     def people(self, split: str) -> list[UserProfile]:
         return [profile for profile, names in self.users if split in names]
@@ -172,18 +179,21 @@ def harmless_records(
 
 
 def _held_out_concepts(pairs: Sequence[PicturePair], seed: int) -> set[str]:
-    """The names that are held out, as `plain_text` has them. Which they are follows from how each is written first."""
+    """The names that are held out, as `plain_text` has them. Which they are follows from how each is written first.
+
+    One of an earlier category counts for a later one that has it, too, and is drawn in the earlier one alone.
+    """
     by_category: dict[str, dict[str, str]] = {}
     for pair in pairs:
         if pair.category:
             by_category.setdefault(pair.category, {}).setdefault(plain_text(pair.concept), pair.concept)
-    return {
-        name
-        for category, written in by_category.items()
-        for name in sorted(written, key=lambda name: draw_seed(seed, "held out", category, written[name]))[
-            : len(written) // _HOLDING_OUT
-        ]
-    }
+    held_out, known = set[str](), set[str]()
+    for category, written in by_category.items():
+        lacking = max(0, len(written) // _HOLDING_OUT - len(held_out & written.keys()))
+        new = sorted(written.keys() - known, key=lambda name: draw_seed(seed, "held out", category, written[name]))
+        held_out.update(new[:lacking])
+        known |= written.keys()
+    return held_out
 
 
 def _is_out(pair: PicturePair, held_out: set[str]) -> bool:

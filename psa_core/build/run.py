@@ -16,7 +16,7 @@ from ..pictures import write_picture
 from ..population import seed_of
 from ..processes import OneProcess
 from ..profile import UserProfile
-from .drawing import Drawer, Progress, draw_missing, finish_batches, jobs
+from .drawing import Drawer, Progress, batched, draw_missing, finish_batches, jobs
 from .folder import GIVEN, VIRTUAL, Claim, claimed, description, finish, is_current, is_finished, set_aside
 from .imported import Imported, copy_missing
 from .judged import ANSWERS, check_categories, check_labeller, contradictions, forget, preferences, questions
@@ -119,7 +119,7 @@ def build_dataset(
     mixed = isinstance(source, Drawing) and source.mixed_batches
     with claimed(folder, described, mixed) if is_main else nullcontext(Claim(described, [])) as claim:
         if is_main:
-            finish_batches(folder, plan.pairs)
+            finish_batches(folder, [pair for pairs in plan.drawn for pair in pairs])
         processes.wait_for_everyone()
         count = _pictures(folder, plan, source, processes, progress)
         processes.wait_for_everyone()
@@ -169,9 +169,9 @@ def _pictures(
         planned = {pair.id for pair in plan.pairs}
         wanted = [each for each in source if each.pair.id in planned]
         return copy_missing(folder, wanted, progress) if processes.is_main_process else 0
-    size, rank, count = source.batch_size, processes.process_index, processes.num_processes
-    share = [job for number, job in enumerate(jobs(folder, plan.pairs)) if number // size % count == rank]
-    return draw_missing(share, source.open_drawer, size, progress)
+    batches = [batch for pairs in plan.drawn for batch in batched(jobs(folder, pairs), source.batch_size)]
+    share = batches[processes.process_index :: processes.num_processes]
+    return draw_missing(share, source.open_drawer, progress)
 
 
 def _check_enough(plan: Plan, aside: Mapping[str, str]) -> None:

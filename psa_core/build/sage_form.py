@@ -1,7 +1,6 @@
 """The same records in Sage's form: a file name for each user and picture, and `metadata.jsonl`."""
 
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,16 +8,17 @@ from typing import Any
 
 from ..dataset import PairSplit
 from ..dataset.compact import PairRecord
+from ..dataset.lists import is_sage_picture
 from ..dataset.pair_files import PAIRS
 from ..dataset.reading import read_what_is_left
 from ..errors import PSAError
 from ..files import atomic_path
 from ..json_lines import write_objects
+from ..schema import in_file_name
 from .plan import SPLITS
 
 MOST_RECORDS = 100_000
 _METADATA = "metadata.jsonl"
-_LONGEST = 60  # bytes of a concept in a file's name
 
 
 def write_sage_form(folder: Path, progress: Callable[[int, int], None] | None = None) -> int:
@@ -39,7 +39,7 @@ def write_sage_form(folder: Path, progress: Callable[[int, int], None] | None = 
         )
     done = 0
     for split in splits:
-        (split.folder / _METADATA).unlink(missing_ok=True)  # it may name pictures that are about to change
+        _clear(split.folder)
         write_objects(split.folder / _METADATA, _records(split))
         done += len(split)
         if progress:
@@ -54,7 +54,15 @@ def _with_records(folder: Path) -> Iterator[PairSplit]:
             if split := read_what_is_left(folder, name):
                 yield split
             else:
-                (folder / name / _METADATA).unlink(missing_ok=True)
+                _clear(folder / name)
+
+
+def _clear(split: Path) -> None:
+    """Take away what an earlier list names: of pairs that are taken out since, nothing stays."""
+    (split / _METADATA).unlink(missing_ok=True)
+    for path in split.iterdir():
+        if is_sage_picture(path.name):
+            path.unlink()
 
 
 def _records(split: PairSplit) -> Iterator[dict[str, Any]]:
@@ -78,7 +86,7 @@ def _named(folder: Path, record: PairRecord, picture: Path) -> str:
         name = f"harmless_{record.line}{picture.suffix}"
     else:
         kind = "s" if picture == record.safe else "u"
-        concept = re.sub(r"[^\w-]+", "-", pair.concept).encode()[:_LONGEST].decode(errors="ignore")
+        concept = in_file_name(pair.concept)
         name = f"user_{record.profile.user_id}_{pair.category}_{concept}_{record.line}_{kind}{picture.suffix}"
     place = folder / name
     if place.exists() and place.samefile(picture):

@@ -16,6 +16,7 @@ from pathlib import Path
 from ..errors import PSAError
 from ..files import existing_file, shown
 from ..schema import CATEGORIES, known_category
+from ..spelling import plain_text
 from .pairs import LONGEST_CONCEPT, LONGEST_PROMPT, check_line, plain_spaces
 from .words import hints_by_word
 
@@ -73,7 +74,7 @@ def parse_concepts(text: str, where: str = "The list of concepts") -> list[Conce
                 )
             line, counted = _without_bullet(line, counted)
             concept = _concept(category, line)
-            before, known = concepts.setdefault(concept.name.casefold(), (number, concept))
+            before, known = concepts.setdefault(plain_text(concept.name), (number, concept))
             if before != number:
                 raise PSAError(
                     f"'{shown(concept.name)}' is in line {before} already, under {known.category}. A picture has one "

@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -29,6 +29,7 @@ from ..errors import PSAError
 from ..files import inside
 from ..json_text import parse_json
 from ..schema import CATEGORIES
+from .pair_files import lines_in, lines_written
 from .split import Scene
 
 ANSWERS, JUDGED = "answers.jsonl", "judged.jsonl"
@@ -172,6 +173,12 @@ def _digest(file: BinaryIO, size: int) -> "hashlib.blake2b":
         digest.update(block)
         size -= len(block)
     return digest
+
+
+def has_judges_answers(root: Path, description: Mapping[str, Any]) -> bool:
+    """Whether a judge's answers are there, as many as `dataset.json` says there were: without one, the rules choose."""
+    written = lines_written(description, JUDGED)
+    return (root / JUDGED).is_file() and (written is None or lines_in(root / JUDGED) >= written)
 
 
 def standing(answers: Iterable[Answer]) -> dict[tuple[str, tuple[str, ...]], Answer]:

@@ -11,6 +11,8 @@ import numpy as np
 from ..errors import EmptySplitError, PSAError
 from ..files import shown
 from ..json_text import digest
+from ..schema import in_file_name
+from ..spelling import plain_text
 from .answers import picture_name
 from .check_result import LEAKAGE, NOTE, UNREADABLE, DatasetCheck, Finding, SplitCounts
 from .lists import settle, unchanged
@@ -218,12 +220,12 @@ def _concept_leaks(scans: Sequence[Scan], description: Mapping[str, Any]) -> Ite
     """What dataset.json says is held out (`held_out_concepts`: category -> concepts) stands in `test_unseen` alone."""
     listed = description.get("held_out_concepts")
     lists = listed.items() if isinstance(listed, dict) else ()
-    each = ((category, name) for category, names in lists if isinstance(names, list) for name in names)
-    held_out = {(category, name) for category, name in each if isinstance(name, str)}
+    each = (name for _, names in lists if isinstance(names, list) for name in names)
+    held_out = {_as_compared(name) for name in each if isinstance(name, str)}
     for scan in scans:
         found_of: dict[str, set[str]] = {}
         for category, concept, _ in scan.counts:
-            if category and concept and (category, concept) in held_out and scan.split.name != UNSEEN:
+            if category and concept and _as_compared(concept) in held_out and scan.split.name != UNSEEN:
                 found_of.setdefault(category, set()).add(concept)
         for category, concepts in found_of.items():
             found = sorted(concepts)
@@ -233,6 +235,11 @@ def _concept_leaks(scans: Sequence[Scan], description: Mapping[str, Any]) -> Ite
                 f"{_many(len(found), 'concept')} of {shown(category, 40)} that dataset.json says to be held out "
                 f"{'is' if len(found) == 1 else 'are'} in {scan.split.name}: {_listed(found)}. Take them out.",
             )
+
+
+def _as_compared(concept: str) -> str:
+    """As file names have it in Sage's form, however it is spelt."""
+    return plain_text(in_file_name(concept))
 
 
 def _poor_pictures(scans: Sequence[Scan], pictures: Pictures) -> Iterator[Finding]:

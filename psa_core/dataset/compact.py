@@ -5,7 +5,7 @@ Record i is pair i // U with user i % U. Their number costs no memory: kept are 
 
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,14 +21,17 @@ from ..json_text import parse_json
 from ..pictures import PictureChecks
 from ..profile import UserProfile
 from ..schema import CATEGORIES
-from .answers import JUDGED
+from .answers import JUDGED, has_judges_answers
 from .pair_files import (
     HARMLESS,
     JUDGE,
     PAIRS,
     SHOWS,
+    USERS,
     WITHOUT,
     PicturePair,
+    lines_in,
+    lines_written,
     numbered_lines,
     read_description,
     read_users,
@@ -157,10 +160,11 @@ def read_compact_split(
     Args and errors: as `read_split`'s.
     """
     root = Path(folder)
-    if read_description(root).get("labels") == JUDGE and not (root / JUDGED).is_file():
+    description = read_description(root)
+    if description.get("labels") == JUDGE and not has_judges_answers(root, description):
         raise PSAError(
-            f"Who prefers which picture in {folder} a judge said, and {JUDGED} is not there. Put it back, or build the "
-            "data set again with the same settings."
+            f"Who prefers which picture in {folder} a judge said, and {JUDGED} is not there, or not all of it. Put it "
+            "back, or build the data set again with the same settings."
         )
     bad = _Bad(skip_bad)
     users, profiles = _users(root, name, StoredUsers(embeddings), bad)
@@ -185,13 +189,13 @@ def read_compact_split(
     answers = Examples(renumbered[scenes[kept]], people.astype(np.int32), swapped.astype(bool))
     categories = categories[whole]
     if not (by_rule and profiles) and not len(answers.scenes):
-        if index.aside_used and not bad.sentences:
+        if index.aside_used and not len(rows) and not bad.sentences:
             raise EmptySplitError(
                 f"All {index.aside_used} picture pairs of the split '{name}' in {folder} are set aside, so it has no "
                 "usable record. Build the data set without a judge, or with another one, or take another split."
             )
         left_out = f" ({len(bad.sentences)} bad ones were left out)" if bad.sentences else ""
-        raise PSAError(f"The split '{name}' in {folder} has no usable record{left_out}. Check its {PAIRS}.")
+        raise PSAError(f"The split '{name}' in {folder} has no usable record{left_out}. Check its {PAIRS} and {USERS}.")
     counts = np.bincount(categories[:by_rule] + 1, minlength=len(CATEGORIES) + 1) * len(profiles)
     counts += np.bincount(categories[answers.scenes] + 1, minlength=len(CATEGORIES) + 1)
     return CompactSplit(
@@ -203,9 +207,21 @@ def read_compact_split(
         profiles,
         Counter({category: int(count) for category, count in zip(CATEGORIES, counts[1:], strict=True) if count}),
         bad.sentences,
-        [f"{name}: {index.aside_used} picture pairs are set aside."] if index.aside_used else [],
+        list(_notes(root, name, description, index.aside_used)),
         HARMLESS if name != HARMLESS and (root / HARMLESS / PAIRS).is_file() else None,
     )
+
+
+def _notes(root: Path, name: str, description: Mapping[str, Any], aside: int) -> Iterator[str]:
+    if aside:
+        yield f"{name}: {aside} picture pairs are set aside."
+    for listed in (f"{name}/{PAIRS}", USERS):
+        there, written = lines_in(root / listed), lines_written(description, listed)
+        if written is not None and there < written:
+            yield (
+                f"{name}: {listed} has {there} of the {written} lines that it was written with. If nobody took them "
+                "out, take the file away and build the data set again with the same settings."
+            )
 
 
 class _Bad:

@@ -154,7 +154,12 @@ def _is_list(folder: Path, name: str, make: bool = False) -> bool:
 
 def _is_sage_picture(folder: Path, name: str) -> bool:
     split, _, file = name.rpartition("/")
-    return _is_plain(split) and _SAGE_PICTURE.fullmatch(file) is not None and _is_folder(folder / split)
+    return _is_plain(split) and is_sage_picture(file) and _is_folder(folder / split)
+
+
+def is_sage_picture(name: str) -> bool:
+    """Whether a file in a split's folder has the name of a picture in Sage's form, as it is written here."""
+    return _SAGE_PICTURE.fullmatch(name) is not None
 
 
 def _is_plain(split: str) -> bool:

@@ -1,7 +1,7 @@
 """The files of a data set in the compact form: each picture pair once, and who belongs to a split with it.
 
 ```
-dataset.json                what made it; written first
+dataset.json                what made it, written first; in the end also how many lines each list has
 users.jsonl                 a profile in Sage's spelling a line, with `Splits`, the splits that it belongs to
 pictures/                   {id}_shows.jpg and {id}_without.jpg, or {id}_scene.jpg of a harmless scene
 pairs.jsonl                 a `PicturePair` a line
@@ -12,8 +12,7 @@ judged.jsonl                where a judge says who prefers which: its answers, a
 """
 
 import re
-import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ RULE, JUDGE, BY_HAND = "rule", "judge", "by hand"
 LABELS = (RULE, JUDGE, BY_HAND)
 _ID = re.compile("[0-9a-f]{16}")
 _LONGEST_LINE = 1 << 16  # bytes
+_CHUNK = 1 << 16  # bytes
 MAX_DESCRIPTION = 1 << 24
 """Bytes of `dataset.json`, which names every concept that is held out."""
 NOT_STATED = "not stated"
@@ -169,6 +169,17 @@ def _text(value: Any) -> bool:
     return isinstance(value, str) and is_text(value)
 
 
-def plain_text(prompt: str) -> str:
-    """A prompt as it is compared with others: however it is spelt, no two splits may have it in common."""
-    return " ".join(unicodedata.normalize("NFC", prompt).casefold().split())
+def lines_in(path: Path) -> int:
+    """How many lines a list has; raises PSAError where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(_CHUNK), b""))
+    except OSError as error:
+        raise PSAError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def lines_written(description: Mapping[str, Any], name: str) -> int | None:
+    """How many lines a data set's list was written with; `None` where nothing says it."""
+    lists = description.get("lists")
+    count = lists.get(name) if isinstance(lists, dict) else None
+    return count if isinstance(count, int) else None

@@ -14,8 +14,8 @@ from PIL import Image
 
 from ..pictures import open_picture, pixel_batches
 from ..profile import UserProfile
+from ..spelling import plain_text
 from .lookalikes import picture_hash
-from .pair_files import plain_text
 from .split import PairSplit, Scene
 
 OnProgress = Callable[[int, int], None]

@@ -153,22 +153,32 @@ def test_pairs_that_a_person_took_out_leak_and_spoil_nothing(data):
 
 
 def test_a_concept_that_is_held_out_stands_in_test_unseen_alone(data):
-    def renamed(record, number):
-        names = {}
-        for field in ("chosen", "rejected"):
-            names[field] = record[field].replace("_square_", "_lamp_")
-            (data / "test_unseen" / record[field]).rename(data / "test_unseen" / names[field])
-        return names
-
-    change(data, "test_unseen", renamed)
+    rename_concept(data, "test_unseen", "lamp")
     held_out = {"held_out_concepts": {"Violence": ["lamp"]}, "licence": "CC0-1.0"}
     (data / "dataset.json").write_text(json.dumps(held_out))
     check = check_dataset(data)
     assert check.passed and check.only_unseen() == {"Violence": ["lamp"]}
     assert "concepts in test_unseen alone: Violence 1" in check.to_text()
-    (data / "dataset.json").write_text(json.dumps(held_out | {"held_out_concepts": {"Violence": ["lamp", "square"]}}))
-    findings = found(data)["leakage"]
-    assert {finding.what for finding in findings} == {"concepts"} and len(findings) == 3  # train, val, test_seen
+    for listed in ({"Violence": ["lamp", "square"]}, {"Hate": ["SQUARE"]}):  # as the builder holds out
+        (data / "dataset.json").write_text(json.dumps(held_out | {"held_out_concepts": listed}))
+        findings = found(data)["leakage"]
+        assert {finding.what for finding in findings} == {"concepts"} and len(findings) == 3  # train, val, test_seen
+    rename_concept(data, "val", "Toy-sword")  # as file names have it
+    (data / "dataset.json").write_text(json.dumps(held_out | {"held_out_concepts": {"Violence": ["toy sword"]}}))
+    (leak,) = found(data)["leakage"]
+    assert leak.what == "concepts" and "is in val" in leak.sentence
+
+
+def rename_concept(data: Path, split: str, concept: str) -> None:
+    """Call what the split's pictures show by another name."""
+
+    def renamed(record, number):
+        names = {field: record[field].replace("_square_", f"_{concept}_") for field in ("chosen", "rejected")}
+        for field, name in names.items():
+            (data / split / record[field]).rename(data / split / name)
+        return names
+
+    change(data, split, renamed)
 
 
 def test_the_compact_form_is_checked_alike(tmp_path):

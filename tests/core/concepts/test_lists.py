@@ -36,6 +36,7 @@ def test_a_list_is_read_whatever_its_editor(tmp_path, ends, mark):
         ("spider", "line 1: a concept stands before any category"),
         ("# Horror\nspider", "line 1: '# Horror' is no category"),
         ("# Shocking\nspider\n# Violence\nSpider", "line 4: 'Spider' is in line 2 already, under Shocking"),
+        ("# Shocking\ncaf\u00e9\n# Violence\ncafe\u0301", "is in line 2 already, under Shocking"),
         ("# Shocking\nspider = many spiders", "line 2: the hint 'many spiders' holds words"),
         ("# Shocking\nspider =", "line 2: there is no hint"),
         ("# Shocking\n= legs", "line 2: 'the concept' must be a text"),

@@ -28,6 +28,7 @@ from psa_core.dataset.check import check_dataset, split_names
 from psa_core.dataset.sage import read_sage_split
 from psa_core.judges.judging import Verdict, tell_nobody
 from psa_core.population import sample_users
+from psa_core.schema import CATEGORIES
 
 USERS = sample_users(10, 3)
 
@@ -144,6 +145,42 @@ def test_one_user_or_several_is_the_same_set_of_pictures(tmp_path):
         assert {record.profile.user_id for record in read_split(tmp_path, "train")} <= {u.user_id for u in users}
 
 
+@pytest.mark.parametrize("batch", [2, 4, 8])
+def test_one_user_first_and_several_later_have_the_pictures_of_several_at_once(tmp_path, batch):
+    """One alone has more pairs, and what is drawn together counts for rounding."""
+
+    class Rounding(Stub):
+        def draw(self, prompts, seeds):
+            super().draw(prompts, seeds)
+            rngs = [np.random.default_rng([seed, *map(len, prompts), *seeds]) for seed in seeds]
+            return [Image.fromarray(rng.integers(0, 255, (64, 64, 3), np.uint8)) for rng in rngs]
+
+    given = [
+        PromptPair("Hate", f"thing{c}", f"scene {s} with thing{c}", f"scene {s}", "named", "by hand")
+        for c in range(5)
+        for s in range(12)
+    ]
+    for name, steps in {"at once": (USERS,), "later": (USERS[:1], USERS)}.items():
+        for users in steps:
+            build(tmp_path / name, given, users=users, stub=Rounding(), batch=batch)
+    at_once, later = (files(tmp_path / name) for name in ("at once", "later"))
+    assert all(later[name] == content for name, content in at_once.items()) and len(later) > len(at_once)
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_concepts_of_several_categories_are_held_out_once(count):
+    given = [
+        PromptPair(category, name, f"{category} {k} {i} with {name}", f"{category} {k} {i}", "named", "me")
+        for category in CATEGORIES[:count]
+        for k, name in enumerate(("blood", "fire", "knife", "rope", "skull"))
+        for i in range(4)
+    ]
+    for seed in range(10):
+        planned = plan(drawn_pairs(given, seed), USERS, seed)
+        assert len({name for names in planned.held_out.values() for name in names}) == 1
+        assert len(planned.splits["train"]) >= len(given) * 0.65
+
+
 @pytest.mark.parametrize("lost", ["users.jsonl", "train/pairs.jsonl", "harmless/pairs.jsonl"])
 def test_a_list_that_was_lost_is_written_again(tmp_path, lost):
     build(tmp_path)
@@ -170,7 +207,8 @@ def test_before_its_first_picture_a_set_may_become_another(tmp_path):
 
 def test_what_is_no_text_is_a_sentence(tmp_path):
     with pytest.raises(PSAError, match="Write it in UTF-8"):
-        build(tmp_path, said=Said("CC\udcff"))
+        build(tmp_path / "set", said=Said("CC\udcff"))
+    assert not (tmp_path / "set").exists()
 
 
 def test_a_long_concept_of_long_letters_has_a_name_in_sages_form(tmp_path):

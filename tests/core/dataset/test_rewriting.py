@@ -24,7 +24,7 @@ from psa_core.build.plan import SPLITS, check_leakage
 from psa_core.build.sage_form import write_sage_form
 from psa_core.commands.build_dataset import _Drawer
 from psa_core.dataset import read_split
-from psa_core.dataset.answers import BAD, Answer, picture_name, scene_id
+from psa_core.dataset.answers import BAD, JUDGED, Answer, picture_name, scene_id
 from psa_core.dataset.check import check_dataset, split_names
 from psa_core.dataset.sage import read_sage_split
 from psa_core.encoders.structured import StructuredEncoder
@@ -160,13 +160,16 @@ def test_sages_form_follows_answers_by_hand(tmp_path):
     after = write_sage_form(tmp_path)
     assert after == before - 8  # by the eight of ten users who are trained on
     for name in SPLITS:
+        named = {path for record in read_sage_split(tmp_path, name) for path in (record.chosen, record.rejected)}
+        assert named == {path for path in (tmp_path / name).iterdir() if path.suffix != ".jsonl"}
         ours, theirs = read_split(tmp_path, name), read_sage_split(tmp_path, name)
         assert [each.caption for each in theirs] == [each.caption for each in ours]
         for one, other in zip(theirs, ours, strict=True):
             assert one.chosen.read_bytes() == other.chosen.read_bytes()
     take_out(tmp_path, "val")
     write_sage_form(tmp_path)
-    assert not (tmp_path / "val" / "metadata.jsonl").exists() and (tmp_path / "train" / "metadata.jsonl").exists()
+    assert [path.name for path in (tmp_path / "val").iterdir()] == ["pairs.jsonl"]
+    assert (tmp_path / "train" / "metadata.jsonl").exists()
 
 
 def test_a_name_in_sages_form_is_no_picture_of_an_earlier_list(tmp_path):
@@ -201,6 +204,52 @@ def test_a_split_of_which_nothing_is_left_is_left_out(tmp_path):
     take_out(tmp_path, "val")
     with pytest.raises(EmptySplitError, match="taken out by hand"):
         read_split(tmp_path, "val")
+
+
+def test_answers_of_a_judge_that_are_cut_are_told_and_written_again(tmp_path):
+    build(tmp_path, judge=Judge(), labels="judge")
+    before, whole = files(tmp_path), (tmp_path / JUDGED).read_bytes()
+    lines = whole.splitlines(keepends=True)
+    for cut in (b"", b"".join(lines[:-1]), b"".join(lines[: len(lines) // 2]), whole[: len(whole) // 2], whole[:-5]):
+        (tmp_path / JUDGED).write_bytes(cut)
+        with pytest.raises(PSAError, match="is not there, or not all of it"):
+            read_split(tmp_path, "train")
+        assert not check_dataset(tmp_path).passed
+        stub = Stub()
+        build(tmp_path, stub=stub, judge=Judge(), labels="judge")
+        assert files(tmp_path) == before and not stub.drawn
+    told = json.loads(before["dataset.json"])
+    for lists in ({}, {"lists": "lost"}, {"lists": {JUDGED: "1"}}):  # of an earlier version, or by somebody
+        (tmp_path / "dataset.json").write_text(json.dumps({**told, "lists": {}} | lists))
+        assert len(read_split(tmp_path, "train"))
+
+
+@pytest.mark.parametrize("name", ["users.jsonl", "train/pairs.jsonl"])
+def test_lines_that_are_there_no_more_are_told(tmp_path, name):
+    """Somebody may have taken them out, so they stay out."""
+    build(tmp_path)
+    lines = (tmp_path / name).read_text().splitlines(keepends=True)
+    (tmp_path / name).write_text("".join(lines[: len(lines) // 2]))
+    (note,) = (note for note in read_split(tmp_path, "train").notes if "lines" in note)
+    assert f"{name} has {len(lines) // 2} of the {len(lines)} lines" in note
+    assert note in [finding.sentence for finding in check_dataset(tmp_path).findings]
+    before = files(tmp_path)
+    build(tmp_path)
+    assert files(tmp_path) == before
+    (tmp_path / name).unlink()
+    build(tmp_path)
+    assert (tmp_path / name).read_text() == "".join(lines) and not read_split(tmp_path, "train").notes
+
+
+def test_a_split_whose_users_are_lost_is_not_said_to_be_set_aside(tmp_path):
+    aside = next(pair.shows for pair in plan(drawn_pairs(prompt_pairs(), 1), USERS, 1).splits["test_unseen"])
+    build(tmp_path, judge=Judge((aside,)))
+    users = [json.loads(line) for line in (tmp_path / "users.jsonl").read_text().splitlines()]
+    kept = [json.dumps(user) + "\n" for user in users if user["Splits"] != ["test_unseen"]]
+    (tmp_path / "users.jsonl").write_text("".join(kept))
+    with pytest.raises(PSAError, match=r"Check its pairs\.jsonl and users\.jsonl") as caught:
+        read_split(tmp_path, "test_unseen")
+    assert not isinstance(caught.value, EmptySplitError) and not check_dataset(tmp_path).passed
 
 
 def test_a_description_that_could_not_be_read_again_is_not_written(tmp_path, monkeypatch):
