@@ -115,13 +115,8 @@ def each_answer(root: Path, name: str = ANSWERS) -> Iterator[Answer]:
             yield answer
 
 
-def read_answers(root: Path, name: str = ANSWERS) -> list[Answer]:
-    """All of `each_answer`."""
-    return list(each_answer(root, name))
-
-
 def read_on(root: Path, known: ReadAnswers) -> ReadAnswers:
-    """As `read_answers`, of a person's; what is `known` is not parsed again where the file still begins with the same
+    """As `each_answer`, of a person's; what is `known` is not parsed again where the file still begins with the same
     bytes.
 
     Where it does not, somebody edited the file or put another one there, and it is read from its beginning.

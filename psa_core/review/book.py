@@ -28,7 +28,7 @@ class AnswerBook:
         self._reading = threading.Lock()
 
     def answers(self) -> list[Answer]:
-        """All of them, other processes' included; raises PSAError as `read_answers` does. Threads may ask at once.
+        """All of them, other processes' included; raises PSAError as `each_answer` does. Threads may ask at once.
 
         Only lines that came since are parsed; a file that was edited meanwhile, or is another one, is read anew.
         """
