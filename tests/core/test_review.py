@@ -321,6 +321,54 @@ def test_a_torn_last_line_is_no_answer_and_the_next_one_is_whole(data):
     assert all(json.loads(line) for line in (data / ANSWERS).read_text().splitlines())
 
 
+def without_its_end(path: Path) -> None:
+    path.write_bytes(path.read_bytes().removesuffix(b"\n"))
+
+
+def test_a_last_line_that_lacks_its_end_alone_counts_and_is_kept(data):
+    """As some editors save. It was ignored, and deleted by the next answer."""
+    asked = review(data)
+    for word in ("left", "neither"):
+        say(asked, word)
+    without_its_end(data / ANSWERS)
+    whole = read_split(data, "train", answers=False)
+    assert [answer.answer for answer in each_answer(data)] == ["left", "neither"]
+    assert len(read_split(data, "train")) < len(whole)
+    for each in (asked, review(data)):
+        assert each.state() == each.state() and each.state()["answered"] == 2
+    say(asked, "right")
+    for each in (asked, review(data)):
+        assert each.state()["answered"] == 3
+    assert [answer.answer for answer in each_answer(data)] == ["left", "neither", "right"]
+    assert (data / ANSWERS).read_bytes().count(b"\n") == len((data / ANSWERS).read_bytes().splitlines()) == 3
+
+
+def test_a_reader_that_is_overtaken_by_a_lines_end_meets_no_empty_line(tmp_path):
+    book = AnswerBook(tmp_path)
+    book.add(Answer("0123456789abcdef", (), "a", "b", "left"))
+    without_its_end(book.path)
+    reading = each_answer(tmp_path)
+    assert next(reading).answer == "left"
+    AnswerBook(tmp_path).add(Answer("0123456789abcdef", (), "a", "b", "right"))
+    assert [*reading] == []
+    assert [answer.answer for answer in book.answers()] == ["left", "right"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["[]", '{"scene": "x"}'],
+)  # fmt: skip
+def test_a_last_line_without_an_end_that_is_json_and_no_answer_is_named_and_kept(data, line):
+    say(review(data), "left")
+    with open(data / ANSWERS, "ab") as file:
+        file.write(line.encode())
+    for _ in range(2):
+        with pytest.raises(PSAError, match=r"answers\.jsonl, line 2"):
+            review(data).state()
+        AnswerBook(data).add(Answer("0123456789abcdef", (), "a", "b", "left"))
+        assert (data / ANSWERS).read_text().splitlines()[1] == line
+
+
 @pytest.mark.parametrize(
     "line",
     ["nonsense", "[]", '{"scene": "x"}', "{" * 3000, "7" * 5000, "\udcff",
