@@ -196,6 +196,6 @@ def standing(answers: Iterable[Answer]) -> dict[tuple[str, tuple[str, ...]], Ans
 
 def _parsed(text: bytes) -> Any:
     try:
-        return parse_json(text.decode("utf-8"))
+        return parse_json(text.decode("utf-8"), once=True)
     except ValueError:
-        raise PSAError("this is not valid JSON.") from None
+        raise PSAError("this is not valid JSON, or has a name twice.") from None

@@ -356,7 +356,8 @@ def test_a_reader_that_is_overtaken_by_a_lines_end_meets_no_empty_line(tmp_path)
 
 @pytest.mark.parametrize(
     "line",
-    ["[]", '{"scene": "x"}'],
+    ["[]", '{"scene": "x"}',
+     '{"scene": "0123456789abcdef", "banned": [], "left": "a", "right": "b", "answer": "left", "answer": "bad"}'],
 )  # fmt: skip
 def test_a_last_line_without_an_end_that_is_json_and_no_answer_is_named_and_kept(data, line):
     say(review(data), "left")
@@ -374,7 +375,8 @@ def test_a_last_line_without_an_end_that_is_json_and_no_answer_is_named_and_kept
     ["nonsense", "[]", '{"scene": "x"}', "{" * 3000, "7" * 5000, "\udcff",
      '{"scene": "0123456789abcdef", "banned": ["Sadness"], "left": "a", "right": "b", "answer": "left"}',
      '{"scene": "0123456789abcdef", "banned": [], "left": "a", "right": "b", "answer": "perhaps"}',
-     '{"scene": "0123456789ABCDEF", "banned": [], "left": "a", "right": "b", "answer": "left"}'],
+     '{"scene": "0123456789ABCDEF", "banned": [], "left": "a", "right": "b", "answer": "left"}',
+     '{"scene": "0123456789abcdef", "banned": [], "left": "a", "right": "b", "answer": "left", "answer": "bad"}'],
 )  # fmt: skip
 def test_a_damaged_line_is_named(data, line):
     say(review(data), "left")
