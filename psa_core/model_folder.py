@@ -143,7 +143,8 @@ def _scheduler(folder: Path) -> Any:
         kind = scheduler_class(config.get("_class_name"))
     except PSAError:
         raise PSAError(
-            f"The scheduler in {folder} is of a class that diffusers does not have. Copy the model again."
+            f"The scheduler in {folder} is of no class that diffusers has for Stable Diffusion. Copy the model again, "
+            "or give a Stable Diffusion model."
         ) from None
     return kind.from_config(config)
 

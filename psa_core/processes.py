@@ -1,6 +1,7 @@
 """Which processes there are, Accelerate's view or that of one, and which device."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -10,6 +11,13 @@ from torch import nn
 
 from .errors import PSAError
 from .extras import require
+
+_OF_CONNECTIONS = ("DistBackendError", "DistNetworkError", "DistStoreError")  # not in a torch without such processes
+_IN_NCCL_ITSELF = re.compile("ncclUnhandledCudaError|ncclInternalError|ncclInvalid")  # such as two on one GPU
+_IN_GLOO = re.compile(  # whose errors have no class of their own
+    "connection (closed by peer|reset by peer|refused|timed out)|broken pipe|timed out waiting|caused pair closure",
+    re.IGNORECASE,
+)
 
 
 class OneProcess:
@@ -100,12 +108,20 @@ def make_accelerator() -> Any:
 def _others_there() -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:  # of the connection to one that is gone
+    except RuntimeError as error:
+        if not _is_of_connection(error):  # a GPU tells here of what went wrong before
+            raise
         raise PSAError(
             "Another process of this launch has ended, so this one ends, too. What that one said tells why."
         ) from error
+
+
+def _is_of_connection(error: RuntimeError) -> bool:
+    """Whether it says that another process is gone."""
+    kinds = tuple(kind for name in _OF_CONNECTIONS if (kind := getattr(torch.distributed, name, None)))
+    if isinstance(error, kinds):
+        return not _IN_NCCL_ITSELF.search(str(error))
+    return type(error) is RuntimeError and bool(_IN_GLOO.search(str(error)))
 
 
 def chosen_device(name: str | None) -> torch.device:

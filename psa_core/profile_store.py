@@ -63,7 +63,8 @@ class ProfileStore:
                 data = parse_json(file.read(_LONGEST).decode("utf-8"), once=True)
         except (OSError, ValueError):
             raise PSAError(
-                f"The stored profile '{name}' cannot be read: its file is damaged or closed to you. Save it again."
+                f"The stored profile '{name}' cannot be read: its file is damaged, has a name twice, or is closed to "
+                "you. Save it again."
             ) from None  # the cause carries the whole file
         try:
             return UserProfile.from_dict(data)

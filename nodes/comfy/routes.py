@@ -68,9 +68,9 @@ async def read_json(request: web.Request, what: str, most: int) -> Any:
     if len(body) > most:
         raise PSAError(f"The request is longer than the {what} can be. Send at most {most} bytes.")
     try:
-        return parse_json(body.decode("utf-8"))
+        return parse_json(body.decode("utf-8"), once=True)
     except ValueError:
-        raise PSAError("The request's body is not JSON in UTF-8, or too deeply nested.") from None
+        raise PSAError("The request's body is not JSON in UTF-8, has a name twice, or is too deeply nested.") from None
 
 
 async def receive(

@@ -1,6 +1,7 @@
 """Pictures that somebody has already, as pairs of a data set: a list names them, and they are copied."""
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from ..csv_files import read_rows
 from ..dataset.pair_files import PICTURES, SHOWS, WITHOUT, PicturePair
 from ..dataset.scan import is_blank, shown_hash
 from ..errors import PSAError
-from ..files import atomic_path, inside
+from ..files import atomic_path, inside, shown
 from ..json_lines import read_objects
 from ..pictures import open_picture
 from ..schema import known_category
@@ -26,6 +27,7 @@ _ENDINGS = {
     ".tif": ".tiff",
 }  # of `pictures.FORMATS`, which training reads
 _COLUMNS = ("shows", "without", "category", "concept", "prompt")
+_MAY_BE = "prompt_without"  # a column, too
 
 
 @dataclass(frozen=True)
@@ -100,13 +102,16 @@ def _imported(folder: Path, row: Mapping[str, Any]) -> Imported:
     missing = [name for name in _COLUMNS if name not in row]
     if missing:
         raise PSAError(f"there is no {', '.join(missing)}. A row needs {', '.join(_COLUMNS)}.")
-    values = {name: row.get(name) or "" for name in (*_COLUMNS, "prompt_without")}
+    for name in row:  # other columns are ignored, a misspelt one of ours is not
+        if name != _MAY_BE and re.sub("[^a-z]", "", name.lower()) == _MAY_BE.replace("_", ""):
+            raise PSAError(f"it has {shown(name)}, which is not read. Call it {_MAY_BE}.")
+    values = {name: row.get(name) or "" for name in (*_COLUMNS, _MAY_BE)}
     if not all(isinstance(value, str) for value in values.values()):
         raise PSAError("its values must be texts.")
-    values |= {name: plain_spaces(values[name]) for name in ("category", "concept", "prompt", "prompt_without")}
+    values |= {name: plain_spaces(values[name]) for name in ("category", "concept", "prompt", _MAY_BE)}
     check_line("prompt", values["prompt"], LONGEST_PROMPT)
-    if values["prompt_without"]:
-        check_line("prompt_without", values["prompt_without"], LONGEST_PROMPT)
+    if values[_MAY_BE]:
+        check_line(_MAY_BE, values[_MAY_BE], LONGEST_PROMPT)
     if values["category"].strip().lower() in _HARMLESS:
         return _scene(folder, values)
     category = known_category(values["category"])
@@ -117,13 +122,13 @@ def _imported(folder: Path, row: Mapping[str, Any]) -> Imported:
     contents = tuple(_digest(source) for source in sources)
     if contents[0] == contents[1]:
         raise PSAError("both pictures are the same. Name one that shows the concept and one that does not.")
-    name = pair_id([category, values["concept"], values["prompt"], values["prompt_without"], *contents])
+    name = pair_id([category, values["concept"], values["prompt"], values[_MAY_BE], *contents])
     files = tuple(
         f"{PICTURES}/{name}_{which}{_ENDINGS[source.suffix.lower()]}"
         for which, source in zip((SHOWS, WITHOUT), sources, strict=True)
     )
     asked = NAMED if names_concept(values["prompt"], values["concept"]) else IMPLIED
-    prompts = (values["prompt"], values["prompt_without"])
+    prompts = (values["prompt"], values[_MAY_BE])
     pair = PicturePair(name, category, values["concept"], asked, *prompts, "imported", None, files)  # type: ignore
     seen = tuple(look for look in looks if look is not None)
     return Imported(pair, sources, contents, seen)  # type: ignore[arg-type]

@@ -87,7 +87,9 @@ def given_profiles(args: argparse.Namespace) -> list[UserProfile]:
         with open(path, "rb") as file:
             data = parse_json(file.read(_LONGEST_PROFILE).decode("utf-8-sig"), once=True)
     except (OSError, ValueError):
-        raise PSAError(f"{path.name} is not a JSON file in UTF-8. Write the profile as one JSON object.") from None
+        raise PSAError(
+            f"{path.name} is not a JSON file in UTF-8, or has a name twice. Write the profile as one JSON object."
+        ) from None
     return [UserProfile.from_dict(data)]
 
 

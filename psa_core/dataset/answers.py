@@ -8,9 +8,9 @@ A person's lie beside the data set, in `answers.jsonl`, a line for each in the o
 `scene` stands for the two pictures and their caption (`scene_id`). Of the viewer the person saw what is banned, and so
 an answer holds for whoever bans the same: no User_ID is in the file. `left` and `right` say where the pictures stood.
 `answer` is `left` or `right`; `neither` takes the pair out for such viewers, and `bad`, of a bad picture, for everyone;
-`undo` takes back what was said of that pair and viewer. The last one counts. A last line without an end was being
-written when its process died, and does not. A judge's answers are in `judged.jsonl`, in the same form; where a person
-said something else, that counts.
+`undo` takes back what was said of that pair and viewer. The last one counts. A last line that ends within its JSON was
+being written when its process died, and does not; one that lacks the line's end alone does, for editors save so. A
+judge's answers are in `judged.jsonl`, in the same form; where a person said something else, that counts.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ from .split import Scene
 ANSWERS, JUDGED = "answers.jsonl", "judged.jsonl"
 LEFT, RIGHT, NEITHER, BAD, UNDO = "left", "right", "neither", "bad", "undo"
 _WORDS = (LEFT, RIGHT, NEITHER, BAD, UNDO)
-_LONGEST_LINE = 1 << 16  # bytes
+LONGEST_LINE = 1 << 16  # bytes
 _BLOCK = 1 << 20  # bytes that are in memory while a digest is taken
 
 
@@ -116,13 +116,8 @@ def each_answer(root: Path, name: str = ANSWERS) -> Iterator[Answer]:
             yield answer
 
 
-def read_answers(root: Path, name: str = ANSWERS) -> list[Answer]:
-    """All of `each_answer`."""
-    return list(each_answer(root, name))
-
-
 def read_on(root: Path, known: ReadAnswers) -> ReadAnswers:
-    """As `read_answers`, of a person's; what is `known` is not parsed again where the file still begins with the same
+    """As `each_answer`, of a person's; what is `known` is not parsed again where the file still begins with the same
     bytes.
 
     Where it does not, somebody edited the file or put another one there, and it is read from its beginning.
@@ -137,6 +132,8 @@ def read_on(root: Path, known: ReadAnswers) -> ReadAnswers:
             new.append(answer)
             digest.update(text)
             end += len(text)
+            if not text.endswith(b"\n"):  # its end comes with the next answer: all is read anew then
+                return ReadAnswers(known.answers + new, 0, b"")
     return ReadAnswers(known.answers + new, end, digest.digest()) if new else known
 
 
@@ -157,13 +154,26 @@ def _opened(root: Path, name: str) -> Iterator[BinaryIO]:
 
 def _answers(file: BinaryIO, path: Path, before: int) -> Iterator[tuple[Answer, bytes]]:
     """(answer, its line) from where the file is, before which there are so many lines."""
-    while (text := file.readline(_LONGEST_LINE)) and (text.endswith(b"\n") or len(text) == _LONGEST_LINE):
+    while (text := file.readline(LONGEST_LINE)) and not is_torn(text):
         before += 1
         try:
             answer = Answer.of(_parsed(text))
         except PSAError as error:
             raise PSAError(f"{path}, line {before}: {error} Take the line out.") from None
         yield answer, text
+        if not text.endswith(b"\n"):
+            return  # what stands behind it by now is its end
+
+
+def is_torn(line: bytes) -> bool:
+    """Whether a file's last line was being written when its process died: cut anywhere, an object is no JSON."""
+    if line.endswith(b"\n") or len(line) >= LONGEST_LINE:
+        return False
+    try:
+        parse_json(line.decode("utf-8"))
+    except ValueError:
+        return True
+    return False
 
 
 def _digest(file: BinaryIO, size: int) -> "hashlib.blake2b":
@@ -193,6 +203,6 @@ def standing(answers: Iterable[Answer]) -> dict[tuple[str, tuple[str, ...]], Ans
 
 def _parsed(text: bytes) -> Any:
     try:
-        return parse_json(text.decode("utf-8"))
+        return parse_json(text.decode("utf-8"), once=True)
     except ValueError:
-        raise PSAError("this is not valid JSON.") from None
+        raise PSAError("this is not valid JSON, or has a name twice.") from None

@@ -22,7 +22,7 @@ from ..pictures import ENDINGS
 from .check import HELD_OUT, TRAINED_ON, split_names
 from .overview import summary
 from .pair_files import PAIRS
-from .reading import read_split
+from .reading import read_split, read_what_is_left
 
 ARCHIVE = ".zip"
 _LISTS = (PAIRS, "metadata.jsonl")
@@ -220,7 +220,7 @@ def _too_many() -> PSAError:
 
 
 def _read(folder: Path) -> str:
-    """What the data set's splits hold, in words; raises PSAError where one of them holds nothing that can be used."""
+    """What the data set's splits hold, in words; raises PSAError where all that one of them holds is damaged."""
     names = [name for name in split_names(folder) if name in (*TRAINED_ON, *HELD_OUT)]
     if not names:
         raise PSAError(
@@ -230,10 +230,11 @@ def _read(folder: Path) -> str:
     said = []
     for name in names:
         try:
-            said.append(summary(read_split(folder, name, skip_bad=True)))
+            split = read_what_is_left(folder, name, skip_bad=True)
         except PSAError:
             read_split(folder, name)  # which says what is wrong with the first record
             raise
+        said.append(summary(split) if split else f"{name}: nothing of it is left, all is set aside or taken out")
     return "\n".join(said)
 
 

@@ -160,9 +160,9 @@ def _value(text: bytes) -> Any:
     if len(text) > _LONGEST_LINE:
         return PSAError(f"it is longer than {_LONGEST_LINE >> 10} KiB. Put the file back as it was written.")
     try:
-        return parse_json(text)
+        return parse_json(text, once=True)
     except ValueError:
-        return PSAError("this is not valid JSON. Put the file back as it was written.")
+        return PSAError("this is not valid JSON, or has a name twice. Put the file back as it was written.")
 
 
 def _text(value: Any) -> bool:

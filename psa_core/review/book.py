@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..dataset.answers import ANSWERS, NONE_READ, Answer, read_on
+from ..dataset.answers import ANSWERS, LONGEST_LINE, NONE_READ, Answer, is_torn, read_on
 from ..errors import PSAError
 from ..files import NOT_THROUGH_LINKS
 from ..locks import held
@@ -28,7 +28,7 @@ class AnswerBook:
         self._reading = threading.Lock()
 
     def answers(self) -> list[Answer]:
-        """All of them, other processes' included; raises PSAError as `read_answers` does. Threads may ask at once.
+        """All of them, other processes' included; raises PSAError as `each_answer` does. Threads may ask at once.
 
         Only lines that came since are parsed; a file that was edited meanwhile, or is another one, is read anew.
         """
@@ -79,7 +79,7 @@ def _write(handle: int, line: bytes) -> None:
 
 
 def _end_of_lines(handle: int) -> int:
-    """Where the last whole line ends; what a process that died left after it is cut off."""
+    """Where the last whole line ends: one that lacks its end alone gets it, what a dead process left is cut off."""
     size = end = os.fstat(handle).st_size
     while end:
         begin = max(0, end - 4096)
@@ -89,6 +89,11 @@ def _end_of_lines(handle: int) -> int:
             end = begin + last + 1
             break
         end = begin
-    if end < size:
+    if end == size:
+        return end
+    os.lseek(handle, end, os.SEEK_SET)
+    if is_torn(os.read(handle, LONGEST_LINE)):
         os.ftruncate(handle, end)
-    return end
+        return end
+    _write(handle, b"\n")
+    return size + 1

@@ -8,7 +8,7 @@ from in_page import add, choose, press
 from pair_sets import write_pair_set
 from tiny_training import user, write_split
 
-from psa_core.dataset.answers import ANSWERS, LEFT, RIGHT, read_answers, standing
+from psa_core.dataset.answers import ANSWERS, LEFT, RIGHT, each_answer, standing
 from psa_core.dataset.pair_files import write_users
 from psa_core.users import write_users as write_users_file
 
@@ -44,7 +44,7 @@ def answered(dialog, count: int) -> None:
 
 
 def words(data) -> list[str]:
-    return [answer.answer for answer in read_answers(data)]
+    return [answer.answer for answer in each_answer(data)]
 
 
 def test_keys_answer_undo_and_end(page, data):
@@ -61,7 +61,7 @@ def test_keys_answer_undo_and_end(page, data):
         answered(dialog, count)
     dialog.get_by_text("All questions of this split are answered").wait_for()
     assert words(data) == ["left", "right", "neither", "bad", "undo", "left", "left", "left"]
-    assert len(standing(read_answers(data))) == PAIRS
+    assert len(standing(each_answer(data))) == PAIRS
 
 
 def test_what_is_shown_is_what_is_saved(page, data):
@@ -79,7 +79,7 @@ def test_what_is_shown_is_what_is_saved(page, data):
     )
     dialog.locator(".psa-choice").nth(1).click()
     answered(dialog, 1)
-    (answer,) = read_answers(data)
+    (answer,) = each_answer(data)
     assert answer.answer == RIGHT and answer.banned == shown
     assert [answer.left[-5], answer.right[-5]] == colours
 
@@ -166,7 +166,7 @@ def test_the_nodes_users_file_says_what_viewers_must_not_see(page, data, of):
     assert dialog.locator(".psa-chip").all_text_contents() == ["Hate"]
     page.keyboard.press("n")
     answered(dialog, 1)
-    assert [answer.banned for answer in read_answers(sages)] == [("Hate",)]
+    assert [answer.banned for answer in each_answer(sages)] == [("Hate",)]
     dialog.locator("[name=dataset]").select_option("my pairs")
     dialog.get_by_text(f"0 of {PAIRS} answered").wait_for()
 
@@ -189,7 +189,7 @@ def test_the_button_of_a_built_data_set_opens_it(page, server, data):
     assert dialog.locator("[name=dataset]").input_value() == "psa_datasets/words-mini"
     page.keyboard.press("ArrowLeft")
     answered(dialog, 1)
-    assert len(read_answers(folder)) == 1 and words(data) == []
+    assert len([*each_answer(folder)]) == 1 and words(data) == []
     (folder / ANSWERS).unlink()
 
 
@@ -358,7 +358,7 @@ def test_users_that_change_while_a_page_is_open_are_asked_about_anew(page, serve
         shown = chips.all_text_contents()
         page.keyboard.press("ArrowLeft")
         answered(dialog, 1)
-        assert [list(answer.banned) for answer in read_answers(folder)] == [shown]
+        assert [list(answer.banned) for answer in each_answer(folder)] == [shown]
     finally:
         (folder / "users.jsonl").write_bytes(users)
         (folder / ANSWERS).unlink(missing_ok=True)

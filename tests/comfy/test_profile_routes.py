@@ -264,6 +264,7 @@ def test_what_is_longer_than_a_profile_or_cannot_be_decoded_is_refused(body, enc
         b'{"a":' * 1300 + b"1" + b"}" * 1300,
         b'{"name": "anna", "profile": ' + b"[" * 2000 + b"]" * 2000 + b"}",
         b'{"name": "anna"}',
+        b'{"name": "anna", "profile": ' + json.dumps(PROFILE)[:-1].encode() + b', "Banned_Categories": []}}',
         b'{"name": "anna", "profile": ' + b"9" * 5000 + b"}",
         b'{"name": "\\ud800", "profile": {}}',
         json.dumps({"name": "anna", "profile": PROFILE}).encode("utf-16"),

@@ -17,7 +17,7 @@ from tiny_training import user, write_split
 
 from psa_core.comfy_server import ComfyServer
 from psa_core.dataset import read_split
-from psa_core.dataset.answers import ANSWERS, read_answers
+from psa_core.dataset.answers import ANSWERS, each_answer
 from psa_core.dataset.pair_files import write_users
 from psa_core.users import write_users as write_users_file
 
@@ -65,7 +65,7 @@ def test_a_built_data_set_is_reviewed_where_it_lies(server, client):
     )
     status, state = say(client, state["question"], "left", at=AT_BUILT)
     assert status == 200 and state["answered"] == 1
-    assert len(read_answers(server.base / "input" / BUILT)) == 1
+    assert len([*each_answer(server.base / "input" / BUILT)]) == 1
     assert not (server.base / "input" / NAME / ANSWERS).exists()
 
 
@@ -76,7 +76,7 @@ def test_an_answer_to_what_has_been_answered_meanwhile_is_refused(server, client
     for word in ("right", "undo"):
         status, said = say(client, first["question"], word, first["seen"])
         assert status == 409 and said["error"].endswith(".") and "meanwhile" in said["error"]
-    assert [answer.answer for answer in read_answers(server.base / "input" / NAME)] == ["left"]
+    assert [answer.answer for answer in each_answer(server.base / "input" / NAME)] == ["left"]
     assert client.send("GET", AT)[1] == second
     assert say(client, second["undo"], "undo", second["seen"])[0] == 200
 
@@ -90,7 +90,7 @@ def test_a_review_from_question_to_question(server, client):
     assert not {"User_ID", "Age", "Religion"} & set(str(state).replace("'", " ").split())
     status, state = say(client, question, "left")
     assert status == 200 and state["answered"] == 1 and state["question"] != question
-    (answer,) = read_answers(server.base / "input" / NAME)
+    (answer,) = each_answer(server.base / "input" / NAME)
     assert list(answer.banned) == question["banned"] and answer.chosen == answer.left
     status, state = say(client, state["undo"], "undo")
     assert (status, state["answered"], state["question"]) == (200, 0, question)
@@ -110,7 +110,7 @@ def picture(client: Client, path: str, **headers: str):
 def test_pictures_come_as_pixels_alone(server, client):
     question = client.send("GET", AT)[1]["question"]
     say(client, question, "left")
-    (answer,) = read_answers(server.base / "input" / NAME)
+    (answer,) = each_answer(server.base / "input" / NAME)
     path = server.base / "input" / NAME / answer.left
     whole, pixels = path.read_bytes(), Image.open(path).convert("RGB")
     try:
@@ -136,7 +136,7 @@ def many_pixels() -> bytes:
 def test_a_picture_that_became_something_else_is_refused_in_a_sentence(server, client, content):
     question = client.send("GET", AT)[1]["question"]
     say(client, question, "left")
-    (answer,) = read_answers(server.base / "input" / NAME)
+    (answer,) = each_answer(server.base / "input" / NAME)
     path = server.base / "input" / NAME / answer.left
     whole = path.read_bytes()
     try:
@@ -255,7 +255,7 @@ def test_a_question_to_other_users_than_the_page_shows_is_asked_anew(server, cli
         new = client.send("GET", AT_BUILT)[1]["question"]
         assert new["banned"] != old["question"]["banned"] and not (folder / ANSWERS).exists()
         assert picture(client, picture_at(new, "left", AT_BUILT))[0] == say(client, new, "left", 0, AT_BUILT)[0] == 200
-        assert [list(answer.banned) for answer in read_answers(folder)] == [new["banned"]]
+        assert [list(answer.banned) for answer in each_answer(folder)] == [new["banned"]]
     finally:
         (folder / "users.jsonl").write_bytes(users)
         (folder / ANSWERS).unlink(missing_ok=True)
@@ -293,7 +293,7 @@ def test_the_users_file_says_what_viewers_must_not_see(server, client, sages, ab
     assert question["banned"] == ["Hate"] and state["total"] == 8
     assert picture(client, with_users(picture_at(question, "left", at), "users.csv"))[0] == 200
     assert say(client, question, "neither", 0, told)[0] == 200
-    assert [answer.banned for answer in read_answers(sages)] == [("Hate",)]
+    assert [answer.banned for answer in each_answer(sages)] == [("Hate",)]
     assert len(read_split(sages, "train", users=sages / "users.csv")) == 7
     later = client.send("GET", told)[1]
     write_csv(sages / "users.csv", bans=("Shocking",))

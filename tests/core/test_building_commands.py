@@ -5,6 +5,8 @@ import os
 import stat
 import subprocess
 import sys
+import threading
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import torch
 from chat_server import Server
 from PIL import Image
 from tiny_llm import make_tiny_llm
+from torch import distributed
 
 from psa_core import LEVELS, PSAError, load_embedding, read_users_csv
 from psa_core.cli import main
@@ -261,11 +264,53 @@ def test_no_command_writes_over_what_it_reads(here, capsys):
     assert (here / "list.jsonl").read_text() == "# Shocking\nspider\n"
 
 
-def test_waiting_for_a_process_that_is_gone_is_a_sentence():
+def gloo_group(timeout: float) -> list:
+    """Both ends of a group of two processes, in this one."""
+    store, ends = distributed.HashStore(), [None, None]
+
+    def join(rank: int) -> None:
+        ends[rank] = distributed.ProcessGroupGloo(store, rank, 2, timedelta(seconds=timeout))
+
+    threads = [threading.Thread(target=join, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return ends
+
+
+@pytest.mark.parametrize("gone", [True, False], ids=["gone", "silent"])
+def test_waiting_for_a_process_that_is_gone_is_a_sentence(gone):
+    ends = gloo_group(timeout=20 if gone else 0.5)
+    if gone:
+        ends.pop()
+    for _ in range(2):  # of a connection that broke before, too
+        with pytest.raises(PSAError, match="Another process of this launch has ended"), _others_there():
+            ends[0].barrier().wait()
+
+
+@pytest.mark.parametrize("kind", ["DistBackendError", "DistNetworkError", "DistStoreError"])
+def test_a_broken_connection_of_another_kind_is_a_sentence(kind):
     with pytest.raises(PSAError, match="Another process of this launch has ended"), _others_there():
-        raise RuntimeError("Connection closed by peer")
-    with pytest.raises(torch.OutOfMemoryError), _others_there():
-        raise torch.OutOfMemoryError
+        raise getattr(distributed, kind)("NCCL error: remote process exited or there was a network error")
+
+
+OWN_ERRORS = [
+    RuntimeError("CUDA error: the launch timed out and was terminated"),
+    RuntimeError("The size of tensor a (2) must match the size of tensor b (3)"),
+    getattr(torch, "AcceleratorError", RuntimeError)("CUDA error: an illegal memory access was encountered"),
+    torch.OutOfMemoryError("CUDA out of memory"),
+    distributed.DistBackendError("NCCL error in: x.cpp:1\nncclUnhandledCudaError: Call to CUDA function failed."),
+    distributed.DistBackendError("NCCL error in: x.cpp:1\nncclInvalidUsage: ...\nDuplicate GPU detected"),
+]
+
+
+@pytest.mark.parametrize("error", OWN_ERRORS, ids=str)
+def test_what_goes_wrong_in_this_process_is_not_told_of_another(error):
+    """A GPU's errors come late: where results are next waited for."""
+    with pytest.raises(type(error)) as caught, _others_there():
+        raise error
+    assert caught.value is error
 
 
 def test_a_process_whose_peer_was_refused_calls_it_no_bug(here):

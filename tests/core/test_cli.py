@@ -212,6 +212,7 @@ def test_a_device_that_is_not_here(capsys, here, llm):
         ("{", "JSON"),
         (json.dumps(SECRET)[:-9], "JSON"),
         ("[" * 100_000, "JSON"),
+        (json.dumps(SECRET)[:-1] + ', "Age": 35}', "has a name twice"),
         ("[]", "object"),
         (json.dumps(SECRET | {"Age": 200}), "Age"),
         (json.dumps(SECRET | {"Age": -1}), "Age"),

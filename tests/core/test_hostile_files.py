@@ -42,7 +42,7 @@ from psa_core.concepts.pairs import PromptPair, read_prompt_pairs, write_prompt_
 from psa_core.concepts.requests import Request
 from psa_core.concepts.scenes import Scene, TemplateScenes
 from psa_core.concepts.words import ConceptNames
-from psa_core.dataset.answers import Answer, read_answers, standing
+from psa_core.dataset.answers import Answer, each_answer, standing
 from psa_core.dataset.archive import import_archive
 from psa_core.dataset.check import _concept_leaks, _description
 from psa_core.dataset.pair_files import PICTURES
@@ -432,7 +432,7 @@ def hand_answers(folder: Path) -> Case:
         book.add(Answer("0" * 16, ("Violence",), "train/a.png", "train/b.png", side))
 
     def read(path: Path) -> None:
-        standing(read_answers(path.parent))
+        standing(each_answer(path.parent))
         AnswerBook(path.parent).answers()
 
     return folder / "answers.jsonl", read

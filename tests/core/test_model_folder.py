@@ -68,6 +68,15 @@ def test_a_schedule_whose_table_would_fill_the_memory_is_refused_at_once(folder,
         DiffusersFolder(folder, torch.device("cpu"), TrainConfig(precision="fp32")).denoiser()
 
 
+@pytest.mark.parametrize("name", ["FlowMatchEulerDiscreteScheduler", "NoScheduler", "os", None])
+def test_a_scheduler_of_another_kind_of_model_is_not_called_unknown(folder, name):
+    """diffusers has the first of these."""
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"_class_name": name}))
+    with pytest.raises(PSAError, match="of no class that diffusers has for Stable Diffusion"):
+        load_part(folder, "scheduler", torch.float32)
+
+
 def test_a_tokenizer_that_does_not_say_how_long_texts_may_be(folder):
     path = folder / "tokenizer" / "tokenizer_config.json"
     said = json.loads(path.read_text())

@@ -250,6 +250,14 @@ def test_a_damaged_file_is_named_and_nothing_of_it_shown(store, content):
     assert store.load("anna") == SECRET
 
 
+def test_a_file_that_has_a_name_twice_is_told_so(store):
+    store.save("anna", SECRET)
+    path = store.folder / "anna.json"
+    path.write_text(path.read_text().rstrip("}\n ") + ', "Banned_Categories": []}')
+    with pytest.raises(PSAError, match="has a name twice"):
+        store.load("anna")
+
+
 def test_a_damaged_file_can_be_deleted(store):
     store.save("anna", SECRET)
     (store.folder / "anna.json").write_bytes(b"{")

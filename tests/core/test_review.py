@@ -19,7 +19,7 @@ from tiny_training import QUICK, dataset, user, write_split
 from psa_core import PSAError
 from psa_core.dataset import read_split
 from psa_core.dataset.answered import with_answers
-from psa_core.dataset.answers import ANSWERS, JUDGED, Answer, read_answers, read_on, standing
+from psa_core.dataset.answers import ANSWERS, JUDGED, Answer, each_answer, read_on, standing
 from psa_core.dataset.check import check_dataset
 from psa_core.dataset.pair_files import write_users
 from psa_core.review import AnswerBook, AnsweredMeanwhileError, OutdatedError, Review
@@ -162,14 +162,14 @@ def test_undo_takes_the_last_answer_back_and_asks_again(data):
     undo(again)
     assert again.state()["answered"] == 0 and again.state()["undo"] is None
     assert read_split(data, "train").notes == read_split(data, "train", answers=False).notes
-    assert [answer.answer for answer in read_answers(data)] == ["left", "bad", "undo", "undo"]
+    assert [answer.answer for answer in each_answer(data)] == ["left", "bad", "undo", "undo"]
 
 
 def test_the_last_answer_counts(data):
     asked = review(data)
     question = say(asked, "left")
     asked.answer(question["number"], question["token"], "right", asked.state()["seen"])
-    (answer,) = standing(read_answers(data)).values()
+    (answer,) = standing(each_answer(data)).values()
     assert answer.chosen == answer.right and asked.state()["answered"] == 1
 
 
@@ -178,7 +178,7 @@ def test_two_reviews_at_once_see_each_others_answers(data):
     say(one, "left")
     assert other.state()["answered"] == 1
     say(other, "right")
-    assert one.state()["answered"] == 2 and len(read_answers(data)) == 2
+    assert one.state()["answered"] == 2 and len([*each_answer(data)]) == 2
 
 
 @pytest.mark.parametrize("word", ["right", "undo"])
@@ -190,7 +190,7 @@ def test_what_somebody_else_has_said_meanwhile_is_not_overruled_unawares(data, w
     target = seen["question"] if word == "right" else seen["undo"]
     with pytest.raises(AnsweredMeanwhileError):
         other.answer(target["number"], target["token"], word, seen["seen"])
-    assert [answer.answer for answer in read_answers(data)] == ["bad", "left"]
+    assert [answer.answer for answer in each_answer(data)] == ["bad", "left"]
     undo(other)  # now it has been seen
     assert other.state()["question"] == question
 
@@ -230,7 +230,7 @@ def test_answers_to_another_split_are_nobodys_business(tmp_path):
     state = one.state()
     say(other, "left")
     one.answer(state["question"]["number"], state["question"]["token"], "left", state["seen"])
-    assert len(read_answers(tmp_path)) == 2
+    assert len([*each_answer(tmp_path)]) == 2
 
 
 @pytest.mark.parametrize("seen", [None, True, "0", 0.5, [0]])
@@ -259,7 +259,7 @@ def test_of_many_who_answer_one_question_at_once_one_is_heard(data):
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(refused) == 7 and len(read_answers(data)) == 1
+    assert len(refused) == 7 and len([*each_answer(data)]) == 1
     assert [asked.state()["seen"] for asked in reviews] == [1, 1]
 
 
@@ -315,10 +315,59 @@ def test_a_torn_last_line_is_no_answer_and_the_next_one_is_whole(data):
     say(asked, "left")
     with open(data / ANSWERS, "ab") as file:
         file.write(b'{"scene": "01')
-    assert len(read_answers(data)) == 1
+    assert len([*each_answer(data)]) == 1
     say(review(data), "right")
-    assert [answer.answer for answer in read_answers(data)] == ["left", "right"]
+    assert [answer.answer for answer in each_answer(data)] == ["left", "right"]
     assert all(json.loads(line) for line in (data / ANSWERS).read_text().splitlines())
+
+
+def without_its_end(path: Path) -> None:
+    path.write_bytes(path.read_bytes().removesuffix(b"\n"))
+
+
+def test_a_last_line_that_lacks_its_end_alone_counts_and_is_kept(data):
+    """As some editors save. It was ignored, and deleted by the next answer."""
+    asked = review(data)
+    for word in ("left", "neither"):
+        say(asked, word)
+    without_its_end(data / ANSWERS)
+    whole = read_split(data, "train", answers=False)
+    assert [answer.answer for answer in each_answer(data)] == ["left", "neither"]
+    assert len(read_split(data, "train")) < len(whole)
+    for each in (asked, review(data)):
+        assert each.state() == each.state() and each.state()["answered"] == 2
+    say(asked, "right")
+    for each in (asked, review(data)):
+        assert each.state()["answered"] == 3
+    assert [answer.answer for answer in each_answer(data)] == ["left", "neither", "right"]
+    assert (data / ANSWERS).read_bytes().count(b"\n") == len((data / ANSWERS).read_bytes().splitlines()) == 3
+
+
+def test_a_reader_that_is_overtaken_by_a_lines_end_meets_no_empty_line(tmp_path):
+    book = AnswerBook(tmp_path)
+    book.add(Answer("0123456789abcdef", (), "a", "b", "left"))
+    without_its_end(book.path)
+    reading = each_answer(tmp_path)
+    assert next(reading).answer == "left"
+    AnswerBook(tmp_path).add(Answer("0123456789abcdef", (), "a", "b", "right"))
+    assert [*reading] == []
+    assert [answer.answer for answer in book.answers()] == ["left", "right"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["[]", '{"scene": "x"}',
+     '{"scene": "0123456789abcdef", "banned": [], "left": "a", "right": "b", "answer": "left", "answer": "bad"}'],
+)  # fmt: skip
+def test_a_last_line_without_an_end_that_is_json_and_no_answer_is_named_and_kept(data, line):
+    say(review(data), "left")
+    with open(data / ANSWERS, "ab") as file:
+        file.write(line.encode())
+    for _ in range(2):
+        with pytest.raises(PSAError, match=r"answers\.jsonl, line 2"):
+            review(data).state()
+        AnswerBook(data).add(Answer("0123456789abcdef", (), "a", "b", "left"))
+        assert (data / ANSWERS).read_text().splitlines()[1] == line
 
 
 @pytest.mark.parametrize(
@@ -326,13 +375,14 @@ def test_a_torn_last_line_is_no_answer_and_the_next_one_is_whole(data):
     ["nonsense", "[]", '{"scene": "x"}', "{" * 3000, "7" * 5000, "\udcff",
      '{"scene": "0123456789abcdef", "banned": ["Sadness"], "left": "a", "right": "b", "answer": "left"}',
      '{"scene": "0123456789abcdef", "banned": [], "left": "a", "right": "b", "answer": "perhaps"}',
-     '{"scene": "0123456789ABCDEF", "banned": [], "left": "a", "right": "b", "answer": "left"}'],
+     '{"scene": "0123456789ABCDEF", "banned": [], "left": "a", "right": "b", "answer": "left"}',
+     '{"scene": "0123456789abcdef", "banned": [], "left": "a", "right": "b", "answer": "left", "answer": "bad"}'],
 )  # fmt: skip
 def test_a_damaged_line_is_named(data, line):
     say(review(data), "left")
     with open(data / ANSWERS, "ab") as file:
         file.write(line.encode("utf-8", "surrogateescape") + b"\n")
-    for read in (lambda: read_answers(data), lambda: read_split(data, "train"), lambda: review(data).state()):
+    for read in (lambda: [*each_answer(data)], lambda: read_split(data, "train"), lambda: review(data).state()):
         with pytest.raises(PSAError, match=r"answers\.jsonl, line 2"):
             read()
 
@@ -365,7 +415,7 @@ def test_answers_that_somebody_edits_count_as_the_file_has_them(data, edit):
     edit(path)
     if path.exists():
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert asked.book.answers() == read_answers(data)
+    assert asked.book.answers() == [*each_answer(data)]
     assert asked.state() == review(data).state()
     say(asked, "right")
     assert asked.state() == review(data).state()
@@ -392,7 +442,7 @@ def test_memory_does_not_go_by_the_answers(data):
     """A judge answers once for each pair and kind of viewer: each was kept three times, in some 700 bytes."""
     say(review(data), "left")
     line, count = (data / ANSWERS).read_bytes(), 5000
-    (answer,) = read_answers(data)
+    (answer,) = each_answer(data)
     lines = [line.replace(answer.scene.encode(), f"{number:016x}".encode()) for number in range(count)]
     (data / JUDGED).write_bytes(line * count + b"".join(lines))
     split = read_split(data, "train", answers=False)
@@ -418,7 +468,7 @@ def test_a_full_disk_is_said_and_loses_nothing(data, monkeypatch):
     monkeypatch.undo()
     assert (data / ANSWERS).read_bytes() == before
     say(asked, "right")
-    assert len(read_answers(data)) == 2
+    assert len([*each_answer(data)]) == 2
 
 
 def test_answers_of_several_threads_are_all_there(data):
@@ -429,7 +479,7 @@ def test_answers_of_several_threads_are_all_there(data):
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(read_answers(data), key=lambda answer: answer.scene) == mine
+    assert sorted(each_answer(data), key=lambda answer: answer.scene) == mine
 
 
 KILLED = """
@@ -454,7 +504,7 @@ def test_no_kill_loses_an_answer_that_was_acknowledged(tmp_path):
         process.send_signal(signal.SIGKILL)
         said = process.stdout.read().splitlines()
         process.wait()
-        kept = read_answers(tmp_path)
+        kept = [*each_answer(tmp_path)]
         assert [int(answer.scene, 16) for answer in kept] == list(range(len(kept)))
         assert not said or len(kept) > int(said[-1])
 

@@ -1,6 +1,7 @@
 """An archive becomes a data set, or a sentence and nothing on the disk, whatever is in it."""
 
 import io
+import json
 import os
 import re
 import shutil
@@ -16,7 +17,9 @@ from tiny_training import user, write_split
 
 from psa_core import PSAError
 from psa_core.dataset import archive, read_split
+from psa_core.dataset.answers import ANSWERS, BAD, Answer, picture_name, scene_id
 from psa_core.dataset.archive import folder_name, import_archive
+from psa_core.dataset.pair_files import PAIRS
 from psa_core.files import sweep_parts
 
 
@@ -280,6 +283,32 @@ def test_bad_records_are_counted_and_nothing_of_a_profile_is_said(tmp_path, sour
     imported = import_archive(packed(tmp_path, source), place, "practice.zip")
     assert "1 records left out" in imported.said and "lacks chosen" in imported.said
     assert not {str(person["Religion"]), str(person["User_ID"])} & set(imported.said.replace(".", " ").split())
+
+
+def set_aside(folder: Path, name: str) -> None:
+    used = {json.loads(line)["pair"] for line in (folder / name / PAIRS).read_text().splitlines()}
+    pairs = [json.loads(line) for line in (folder / PAIRS).read_text().splitlines()]
+    pairs = [pair | {"set_aside": "odd"} if pair["id"] in used else pair for pair in pairs]
+    (folder / PAIRS).write_text("".join(f"{json.dumps(pair)}\n" for pair in pairs))
+
+
+def take_out(folder: Path, name: str) -> None:
+    split = read_split(folder, name)
+    with open(folder / ANSWERS, "ab") as file:
+        for scene in map(split.scene, range(split.scenes)):
+            pictures = (picture_name(path, folder) for path in scene.pictures)
+            file.write(Answer(scene_id(scene, folder), (), *pictures, BAD).to_line())
+
+
+@pytest.mark.parametrize("take_away", [set_aside, take_out])
+def test_a_split_of_which_nothing_is_left_is_no_damage(tmp_path, place, take_away):
+    """A judge may set all of `val` aside; the rest is as good as before."""
+    write_pair_set(tmp_path / "set", {"train": (range(4), 3), "val": (range(4), 2)})
+    take_away(tmp_path / "set", "val")
+    imported = import_archive(packed(tmp_path, tmp_path / "set"), place, "words.zip")
+    said = imported.said.splitlines()
+    assert said[0].startswith("train: 12 pairs") and said[-1].startswith("val: nothing of it is left")
+    assert files(imported.folder) == files(tmp_path / "set")
 
 
 def test_names_that_a_mac_packs_without_saying_that_they_are_utf_8(tmp_path, source, place):

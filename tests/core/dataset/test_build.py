@@ -484,6 +484,25 @@ def test_existing_pictures_are_imported(tmp_path):
             read_picture_list(listed)
 
 
+@pytest.mark.parametrize("name", ["Prompt_Without", "prompt without", "promptWithout", "prompt-without"])
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_the_prompt_without_is_read_by_its_name_and_by_no_other_is_it_ignored(tmp_path, name, ending):
+    for seed, file in enumerate("ab"):
+        picture(tmp_path / f"{file}.png", seed)
+    row = {"shows": "a.png", "without": "b.png", "category": "violence", "concept": "knife", "prompt": "a knife"}
+    listed = tmp_path / f"list.{ending}"
+
+    def write(row: dict[str, str]) -> None:
+        lines = [json.dumps(row)] if ending == "jsonl" else [",".join(row), ",".join(row.values())]
+        listed.write_text("".join(f"{line}\n" for line in lines))
+
+    write(row | {"prompt_without": "a table", "my notes": "x"})
+    assert read_picture_list(listed)[0].pair.without == "a table"
+    write(row | {name: "a table"})
+    with pytest.raises(PSAError, match=f"row 1: it has '?{name}'?, which is not read. Call it prompt_without"):
+        read_picture_list(listed)
+
+
 def picture(path: Path, seed: int, **options) -> None:
     Image.fromarray(np.random.default_rng(seed).integers(0, 255, (70, 70, 3), np.uint8)).save(path, **options)
 

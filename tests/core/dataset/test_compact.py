@@ -46,6 +46,10 @@ def rewrite(path: Path, change) -> None:
     path.write_text("".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines))
 
 
+def twice(line: dict, name: str, value) -> str:
+    return f'{json.dumps(line)[:-1]}, "{name}": {json.dumps(value)}}}'
+
+
 def test_each_pair_goes_with_each_user_by_rule(data):
     split = read_split(data, "train")
     assert (len(split), split.scenes, split.users, dict(split.categories)) == (12, 3, 4, {"Violence": 12})
@@ -187,6 +191,7 @@ def test_what_is_set_aside_is_left_out_and_said(data):
 
 DAMAGE = {
     "no JSON in pairs": (PAIRS, lambda lines: lines.__setitem__(1, "{"), r"pairs.jsonl, line 2: .*JSON"),
+    "a name twice": (PAIRS, lambda lines: lines.__setitem__(1, twice(lines[1], "set_aside", "x")), "line 2: .*twice"),
     "a field is missing": (PAIRS, lambda lines: lines[1].pop("label"), "line 2: .*with these fields"),
     "another category": (PAIRS, lambda lines: lines[1].update(category="Fun"), "line 2: .*category"),
     "a path outside": (PAIRS, lambda lines: lines[1]["pictures"].update(shows="../a.png"), "leads out"),
@@ -208,6 +213,13 @@ def test_damage_is_named_and_can_be_skipped(data, damage):
         read_split(data, "train")
     split = read_split(data, "train", skip_bad=True)
     assert split.skipped and len(split) in (8, 12)
+
+
+def test_a_user_who_bans_two_things_under_one_name_is_refused(data):
+    """The last would count, and what they ban would be shown to them."""
+    rewrite(data / USERS, lambda lines: lines.__setitem__(1, twice(lines[1], "Banned_Categories", [])))
+    with pytest.raises(PSAError, match=r"users.jsonl, line 2: .*has a name twice"):
+        read_split(data, "train")
 
 
 def test_damaged_pictures_and_users(data):

@@ -13,7 +13,7 @@ from psa_core.build import Drawing, build_dataset, drawn_pairs, plan
 from psa_core.build.sage_form import write_sage_form
 from psa_core.concepts.pairs import PromptPair
 from psa_core.dataset import read_split
-from psa_core.dataset.answers import JUDGED, read_answers
+from psa_core.dataset.answers import JUDGED, each_answer
 from psa_core.dataset.check import check_dataset
 from psa_core.dataset.sage import read_sage_split
 from psa_core.judges.judging import Verdict, tell_nobody
@@ -75,7 +75,7 @@ def test_on_pictures_that_show_what_they_should_the_judge_says_what_the_rules_sa
     kinds = {name: len({user.banned_categories for user in read_split(tmp_path / "judge", name).profiles})
              for name in SPLITS}  # fmt: skip
     pairs = {name: read_split(tmp_path / "judge", name).scenes for name in SPLITS}
-    answers = read_answers(tmp_path / "judge", JUDGED)
+    answers = [*each_answer(tmp_path / "judge", JUDGED)]
     assert len(answers) == sum(kinds[name] * pairs[name] for name in SPLITS)
     assert not list((tmp_path / "judge").glob(".answers*")) and not (tmp_path / "rule" / JUDGED).exists()
     text = (tmp_path / "judge" / JUDGED).read_text()
@@ -167,7 +167,7 @@ def test_a_model_behind_an_address_is_shown_both_pictures_in_both_orders(tmp_pat
                 bans = "Hate" in record.profile.banned_categories
                 assert record.chosen.name.endswith("without.jpg" if bans else "shows.jpg")
     two = [body for body in server.bodies if len(asked(body)[1]) == 2]
-    assert len(two) == 2 * len(read_answers(tmp_path, JUDGED))
+    assert len(two) == 2 * len([*each_answer(tmp_path, JUDGED)])
     assert not any(word in json.dumps(body) for body in two for word in ("healthy", "Islam", "User_ID", '"Age"'))
 
 
