@@ -105,7 +105,7 @@ def _imported(folder: Path, row: Mapping[str, Any]) -> Imported:
     for name in row:  # other columns are ignored, a misspelt one of ours is not
         if name != _MAY_BE and re.sub("[^a-z]", "", name.lower()) == _MAY_BE.replace("_", ""):
             raise PSAError(f"it has {shown(name)}, which is not read. Call it {_MAY_BE}.")
-    values = {name: row.get(name) or "" for name in (*_COLUMNS, _MAY_BE)}
+    values = {name: "" if row.get(name) is None else row[name] for name in (*_COLUMNS, _MAY_BE)}
     if not all(isinstance(value, str) for value in values.values()):
         raise PSAError("its values must be texts.")
     values |= {name: plain_spaces(values[name]) for name in ("category", "concept", "prompt", _MAY_BE)}
@@ -118,6 +118,8 @@ def _imported(folder: Path, row: Mapping[str, Any]) -> Imported:
     if category is None:
         raise PSAError("its category is none of the seven, and not 'harmless'. Correct it.")
     check_line("concept", values["concept"], LONGEST_CONCEPT)
+    if values[_MAY_BE] == values["prompt"] or names_concept(values[_MAY_BE], values["concept"]):
+        raise PSAError(f"its {_MAY_BE} names the concept, or is its prompt. Say what the second picture shows.")
     sources, looks = zip(*(_source(folder, values[name], name) for name in (SHOWS, WITHOUT)), strict=True)
     contents = tuple(_digest(source) for source in sources)
     if contents[0] == contents[1]:

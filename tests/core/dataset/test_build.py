@@ -501,6 +501,14 @@ def test_the_prompt_without_is_read_by_its_name_and_by_no_other_is_it_ignored(tm
     write(row | {name: "a table"})
     with pytest.raises(PSAError, match=f"row 1: it has '?{name}'?, which is not read. Call it prompt_without"):
         read_picture_list(listed)
+    for wrong in ("a table with a Knife", "a knife"):
+        write(row | {"prompt_without": wrong})
+        with pytest.raises(PSAError, match="row 1: its prompt_without names the concept"):
+            read_picture_list(listed)
+    for value in ([], 0, False) if ending == "jsonl" else ():
+        write(row | {"category": value})  # type: ignore[dict-item]
+        with pytest.raises(PSAError, match="its values must be texts"):
+            read_picture_list(listed)
 
 
 def picture(path: Path, seed: int, **options) -> None:
