@@ -27,7 +27,7 @@ from typing import Any, BinaryIO
 
 from ..errors import PSAError
 from ..files import inside
-from ..json_text import parse_json
+from ..json_text import is_json, parse_json
 from ..schema import CATEGORIES
 from .pair_files import lines_in, lines_written
 from .split import Scene
@@ -167,13 +167,7 @@ def _answers(file: BinaryIO, path: Path, before: int) -> Iterator[tuple[Answer, 
 
 def is_torn(line: bytes) -> bool:
     """Whether a file's last line was being written when its process died: cut anywhere, an object is no JSON."""
-    if line.endswith(b"\n") or len(line) >= LONGEST_LINE:
-        return False
-    try:
-        parse_json(line.decode("utf-8"))
-    except ValueError:
-        return True
-    return False
+    return not line.endswith(b"\n") and len(line) < LONGEST_LINE and not is_json(line)
 
 
 def _digest(file: BinaryIO, size: int) -> "hashlib.blake2b":

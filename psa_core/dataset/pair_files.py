@@ -20,7 +20,7 @@ from typing import Any
 from ..errors import PSAError
 from ..files import is_text, own_file
 from ..json_lines import numbered, write_objects
-from ..json_text import parse_json
+from ..json_text import is_json, parse_json
 from ..profile import UserProfile
 from ..schema import CATEGORIES
 
@@ -33,7 +33,6 @@ RULE, JUDGE, BY_HAND = "rule", "judge", "by hand"
 LABELS = (RULE, JUDGE, BY_HAND)
 _ID = re.compile("[0-9a-f]{16}")
 _LONGEST_LINE = 1 << 16  # bytes
-_CHUNK = 1 << 16  # bytes
 MAX_DESCRIPTION = 1 << 24
 """Bytes of `dataset.json`, which names every concept that is held out."""
 NOT_STATED = "not stated"
@@ -170,12 +169,16 @@ def _text(value: Any) -> bool:
 
 
 def lines_in(path: Path) -> int:
-    """How many lines a list has; raises PSAError where it cannot be read."""
+    """How many lines a list has, with a last one that lacks its end alone; raises PSAError where it cannot be read."""
+    count, last = 0, b""
     try:
         with open(path, "rb") as file:
-            return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(_CHUNK), b""))
+            while chunk := file.read(_LONGEST_LINE):
+                count += chunk.count(b"\n")
+                last = (last + chunk).rpartition(b"\n")[2][-_LONGEST_LINE:]
     except OSError as error:
         raise PSAError(f"{path} cannot be read: {error.strerror}.") from error
+    return count + is_json(last)
 
 
 def lines_written(description: Mapping[str, Any], name: str) -> int | None:

@@ -218,6 +218,8 @@ def test_answers_of_a_judge_that_are_cut_are_told_and_written_again(tmp_path):
         stub = Stub()
         build(tmp_path, stub=stub, judge=Judge(), labels="judge")
         assert files(tmp_path) == before and not stub.drawn
+    (tmp_path / JUDGED).write_bytes(whole[:-1])  # as editors save
+    assert len(read_split(tmp_path, "train"))
     told = json.loads(before["dataset.json"])
     for lists in ({}, {"lists": "lost"}, {"lists": {JUDGED: "1"}}):  # of an earlier version, or by somebody
         (tmp_path / "dataset.json").write_text(json.dumps({**told, "lists": {}} | lists))
@@ -236,6 +238,8 @@ def test_lines_that_are_there_no_more_are_told(tmp_path, name):
     before = files(tmp_path)
     build(tmp_path)
     assert files(tmp_path) == before
+    (tmp_path / name).write_text("".join(lines)[:-1])  # as editors save
+    assert not read_split(tmp_path, "train").notes
     (tmp_path / name).unlink()
     build(tmp_path)
     assert (tmp_path / name).read_text() == "".join(lines) and not read_split(tmp_path, "train").notes
