@@ -153,7 +153,7 @@ def reading_holds(
         every_input_holds(holds, files, examples)
     finally:
         _watched.pop()
-    assert not done
+    assert not done, done
 
 
 def _put(path: Path, content: bytes) -> None:
@@ -235,7 +235,7 @@ def _watch(event: str, arguments: tuple) -> None:
         done.append(f"{event} {arguments}")
     elif event == "open" and isinstance(arguments[0], str | bytes) and (arguments[2] or 0) & _WRITING:
         path = os.fsdecode(arguments[0])
-        ours = ".hypothesis" in path or path in (os.devnull, str(_FORGET_PEAK))
+        ours = any(part in path for part in (".hypothesis", "__pycache__")) or path in (os.devnull, str(_FORGET_PEAK))
         if not ours and not Path(os.path.abspath(path)).is_relative_to(folder):
             done.append(f"wrote {path}")
 
