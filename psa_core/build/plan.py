@@ -181,14 +181,14 @@ def harmless_records(
 def _held_out_concepts(pairs: Sequence[PicturePair], seed: int) -> set[str]:
     """The names that are held out, as `plain_text` has them. Which they are follows from how each is written first.
 
-    One of an earlier category counts for a later one that has it, too, and is drawn in the earlier one alone.
+    In the alphabet's order of categories: one of an earlier category counts for a later one that has it, too.
     """
     by_category: dict[str, dict[str, str]] = {}
     for pair in pairs:
         if pair.category:
             by_category.setdefault(pair.category, {}).setdefault(plain_text(pair.concept), pair.concept)
     held_out, known = set[str](), set[str]()
-    for category, written in by_category.items():
+    for category, written in sorted(by_category.items()):
         lacking = max(0, len(written) // _HOLDING_OUT - len(held_out & written.keys()))
         new = sorted(written.keys() - known, key=lambda name: draw_seed(seed, "held out", category, written[name]))
         held_out.update(new[:lacking])

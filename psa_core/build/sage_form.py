@@ -59,10 +59,13 @@ def _with_records(folder: Path) -> Iterator[PairSplit]:
 
 def _clear(split: Path) -> None:
     """Take away what an earlier list names: of pairs that are taken out since, nothing stays."""
-    (split / _METADATA).unlink(missing_ok=True)
-    for path in split.iterdir():
-        if is_sage_picture(path.name):
-            path.unlink()
+    try:
+        (split / _METADATA).unlink(missing_ok=True)
+        for path in split.iterdir():
+            if is_sage_picture(path.name):
+                path.unlink()
+    except OSError as error:
+        raise PSAError(f"What lies in {split} cannot be taken away: {error.strerror}. Check the folder.") from error
 
 
 def _records(split: PairSplit) -> Iterator[dict[str, Any]]:
