@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from tiny_training import CAPTIONS, square, user
 
+from psa_core.dataset import read_split
+from psa_core.dataset.answers import ANSWERS, BAD, Answer, picture_name, scene_id
 from psa_core.dataset.pair_files import (
     DESCRIPTION,
     FORMAT,
@@ -56,3 +58,13 @@ def _pair(folder: Path, number: int, category: str | None, rng: np.random.Genera
         square(folder / name, colour, rng)
     concept, without = ("square", f"{caption} alone") if category else ("", caption)
     return PicturePair(pair_id, category, concept, "named", caption, without, "by hand", number, names)
+
+
+def take_out(folder: Path, name: str, scenes: int | None = None) -> None:
+    """Call the split's first scenes, or all of them, bad pictures."""
+    split = read_split(folder, name, answers=False)
+    with open(folder / ANSWERS, "ab") as file:
+        for number in range(split.scenes if scenes is None else scenes):
+            scene = split.scene(number)
+            pictures = (picture_name(path, folder) for path in scene.pictures)
+            file.write(Answer(scene_id(scene, folder), (), *pictures, BAD).to_line())

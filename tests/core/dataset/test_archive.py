@@ -12,12 +12,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from pair_sets import write_pair_set
+from pair_sets import take_out, write_pair_set
 from tiny_training import user, write_split
 
 from psa_core import PSAError
 from psa_core.dataset import archive, read_split
-from psa_core.dataset.answers import ANSWERS, BAD, Answer, picture_name, scene_id
 from psa_core.dataset.archive import folder_name, import_archive
 from psa_core.dataset.pair_files import PAIRS
 from psa_core.files import sweep_parts
@@ -290,14 +289,6 @@ def set_aside(folder: Path, name: str) -> None:
     pairs = [json.loads(line) for line in (folder / PAIRS).read_text().splitlines()]
     pairs = [pair | {"set_aside": "odd"} if pair["id"] in used else pair for pair in pairs]
     (folder / PAIRS).write_text("".join(f"{json.dumps(pair)}\n" for pair in pairs))
-
-
-def take_out(folder: Path, name: str) -> None:
-    split = read_split(folder, name)
-    with open(folder / ANSWERS, "ab") as file:
-        for scene in map(split.scene, range(split.scenes)):
-            pictures = (picture_name(path, folder) for path in scene.pictures)
-            file.write(Answer(scene_id(scene, folder), (), *pictures, BAD).to_line())
 
 
 @pytest.mark.parametrize("take_away", [set_aside, take_out])

@@ -14,6 +14,7 @@ import killed_builds
 import numpy as np
 import pytest
 from building import prompt_pairs
+from pair_sets import take_out
 from PIL import Image
 
 from psa_core import PSAError
@@ -24,7 +25,7 @@ from psa_core.build.plan import SPLITS, check_leakage
 from psa_core.build.sage_form import write_sage_form
 from psa_core.commands.build_dataset import _Drawer
 from psa_core.dataset import read_split
-from psa_core.dataset.answers import BAD, JUDGED, Answer, picture_name, scene_id
+from psa_core.dataset.answers import JUDGED
 from psa_core.dataset.check import check_dataset, split_names
 from psa_core.dataset.sage import read_sage_split
 from psa_core.encoders.structured import StructuredEncoder
@@ -181,16 +182,6 @@ def test_a_name_in_sages_form_is_no_picture_of_an_earlier_list(tmp_path):
     for ours, theirs in zip(read_split(tmp_path, "train"), read_sage_split(tmp_path, "train"), strict=True):
         assert ours.chosen.read_bytes() == theirs.chosen.read_bytes()
         assert ours.rejected.read_bytes() == theirs.rejected.read_bytes()
-
-
-def take_out(folder: Path, name: str, scenes: int | None = None) -> None:
-    """Call the split's first scenes, or all of them, bad pictures."""
-    split = read_split(folder, name, answers=False)
-    with open(folder / "answers.jsonl", "ab") as file:
-        for number in range(split.scenes if scenes is None else scenes):
-            scene = split.scene(number)
-            pictures = (picture_name(path, folder) for path in scene.pictures)
-            file.write(Answer(scene_id(scene, folder), (), *pictures, BAD).to_line())
 
 
 def test_a_split_of_which_nothing_is_left_is_left_out(tmp_path):
